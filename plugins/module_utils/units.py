@@ -1,0 +1,69 @@
+"""Durations and times as plans write them."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timezone
+
+from .errors import BalikError
+
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[smhdw])")
+
+
+def parse_duration(value: object, what: str = "duration") -> float:
+    """Seconds of ``15m``, ``1h30m``, ``500ms``, ``2 d`` or a plain number of seconds.
+
+    :raises BalikError: the value is none of these, or is negative.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
+        return float(value)
+    text = str(value).strip() if isinstance(value, str) else ""
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    if text and not _PART.sub("", text).strip():
+        return sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(text))
+    raise BalikError(what, f"found {value!r}", "a duration such as 30s, 15m, 1h30m or 7d")
+
+
+def format_duration(seconds: float) -> str:
+    """``93.4`` as ``1m33s``; below ten seconds with one decimal, below one in milliseconds."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f}ms"
+    if seconds < 10:
+        return f"{seconds:.1f}".rstrip("0").rstrip(".") + "s"
+    whole = round(seconds)
+    parts = []
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, whole = divmod(whole, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts)
+
+
+def utc_now() -> datetime:
+    """The present moment, aware, in UTC."""
+    return datetime.now(timezone.utc)
+
+
+def parse_time(value: object, what: str = "time") -> datetime:
+    """An aware UTC ``datetime`` of an ISO 8601 text or of what YAML made of one.
+
+    :raises BalikError: no time, or one without a time zone (which hour would it be in Jakarta?).
+    """
+    moment = value
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value.strip().replace("Z", "+00:00"))
+        except ValueError:
+            moment = None
+    if not isinstance(moment, datetime):
+        raise BalikError(what, f"found {value!r}", "a time such as 2026-01-10T20:00:00+07:00")
+    if moment.tzinfo is None:
+        raise BalikError(what, f"found {value!r}, which has no time zone", "one such as ...+07:00 or ...Z")
+    return moment.astimezone(timezone.utc)
+
+
+def iso(moment: datetime) -> str:
+    """``2026-01-10T13:00:00.123456Z``: UTC, microseconds, sorts as text."""
+    return moment.astimezone(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
