@@ -1,0 +1,66 @@
+"""Records one person's word; see the module's documentation."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from ..module_utils import run as runs
+from ..module_utils.errors import BalikError
+from ..plugin_utils.action import RollbackAction
+
+KIND_OF = {answer: kind for kind, answers in runs.ANSWERS.items() for answer in answers}
+
+
+class ActionModule(RollbackAction):
+    """Go, No-Go, a sign-off or a statement, in a role, with a reason."""
+
+    ARGUMENTS: ClassVar[dict[str, Any]] = {
+        "role": {"type": "str", "required": True},
+        "answer": {"type": "str", "required": True, "choices": [*KIND_OF]},
+        "reason": {"type": "str", "required": True},
+        "by": {"type": "str", "default": ""},
+        "item": {"type": "str", "default": ""},
+        "remedy": {"type": "str", "default": ""},
+    }
+
+    def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        kind = KIND_OF[arguments["answer"]]
+        body = {**arguments, "by": arguments["by"].strip() or self.operator, "reason": arguments["reason"].strip()}
+        self._check(kind, body)
+        found = runs.unfinished_run(self.entries())
+        self.append(kind, body, found.id if found else "")
+        title = self.plan.people[body["role"]].title
+        about = f" on {body['item']}" if body["item"] else ""
+        says = f"{body['by']} ({title}): {body['answer']}{about}: {body['reason']}"
+        if kind == "decision" and not found:
+            says += " (no rollback is running; this counts for one that begins within the plan's `valid` time)"
+        return {"changed": not self.check_mode, "says": says}
+
+    def _check(self, kind: str, body: dict[str, Any]) -> None:
+        plan = self.plan
+        if body["role"] not in plan.people:
+            raise BalikError("decide_role", f"found {body['role']!r}", f"one of {', '.join(plan.people)}")
+        if not body["reason"]:
+            raise BalikError("decide_reason", "it is empty", "why, in a sentence: it stands in the report")
+        names = plan.people[body["role"]].names
+        if names and body["by"] not in names:
+            raise BalikError(
+                "decide_by",
+                f"found {body['by']!r}",
+                f"somebody who is {plan.people[body['role']].title}: {', '.join(names)}",
+                "Answer in your own role, or mend rollback_people.",
+            )
+        if body["remedy"] and body["remedy"] not in plan.remedies:
+            raise BalikError("decide_remedy", f"found {body['remedy']!r}", f"one of {', '.join(plan.remedies)}")
+        if kind == "sign-off":
+            mine = [item.name for item in plan.sign_offs if item.role == body["role"]]
+            self._check_item(body, mine, "sign-off")
+        if kind == "statement":
+            stated = [c for c in plan.criteria if "statement" in c.measure]
+            mine = [c.name for c in stated if body["role"] in c.measure["statement"]["by"]]
+            self._check_item(body, mine, "criterion")
+
+    def _check_item(self, body: dict[str, Any], mine: list[str], what: str) -> None:
+        if body["item"] not in mine:
+            expected = f"a {what} of {body['role']} ({', '.join(mine) or 'there is none'})"
+            raise BalikError("decide_item", f"found {body['item']!r}", expected)

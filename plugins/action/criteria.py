@@ -1,0 +1,47 @@
+"""Measures a plan's criteria; see the module's documentation."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from ..module_utils import criteria
+from ..module_utils.run import read_answers
+from ..plugin_utils.action import RollbackAction
+
+MARKS = {criteria.SAFE: "safe   ", criteria.UNSAFE: "UNSAFE ", criteria.UNKNOWN: "unknown"}
+
+
+def measure(action: RollbackAction, since: Any = None) -> criteria.Evaluation:
+    """All criteria of the plan, measured now, with the people's statements of the record."""
+    statements = [
+        {"criterion": a.item, "verdict": a.answer, "by": a.by, "role": a.role, "reason": a.reason, "at": a.at}
+        for a in read_answers(action.entries())
+        if a.kind == "statement"
+    ]
+    context: criteria.Context = {"statements": statements}
+    return criteria.evaluate(action.plan.criteria, context, since=since, trigger=action.plan.trigger)
+
+
+class ActionModule(RollbackAction):
+    """Says whether the release is safe, unsafe, or unknown, and which remedy covers what is unsafe."""
+
+    ARGUMENTS: ClassVar[dict[str, Any]] = {"run": {"type": "str", "default": ""}}
+
+    def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        decided = self.decided(arguments["run"])
+        if decided:
+            says = f"decided before: {decided['reason']}"
+            return {"verdict": criteria.UNSAFE, "remedy": decided["remedy"], "says": says}
+        found = measure(self)
+        for verdict in found.verdicts:
+            self.say(f"{MARKS[verdict.verdict]}  {verdict.says}: {verdict.reason}")
+        scope = self.variables.get("rollback_scope") or found.touches or ("backend",)
+        remedy = self.plan.remedy(scope, self.variables.get("rollback_remedy"))
+        result = {
+            "verdict": found.verdict,
+            "scope": list(scope),
+            "remedy": remedy.name,
+            "says": f"{found.verdict}: {found.reason}",
+        }
+        self.append("criteria", {**found.as_dict(), **result}, arguments["run"])
+        return {**result, "changed": not self.check_mode, "evaluation": found.as_dict()}

@@ -1,0 +1,130 @@
+"""Waits for the people's decision; see the module's documentation."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, ClassVar
+
+from ..module_utils import run as runs
+from ..module_utils.errors import BalikError
+from ..module_utils.messages import tell
+from ..module_utils.plan import Procedure, Remedy
+from ..module_utils.units import format_duration, utc_now
+from ..plugin_utils.action import RollbackAction
+
+LOOK_EVERY = 0.5
+
+
+class ActionModule(RollbackAction):
+    """Go, No-Go, or nothing to do."""
+
+    ARGUMENTS: ClassVar[dict[str, Any]] = {
+        "run": {"type": "str", "required": True},
+        "verdict": {"type": "str", "required": True, "choices": ["safe", "unsafe", "unknown"]},
+        "says": {"type": "str", "default": ""},
+        "remedy": {"type": "str", "required": True},
+    }
+
+    def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        self.run_id = arguments["run"]
+        if decided := self.decided(self.run_id):
+            return {**decided, "steps": self._steps(self.plan.remedies[decided["remedy"]]), "says": decided["reason"]}
+        remedy = self.plan.remedies[arguments["remedy"]]
+        procedure = self.plan.procedure(utc_now(), self.variables.get("rollback_procedure"))
+        needed = tuple(dict.fromkeys((*self.plan.go, *procedure.go, *remedy.go)))
+        broken = self.variables.get("rollback_break_glass")
+        if broken:
+            return self._break_glass(str(broken), remedy, procedure)
+        wish = self.variables.get("rollback_reason")
+        if arguments["verdict"] == "safe" and not wish:
+            return self._outcome(runs.NOTHING_TO_DO, arguments["says"], remedy, procedure, {})
+        if self.check_mode:
+            reason = f"would wait for the Go of {', '.join(needed)}"
+            return self._outcome(runs.GO, reason, remedy, procedure, {})
+        return self._wait(needed, remedy, procedure, str(wish or arguments["says"]))
+
+    def _wait(self, needed: tuple[str, ...], remedy: Remedy, procedure: Procedure, why: str) -> dict[str, Any]:
+        began = time.monotonic()
+        asked: set[str] = set()
+        escalated: set[str] = set()
+        while True:
+            standing = self._standing(needed, remedy)
+            names = {role: f"{a.answer} by {a.by}: {a.reason}" for role, a in standing.answers.items()}
+            if standing.refused:
+                no = standing.refused
+                reason = f"No-Go by {no.by} ({self.plan.people[no.role].title}): {no.reason}"
+                return self._outcome(runs.NOT_DECIDED, reason, remedy, procedure, names)
+            if standing.made:
+                by = ", ".join(f"{a.by} ({self.plan.people[a.role].title})" for a in standing.answers.values())
+                return self._outcome(runs.GO, f"Go by {by}", remedy, procedure, names)
+            waited = time.monotonic() - began
+            titles = ", ".join(self.plan.people[role].title for role in standing.waiting)
+            if waited > self.plan.wait:
+                reason = f"no answer from {titles} within {format_duration(waited)}"
+                return self._outcome(runs.NOT_DECIDED, reason, remedy, procedure, names)
+            if set(standing.waiting) != asked:
+                self._ask(standing.waiting, asked, remedy, why)
+                asked = set(standing.waiting)
+            for role in set(standing.waiting) - escalated:
+                person = self.plan.people[role]
+                if person.escalates_to and waited > person.after:
+                    escalated.add(role)
+                    self.say(f"{person.title} has not answered; told {self.plan.people[person.escalates_to].title}")
+                    self._tell("asked", [person.escalates_to], remedy, why)
+            self.keep_lock()
+            time.sleep(LOOK_EVERY)
+
+    def _standing(self, needed: tuple[str, ...], remedy: Remedy) -> runs.Standing:
+        entries = self.entries()
+        run = next(r for r in runs.read_runs(entries) if r.id == self.run_id)
+        return runs.standing(runs.answers_for_run(entries, run, self.plan.valid), needed, remedy.name)
+
+    def _ask(self, waiting: tuple[str, ...], asked: set[str], remedy: Remedy, why: str) -> None:
+        titles = ", ".join(f"{self.plan.people[role].title} ({role})" for role in waiting)
+        self.say(
+            f"waiting up to {format_duration(self.plan.wait)} for Go or No-Go on remedy {remedy.name} from {titles}: "
+            "ansible-playbook playbooks/decide.yml -e decide_role=… -e decide_answer=go -e decide_reason='…'"
+        )
+        if not asked:
+            self.append("asked", {"roles": list(waiting), "remedy": remedy.name, "why": why}, self.run_id)
+            self._tell("asked", list(waiting), remedy, why)
+
+    def _tell(self, moment: str, roles: list[str], remedy: Remedy, why: str) -> None:
+        for line, body in tell(self.plan, moment, roles, {"remedy": remedy.name, "reason": why, "run": self.run_id}):
+            self.say(line)
+            self.append("message", body, self.run_id)
+
+    def _break_glass(self, reason: str, remedy: Remedy, procedure: Procedure) -> dict[str, Any]:
+        role = self.variables.get("rollback_role")
+        if role not in self.plan.break_glass:
+            allowed = ", ".join(self.plan.break_glass) or "nobody: rollback_decision.break_glass names no role"
+            raise BalikError(
+                "rollback_break_glass",
+                f"rollback_role is {role!r}",
+                f"a role that may break the glass ({allowed})",
+                "Say in which role you do it: -e rollback_role=…",
+            )
+        body = {"by": self.operator, "role": role, "reason": reason, "remedy": remedy.name}
+        self.append("glass-broken", body, self.run_id)
+        title = self.plan.people[role].title
+        return self._outcome(runs.GO, f"glass broken by {self.operator} ({title}): {reason}", remedy, procedure, {})
+
+    def _outcome(
+        self, outcome: str, reason: str, remedy: Remedy, procedure: Procedure, answers: dict[str, str]
+    ) -> dict[str, Any]:
+        body = {
+            "outcome": outcome,
+            "reason": reason,
+            "remedy": remedy.name,
+            "procedure": procedure.name,
+            "answers": answers,
+        }
+        self.append("decided", body, self.run_id)
+        self.say(f"decided: {outcome} ({reason})")
+        return {**body, "changed": not self.check_mode, "steps": self._steps(remedy), "says": reason}
+
+    def _steps(self, remedy: Remedy) -> dict[str, list[str]]:
+        steps: dict[str, list[str]] = {}
+        for phase, step in self.plan.steps(remedy.name):
+            steps.setdefault(phase, []).append(step)
+        return steps

@@ -1,0 +1,129 @@
+"""Opens, resumes and closes a run; see the module's documentation."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ..module_utils import run as runs
+from ..module_utils.errors import BalikError
+from ..module_utils.units import format_duration, iso, utc_now
+from ..plugin_utils.action import RollbackAction
+
+WORDS = {
+    runs.ROLLED_BACK: "ROLLED BACK",
+    runs.NOTHING_TO_DO: "NOTHING TO DO",
+    runs.NOT_DECIDED: "NOT DECIDED",
+    runs.FAILED: "FAILED",
+}
+FOUND = {
+    "started": "interrupted; it is checked and done again",
+    "failed": "failed; it is done again",
+    "done": "done; it is verified, and skipped if it holds",
+}
+
+
+class ActionModule(RollbackAction):
+    """The first and the last task of a rollback."""
+
+    ARGUMENTS: ClassVar[dict[str, Any]] = {
+        "state": {"type": "str", "required": True, "choices": ["opened", "closed"]},
+        "run": {"type": "str", "default": ""},
+        "outcome": {"type": "str", "choices": [*WORDS]},
+        "reason": {"type": "str", "default": ""},
+    }
+
+    def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        if arguments["state"] == "opened":
+            return self._open()
+        return self._close(arguments["run"], arguments["outcome"], arguments["reason"])
+
+    # Opening
+
+    def _open(self) -> dict[str, Any]:
+        if not self.check_mode:
+            take_over = bool(self.variables.get("rollback_take_lock", False))
+            if taken := self.record.acquire(self.holder, 600, take_over):
+                self.say(f"took over the lock of {taken.holder}, which had it since {iso(taken.since)}")
+        found = runs.unfinished_run(self.entries())
+        if found and self.variables.get("rollback_fresh", False):
+            self.append("outcome", {"outcome": runs.ABANDONED, "reason": "a fresh run was asked for"}, found.id)
+            found = None
+        if found:
+            return self._resume(found)
+        run = runs.new_run_id()
+        body = {
+            "product": self.plan.product,
+            "environment": self.plan.environment,
+            "release": self.plan.release,
+            "stable": self.plan.stable,
+            "by": self.operator,
+            "job": self.variables.get("awx_job_id"),
+            "speed": self.plan.speed,
+        }
+        self.append("run-opened", body, run)
+        return {"changed": not self.check_mode, "run": run, "resumed": False, "says": f"run {run} is opened"}
+
+    def _resume(self, found: runs.Run) -> dict[str, Any]:
+        lines = [f"run {found.id}, last heard of {format_duration((utc_now() - found.last_at).total_seconds())} ago"]
+        if found.decided:
+            lines.append(f"it was decided: {found.decided['outcome']} by {found.decided['remedy']}")
+        for step in found.steps.values():
+            lines.append(f"{step.name}: {FOUND[step.state]}")
+        for line in lines:
+            self.say("found " + line)
+        self.append("run-resumed", {"by": self.operator, "found": lines}, found.id)
+        return {
+            "changed": not self.check_mode,
+            "run": found.id,
+            "resumed": True,
+            "says": f"run {found.id} is taken up again",
+        }
+
+    # Closing
+
+    def _close(self, run: str, outcome: str, reason: str) -> dict[str, Any]:
+        if self.check_mode:
+            says = f"CHECK ONLY: nothing was changed. {reason}".strip()
+            return {"says": says, "failed": outcome == runs.FAILED, "msg": says}
+        if not run:
+            # Never opened: the plan was refused, or the lock is somebody else's. That is not for the record.
+            return {"failed": True, "msg": reason, "says": f"{WORDS[outcome]}: {reason}"}
+        found = next(r for r in runs.read_runs(self.record.entries()) if r.id == run)
+        body = {"outcome": outcome, "reason": reason, "by": self.operator}
+        self.append("outcome", body, run)
+        summary = {
+            "product": self.plan.product,
+            "release": self.plan.release,
+            "run": run,
+            "outcome": outcome,
+            "reason": reason,
+            "verdict": (found.verdict or {}).get("verdict"),
+            "remedy": (found.decided or {}).get("remedy"),
+            "opened": iso(found.opened_at),
+            "closed": iso(utc_now()),
+            "steps": {step.name: {"state": step.state, "seconds": step.seconds} for step in found.steps.values()},
+            "report": str(self.state_dir / "reports" / run / "report.html"),
+            "record_head": self.record.head(),
+        }
+        path = self.state_dir / "outcome.json"
+        _write(path, json.dumps(self.scrubbed(summary), indent=2, ensure_ascii=False) + "\n")
+        self.record.release(self.holder)
+        says = f"{WORDS[outcome]}: {reason}"
+        return {"changed": True, "failed": outcome not in runs.GOOD, "msg": says, "says": says, **summary}
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old or the new one, never half of it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part = path.with_suffix(".part")
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise BalikError(str(path), f"cannot be written: {error.strerror}", do="The record has the outcome.") from None

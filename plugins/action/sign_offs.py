@@ -1,0 +1,67 @@
+"""Waits for the sign-offs that a phase needs; see the module's documentation."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, ClassVar
+
+from ..module_utils import run as runs
+from ..module_utils.errors import BalikError
+from ..module_utils.plan import PHASES, SignOff
+from ..module_utils.units import format_duration
+from ..plugin_utils.action import RollbackAction
+
+LOOK_EVERY = 0.5
+
+
+class ActionModule(RollbackAction):
+    """A phase ends when the people whom the plan names have looked."""
+
+    ARGUMENTS: ClassVar[dict[str, Any]] = {
+        "run": {"type": "str", "required": True},
+        "phase": {"type": "str", "required": True, "choices": list(PHASES)},
+        "remedy": {"type": "str", "required": True},
+    }
+
+    def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        wanted = [
+            item
+            for item in self.plan.sign_offs
+            if item.phase == arguments["phase"] and arguments["remedy"] in item.remedies
+        ]
+        if self.check_mode or not wanted:
+            return {"says": f"would ask {', '.join(item.role for item in wanted)} to sign off" if wanted else ""}
+        given = [self._wait(item, arguments["run"]) for item in wanted]
+        return {"says": "; ".join(f"{a.item} signed off by {a.by}: {a.reason}" for a in given)}
+
+    def _wait(self, item: SignOff, run_id: str) -> runs.Answer:
+        began, asked = time.monotonic(), False
+        title = self.plan.people[item.role].title
+        while True:
+            answer = runs.sign_off_of(runs.read_answers(self.record.entries(run_id)), item.name, item.role)
+            if answer and answer.answer == runs.SIGN_OFF:
+                self.say(f"{item.name}: signed off by {answer.by}, {title}")
+                return answer
+            if answer:
+                raise BalikError(
+                    f"sign-off {item.name}",
+                    f"{answer.by} ({title}) refused: {answer.reason}",
+                    do="Mend what they found, let them sign off (playbooks/decide.yml), and run again.",
+                )
+            if time.monotonic() - began > item.wait:
+                raise BalikError(
+                    f"sign-off {item.name}",
+                    f"no word from {title} within {format_duration(item.wait)}: {item.says}",
+                    do=f"ansible-playbook playbooks/decide.yml -e decide_role={item.role} -e decide_answer=sign-off "
+                    f"-e decide_item={item.name} -e decide_reason='…', then run again.",
+                )
+            if not asked:
+                asked = True
+                self.say(
+                    f"waiting up to {format_duration(item.wait)} for {title} to sign off: {item.says} "
+                    f"(playbooks/decide.yml -e decide_role={item.role} -e decide_answer=sign-off "
+                    f"-e decide_item={item.name} -e decide_reason='…')"
+                )
+                self.append("asked", {"roles": [item.role], "item": item.name, "why": item.says}, run_id)
+            self.keep_lock()
+            time.sleep(LOOK_EVERY)

@@ -1,0 +1,123 @@
+"""Keeps the record around one step; see the module's documentation."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from ..module_utils import run as runs
+from ..module_utils.errors import BalikError
+from ..module_utils.plan import PHASES
+from ..module_utils.units import format_duration, parse_duration
+from ..plugin_utils.action import LEASE, RollbackAction
+
+
+class ActionModule(RollbackAction):
+    """Before a step: what is to be done, and *started*. After it: *done* or *failed*."""
+
+    ARGUMENTS: ClassVar[dict[str, Any]] = {
+        "moment": {"type": "str", "required": True, "choices": ["looked", "confirmed", "checked", "finished"]},
+        "run": {"type": "str", "required": True},
+        "phase": {"type": "str", "required": True, "choices": list(PHASES)},
+        "step": {"type": "str", "required": True},
+    }
+
+    def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        self.run_id, self.phase, self.step = (arguments[key] for key in ("run", "phase", "step"))
+        return getattr(self, "_" + arguments["moment"])()
+
+    def _looked(self) -> dict[str, Any]:
+        """What the record says: ``do`` the step, ``confirm`` that it still holds, or ``skip`` it."""
+        run = next((each for each in runs.read_runs(self.entries()) if each.id == self.run_id), None)
+        before = run.steps.get(self.step) if run else None
+        todo = "do"
+        if run and before and before.state == "done":
+            todo = "confirm"
+            if run.traffic_given_back and self.phase != "restore":
+                todo = "skip"
+                self.say(f"{self.step}: done before, and proved before the traffic was given back")
+        return {
+            "todo": todo,
+            "hosts": self.step_hosts(self.step),
+            "saved": before.saved if before else {},
+            # A host's failure is a fact of its own; this one takes back what an earlier step may have left.
+            "ansible_facts": {"rollback_step_failure": {}},
+        }
+
+    def _confirmed(self) -> dict[str, Any]:
+        """After ``verify`` of a step that was done: skip it if it holds everywhere, else do it again."""
+        failures = self._failures()
+        if failures:
+            self.say(f"{self.step}: done before, but no longer so: {_listed(failures)}")
+            return {"todo": "do", "ansible_facts": {"rollback_step_failure": {}}}
+        self.say(f"{self.step}: done before, and it still holds")
+        return {"todo": "skip"}
+
+    def _checked(self) -> dict[str, Any]:
+        """After ``check``: write *started* with what stands there, or stop before anything is touched."""
+        if failures := self._failures():
+            return self._failed("check", failures, "Nothing of this step was done.")
+        saved = {host: self._result(host, "check").get("before") or {} for host in self._hosts()}
+        limit = self.variables.get(f"{self.step.replace('-', '_')}_limit")
+        self.keep_lock(parse_duration(limit) * 2 + LEASE if limit else LEASE)
+        self.append("step-started", {"phase": self.phase, "step": self.step, "saved": saved}, self.run_id)
+        return {"changed": not self.check_mode}
+
+    def _finished(self) -> dict[str, Any]:
+        """After ``main`` and ``verify``: write *done*, or *failed* and stop."""
+        if failures := self._failures():
+            return self._failed("main or verify", failures, "")
+        if self.check_mode:
+            return {"says": "would be done"}
+        hosts = self._hosts()
+        says = {host: self._result(host, "main").get("says", "") for host in hosts}
+        evidence = {
+            host: {
+                "main": self._result(host, "main").get("evidence", {}),
+                "verify": self._result(host, "verify").get("evidence", {}),
+            }
+            for host in hosts
+        }
+        self.keep_lock()
+        body = {"phase": self.phase, "step": self.step, "says": says, "evidence": evidence}
+        self.append("step-done", body, self.run_id)
+        run = next(each for each in runs.read_runs(self.entries()) if each.id == self.run_id)
+        took = format_duration(run.steps[self.step].seconds or 0)
+        self.say(f"{self.step}: done in {took}. {_listed({h: s for h, s in says.items() if s})}")
+        return {"changed": True, "says": says}
+
+    def _failed(self, stage: str, failures: dict[str, str], so_far: str) -> dict[str, Any]:
+        body = {"phase": self.phase, "step": self.step, "stage": stage, "failures": failures}
+        self.append("step-failed", body, self.run_id)
+        raise BalikError(f"{self.step} failed on {', '.join(failures)}", "; ".join(failures.values()), do=so_far)
+
+    def _hosts(self) -> list[str]:
+        return self.step_hosts(self.step)
+
+    def _result(self, host: str, entry: str) -> dict[str, Any]:
+        return self.task_vars["hostvars"][host].get(f"rollback_step_{entry}") or {}
+
+    def _failures(self) -> dict[str, str]:
+        """Each host that failed or could not be reached, with the reason."""
+        alive = self.task_vars.get("ansible_play_hosts", [])
+        failures = {}
+        for host in self._hosts():
+            hostvars = self.task_vars["hostvars"][host]
+            if host not in alive:
+                failures[host] = self._unreachable(host, hostvars)
+            elif failure := hostvars.get("rollback_step_failure"):
+                failures[host] = f"{failure['task']}: {failure['msg']}"
+        return failures
+
+    def _unreachable(self, host: str, hostvars: Any) -> str:
+        address = hostvars.get("ansible_host", host)
+        connection = hostvars.get("ansible_connection", "ssh")
+        user = hostvars.get("ansible_user")
+        how = f"{connection} to {f'{user}@' if user else ''}{address}"
+        return (
+            f"{host} could not be reached (tried {how}). Try `ansible {host} -m ping`; mend the way there, or take it "
+            "out of the inventory if it is gone for good, and run again"
+        )
+
+
+def _listed(texts: dict[str, str]) -> str:
+    return "; ".join(f"{host}: {text}" if host != "localhost" else text for host, text in texts.items())

@@ -1,0 +1,542 @@
+"""The plan language: what the ``rollback_*`` variables of a product may say, checked and shaped.
+
+:func:`read_plan` takes plain variables (a mapping of names to templated values) and returns a :class:`Plan`, or
+raises :class:`PlanRefused` with *all* problems, each naming the key path, what was found and what was expected.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timezone
+from typing import Any
+
+from .criteria import SCOPES, Criterion, check_criterion, parse_criterion
+from .errors import BalikError
+from .units import format_duration, parse_duration, parse_time
+
+PHASES = ("hold", "revert", "verify", "restore")
+LANGUAGES = ("id", "en")
+MOMENTS = ("asked", "held", "rolled-back", "failed", "not-decided")
+#: When a checklist item is due: with a phase of the rollback, before it, or after it.
+CHECKLIST_MOMENTS = ("before", *PHASES, "after")
+
+#: Variables of one run, given with -e; a plan does not set them, and they are checked where they are used.
+RUN_VARIABLES = (
+    *("rollback_remedy", "rollback_procedure", "rollback_reason", "rollback_scope", "rollback_by", "rollback_role"),
+    *("rollback_break_glass", "rollback_take_lock", "rollback_fresh"),
+)
+#: Where the record and the reports stand.
+PLACE_VARIABLES = ("rollback_state_dir", "rollback_record_dsn", "rollback_record_key")
+#: What the wrapper and the flow hand to steps.
+INTERNAL_PREFIXES = ("rollback_step", "rollback_run_id")
+
+
+class PlanRefused(BalikError):
+    """The plan cannot be used; ``problems`` has every reason."""
+
+    def __init__(self, problems: Sequence[BalikError]) -> None:
+        self.problems = list(problems)
+        many = f"{len(problems)} problems" if len(problems) > 1 else "one problem"
+        super().__init__("the plan is refused", f"{many}, and nothing was touched")
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.what}: {self.found}", *(f"  - {problem}" for problem in self.problems)])
+
+
+@dataclass(frozen=True)
+class Person:
+    """A role in the rollback: who fills it and how to reach them. ``after`` is in seconds."""
+
+    role: str
+    title: str
+    does: str
+    names: tuple[str, ...]
+    reach: dict[str, str]
+    escalates_to: str | None
+    after: float
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """One way back: the steps of its revert phase, what it covers, about how long it takes (seconds), and whose
+    Go it needs beside the plan's."""
+
+    name: str
+    says: str
+    covers: frozenset[str]
+    takes: float
+    revert: tuple[str, ...]
+    go: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SignOff:
+    """A person's word that a phase needs before it ends; ``wait`` is in seconds."""
+
+    name: str
+    role: str
+    phase: str
+    says: str
+    wait: float
+    remedies: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """How a rollback is done at a release's age (seconds since its launch; ``until`` may be infinite)."""
+
+    name: str
+    says: str
+    since: float
+    until: float
+    watch: float
+    every: float
+    go: tuple[str, ...]
+    gather: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A product's rollback plan. Durations are seconds, already divided by ``speed``."""
+
+    product: str
+    environment: str
+    language: str
+    speed: float
+    reviewed: date
+    review_every: float
+    release: str
+    launched: datetime
+    stable: str
+    people: dict[str, Person]
+    criteria: tuple[Criterion, ...]
+    trigger: str
+    go: tuple[str, ...]
+    wait: float
+    valid: float
+    break_glass: tuple[str, ...]
+    procedures: tuple[Procedure, ...]
+    hold: tuple[str, ...]
+    remedies: dict[str, Remedy]
+    verify: tuple[str, ...]
+    restore: tuple[str, ...]
+    sign_offs: tuple[SignOff, ...]
+    checklist: tuple[dict[str, str], ...]
+    messages: dict[str, dict[str, Any]]
+    smtp: str = field(default="", repr=False)
+    mail_from: str = "balik@localhost"
+    state_dir: str = "~/.balik"
+    record_dsn: str = ""
+    record_key: str = field(default="", repr=False)
+
+    def steps(self, remedy: str) -> list[tuple[str, str]]:
+        """All steps of a rollback by this remedy, as (phase, step), in order."""
+        phases = zip(PHASES, (self.hold, self.remedies[remedy].revert, self.verify, self.restore))
+        return [(phase, step) for phase, steps in phases for step in steps]
+
+    def procedure(self, now: datetime, name: str | None = None) -> Procedure:
+        """The procedure of that name, or the one for the release's age.
+
+        :raises BalikError: there is none.
+        """
+        if name:
+            for procedure in self.procedures:
+                if procedure.name == name:
+                    return procedure
+            raise BalikError("rollback_procedure", f"found {name!r}", _one_of(p.name for p in self.procedures))
+        age = (now - self.launched).total_seconds()
+        for procedure in self.procedures:
+            if procedure.since <= age < procedure.until:
+                return procedure
+        raise BalikError(
+            "rollback_procedures",
+            f"none is for a release launched {format_duration(max(age, 0) * self.speed)} ago",
+            do=f"Choose one with -e rollback_procedure= ({', '.join(p.name for p in self.procedures)}).",
+        )
+
+    def remedy(self, scope: Iterable[str], name: str | None = None) -> Remedy:
+        """The remedy of that name, or the fastest that covers the scope.
+
+        :raises BalikError: there is none, or the scope has an unknown part.
+        """
+        if name:
+            if name in self.remedies:
+                return self.remedies[name]
+            raise BalikError("rollback_remedy", f"found {name!r}", _one_of(self.remedies))
+        wanted = frozenset(scope)
+        if unknown := wanted - set(SCOPES):
+            raise BalikError("rollback_scope", f"found {sorted(unknown)}", _one_of(SCOPES))
+        fitting = [remedy for remedy in self.remedies.values() if wanted <= remedy.covers]
+        if not fitting:
+            raise BalikError("rollback_remedies", f"none covers {', '.join(sorted(wanted))}", do="Add one to the plan.")
+        return min(fitting, key=lambda remedy: remedy.takes)
+
+
+def read_plan(variables: Mapping[str, Any], known_steps: Iterable[str]) -> Plan:
+    """Check and shape a product's plan.
+
+    :param variables: all variables whose names begin with ``rollback_``, templated.
+    :param known_steps: the names of the step roles that exist.
+    :raises PlanRefused: with every problem found.
+    """
+    return _Reader(variables, set(known_steps)).plan()
+
+
+def _one_of(names: Iterable[str]) -> str:
+    return "one of " + ", ".join(names)
+
+
+_REQUIRED = object()
+Check = Callable[[Any, str], Any]
+
+
+class _Reader:
+    """Reads keys by key path and collects problems instead of stopping at the first."""
+
+    def __init__(self, variables: Mapping[str, Any], known_steps: set[str]) -> None:
+        self.variables = variables
+        self.steps = known_steps
+        self.problems: list[BalikError] = []
+        self.speed = 1.0
+        self.seen: set[str] = {*RUN_VARIABLES, *PLACE_VARIABLES}
+
+    def plan(self) -> Plan:
+        self.speed = self.top("rollback_speed", _speed, 1.0) or 1.0
+        people = self.people()
+        self.roles = set(people)
+        remedies = self.remedies()
+        decision = self.table(
+            self.raw("rollback_decision"),
+            "rollback_decision",
+            {
+                "trigger": (_choice(("any", "all")), "any"),
+                "go": (self.role_names, _REQUIRED),
+                "wait": (self.duration, _REQUIRED),
+                "valid": (self.duration, 3600 / self.speed),
+                "break_glass": (self.role_names, ()),
+            },
+        )
+        release = self.table(
+            self.raw("rollback_release"),
+            "rollback_release",
+            {"name": (_text, _REQUIRED), "launched": (parse_time, _REQUIRED), "stable": (_text, _REQUIRED)},
+        )
+        values: dict[str, Any] = {
+            "product": self.top("rollback_product", _slug),
+            "environment": self.top("rollback_environment", _text, "production"),
+            "language": self.top("rollback_language", _choice(LANGUAGES), "en"),
+            "speed": self.speed,
+            "reviewed": self.top("rollback_plan_reviewed", _date),
+            # A review is due by the calendar, however fast the sandbox's clock runs.
+            "review_every": self.top("rollback_plan_review_every", parse_duration, parse_duration("90d")),
+            "release": release["name"],
+            "launched": release["launched"],
+            "stable": release["stable"],
+            "people": people,
+            "criteria": self.criteria(),
+            **decision,
+            "procedures": self.procedures(),
+            "hold": self.top("rollback_hold", self.step_names),
+            "remedies": remedies,
+            "verify": self.top("rollback_verify", self.step_names),
+            "restore": self.top("rollback_restore", self.step_names),
+            "sign_offs": self.sign_offs(remedies),
+            "checklist": self.checklist(),
+            "messages": self.messages(),
+            "smtp": str(self.raw("rollback_smtp", "")),
+            "mail_from": self.top("rollback_mail_from", _text, "balik@localhost"),
+            "state_dir": str(self.raw("rollback_state_dir", "~/.balik")),
+            "record_dsn": str(self.raw("rollback_record_dsn", "")),
+            "record_key": str(self.raw("rollback_record_key", "")),
+        }
+        self.refuse_unknown()
+        self.refuse_unsafe_order(values)
+        if self.problems:
+            raise PlanRefused(self.problems)
+        return Plan(**values)
+
+    # The parts of a plan
+
+    def people(self) -> dict[str, Person]:
+        people = {}
+        for role, data, where in self.named("rollback_people"):
+            row = self.table(
+                data,
+                where,
+                {
+                    "title": (_text, _REQUIRED),
+                    "does": (_text, ""),
+                    "names": (_texts, ()),
+                    "reach": (_reach, _REQUIRED),
+                    "escalates_to": (_text, None),
+                    "after": (self.duration, parse_duration("10m") / self.speed),
+                },
+            )
+            people[role] = Person(role=role, **row)
+        for person in people.values():
+            if person.escalates_to is not None and person.escalates_to not in people:
+                self.problem(f"rollback_people.{person.role}.escalates_to", person.escalates_to, _one_of(people))
+        return people
+
+    def criteria(self) -> tuple[Criterion, ...]:
+        found, names = [], set()
+        for data, where in self.listed("rollback_criteria"):
+            problems = check_criterion(data, where)
+            self.problems += problems
+            if not problems:
+                criterion = parse_criterion(data, where, self.speed)
+                if criterion.name in names:
+                    self.problem(f"{where}.name", criterion.name, "a name that no other criterion has")
+                for role in criterion.measure.get("statement", {}).get("by", []):
+                    self.role_names([role], f"{where}.measure.statement.by")
+                names.add(criterion.name)
+                found.append(criterion)
+        return tuple(found)
+
+    def procedures(self) -> tuple[Procedure, ...]:
+        keys = {
+            "name": (_slug, _REQUIRED),
+            "says": (_text, ""),
+            "since": (self.duration, 0.0),
+            "until": (self.duration, float("inf")),
+            "watch": (self.duration, _REQUIRED),
+            "every": (self.duration, 60 / self.speed),
+            "go": (self.role_names, ()),
+            "gather": (_texts, ()),
+        }
+        return tuple(Procedure(**self.table(data, where, keys)) for data, where in self.listed("rollback_procedures"))
+
+    def remedies(self) -> dict[str, Remedy]:
+        keys = {
+            "says": (_text, ""),
+            "covers": (_choices(SCOPES), _REQUIRED),
+            "takes": (parse_duration, _REQUIRED),
+            "revert": (self.step_names, _REQUIRED),
+            "go": (self.role_names, ()),
+        }
+        found = {}
+        for name, data, where in self.named("rollback_remedies"):
+            row = self.table(data, where, keys)
+            found[name] = Remedy(name=name, **{**row, "covers": frozenset(row["covers"] or ())})
+        return found
+
+    def sign_offs(self, remedies: Mapping[str, Remedy]) -> tuple[SignOff, ...]:
+        keys = {
+            "name": (_slug, _REQUIRED),
+            "role": (self.role_name, _REQUIRED),
+            "phase": (_choice(PHASES), "verify"),
+            "says": (_text, _REQUIRED),
+            "wait": (self.duration, parse_duration("15m") / self.speed),
+            "remedies": (_choices(tuple(remedies)), tuple(remedies)),
+        }
+        found = [SignOff(**self.table(d, w, keys)) for d, w in self.listed("rollback_sign_offs", ())]
+        self.refuse_twins("rollback_sign_offs", [item.name for item in found])
+        return tuple(found)
+
+    def checklist(self) -> tuple[dict[str, str], ...]:
+        keys = {
+            "when": (_choice(CHECKLIST_MOMENTS), _REQUIRED),
+            "role": (self.role_name, _REQUIRED),
+            "says": (_text, _REQUIRED),
+        }
+        return tuple(self.table(data, where, keys) for data, where in self.listed("rollback_checklist", ()))
+
+    def messages(self) -> dict[str, dict[str, Any]]:
+        keys = {"to": (self.role_names, _REQUIRED), "subject": (_text, _REQUIRED), "says": (_text, _REQUIRED)}
+        found = {}
+        for moment, data, where in self.named("rollback_messages", {}):
+            if moment not in MOMENTS:
+                self.problem(where, moment, _one_of(MOMENTS))
+            found[moment] = self.table(data, where, keys)
+        return found
+
+    # Rules that span keys
+
+    def refuse_unknown(self) -> None:
+        for name in self.variables:
+            if name not in self.seen and not name.startswith(INTERNAL_PREFIXES):
+                self.unknown(name, name, self.seen)
+
+    def refuse_unsafe_order(self, values: Mapping[str, Any]) -> None:
+        if values["verify"] is not None and not values["verify"]:
+            self.problem("rollback_verify", [], "at least one step: traffic is not given back unproved")
+        every_phase = [values["hold"], values["verify"], values["restore"]]
+        for remedy in values["remedies"].values():
+            names = [step for steps in (*every_phase, remedy.revert) for step in steps or ()]
+            self.refuse_twins(f"the rollback by rollback_remedies.{remedy.name}", names)
+        early = [*(values["hold"] or ()), *(values["verify"] or ())]
+        early += [step for remedy in values["remedies"].values() for step in remedy.revert or ()]
+        if "traffic-restore" in early:
+            self.problem("traffic-restore", "it stands before the verification", "it in rollback_restore only")
+
+    def refuse_twins(self, where: str, names: Sequence[str]) -> None:
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            self.problem(where, f"{name} stands there twice", "each name once")
+
+    # Reading
+
+    def raw(self, name: str, default: Any = _REQUIRED) -> Any:
+        self.seen.add(name)
+        value = self.variables.get(name, default)
+        if value is _REQUIRED:
+            self.problems.append(BalikError(name, "it is missing", do="Set it in the product's plan.yml."))
+            return None
+        return value
+
+    def top(self, name: str, check: Check, default: Any = _REQUIRED) -> Any:
+        value = self.raw(name, default)
+        return value if value is None or value is default else self.checked(check, value, name)
+
+    def checked(self, check: Check, value: Any, where: str) -> Any:
+        try:
+            return check(value, where)
+        except BalikError as problem:
+            self.problems.append(problem)
+            return None
+
+    def table(self, data: Any, where: str, keys: Mapping[str, tuple[Check, Any]]) -> dict[str, Any]:
+        """The values of a mapping's keys; None for each that is missing or wrong, which is a problem by then."""
+        if data is None:
+            return dict.fromkeys(keys)
+        if not isinstance(data, Mapping):
+            self.problem(where, data, f"a mapping with {', '.join(keys)}")
+            return dict.fromkeys(keys)
+        for key in data:
+            if key not in keys:
+                self.unknown(f"{where}.{key}", str(key), keys)
+        values = {}
+        for key, (check, default) in keys.items():
+            if data.get(key) is not None:
+                values[key] = self.checked(check, data[key], f"{where}.{key}")
+            else:
+                values[key] = None if default is _REQUIRED else default
+                if default is _REQUIRED:
+                    self.problems.append(BalikError(f"{where}.{key}", "it is missing"))
+        return values
+
+    def listed(self, name: str, default: Any = _REQUIRED) -> list[tuple[Any, str]]:
+        value = self.raw(name, default)
+        if value is None:
+            return []
+        if isinstance(value, (str, Mapping)) or not isinstance(value, Sequence) or (not value and default is _REQUIRED):
+            self.problem(name, value, "a list with at least one entry" if default is _REQUIRED else "a list")
+            return []
+        return [(data, f"{name}[{number}]") for number, data in enumerate(value)]
+
+    def named(self, name: str, default: Any = _REQUIRED) -> list[tuple[str, Any, str]]:
+        value = self.raw(name, default)
+        if value is None:
+            return []
+        if not isinstance(value, Mapping) or (not value and default is _REQUIRED):
+            self.problem(name, value, "a mapping with at least one name")
+            return []
+        return [(str(key), data, f"{name}.{key}") for key, data in value.items()]
+
+    def problem(self, where: str, found: Any, expected: str) -> None:
+        self.problems.append(BalikError(where, f"found {found!r}", expected))
+
+    def unknown(self, where: str, key: str, known: Iterable[str]) -> None:
+        near = difflib.get_close_matches(key, list(known), 1)
+        hint = f"Did you mean {near[0]}?" if near else ""
+        self.problems.append(BalikError(where, "it is no key of a plan", do=hint or "Remove it."))
+
+    def duration(self, value: Any, where: str) -> float:
+        return parse_duration(value, where) / self.speed
+
+    def role_name(self, value: Any, where: str) -> str:
+        return self.role_names([value], where)[0]
+
+    def role_names(self, value: Any, where: str) -> tuple[str, ...]:
+        for name in _texts(value, where):
+            if name not in self.roles:
+                raise BalikError(where, f"found {name!r}", f"a role of rollback_people ({', '.join(self.roles)})")
+        return tuple(value)
+
+    def step_names(self, value: Any, where: str) -> tuple[str, ...]:
+        for name in _texts(value, where):
+            if name not in self.steps:
+                near = difflib.get_close_matches(name, self.steps, 1)
+                raise BalikError(
+                    where,
+                    f"found {name!r}, which is no step",
+                    _one_of(sorted(self.steps)),
+                    f"Did you mean {near[0]}?" if near else "",
+                )
+        return tuple(value)
+
+
+# Checks of single values: each returns the shaped value or raises BalikError
+
+
+def _text(value: Any, where: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
+        raise BalikError(where, f"found {value!r}", "a text")
+    return str(value)
+
+
+def _slug(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", value):
+        raise BalikError(where, f"found {value!r}", "small letters, digits and hyphens, such as lawyers-hub")
+    return str(value)
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise BalikError(where, f"found {value!r}", "a list of texts")
+    return tuple(_text(item, f"{where}[{number}]") for number, item in enumerate(value))
+
+
+def _choice(options: Sequence[str]) -> Check:
+    def check(value: Any, where: str) -> str:
+        if value not in options:
+            raise BalikError(where, f"found {value!r}", _one_of(options))
+        return str(value)
+
+    return check
+
+
+def _choices(options: Sequence[str]) -> Check:
+    def check(value: Any, where: str) -> tuple[str, ...]:
+        return tuple(_choice(options)(item, where) for item in _texts(value, where))
+
+    return check
+
+
+def _date(value: Any, where: str) -> date:
+    if isinstance(value, datetime):
+        return value.astimezone(timezone.utc).date() if value.tzinfo else value.date()
+    if isinstance(value, date):
+        return value
+    try:
+        return date.fromisoformat(str(value))
+    except ValueError:
+        raise BalikError(where, f"found {value!r}", "a date such as 2026-01-10") from None
+
+
+def _speed(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 1:
+        raise BalikError(where, f"found {value!r}", "1, or more in a sandbox (60: a minute of the plan lasts a second)")
+    return float(value)
+
+
+_REACH = {
+    "email": (re.compile(r"[^@\s]+@[^@\s]+"), "an address such as rina@example.com"),
+    "webhook": (re.compile(r"https?://\S+"), "a URL such as https://chat.example.com/hooks/rollback"),
+    "phone": (re.compile(r"\+?[\d ()-]{5,}"), "a number such as +62 812 0000 0000"),
+}
+
+
+def _reach(value: Any, where: str) -> dict[str, str]:
+    ways = ", ".join(_REACH)
+    if not isinstance(value, Mapping) or not value:
+        raise BalikError(where, f"found {value!r}", f"at least one way to reach them ({ways})")
+    for way, address in value.items():
+        if way not in _REACH:
+            raise BalikError(f"{where}.{way}", "it is no way to reach a person", _one_of(_REACH))
+        pattern, example = _REACH[way]
+        if not isinstance(address, str) or not pattern.fullmatch(address.strip()):
+            raise BalikError(f"{where}.{way}", f"found {address!r}", example)
+    return {way: address.strip() for way, address in value.items()}

@@ -1,0 +1,374 @@
+"""The record of a product's rollbacks: appended to, chained by hash, locked by one owner at a time.
+
+Two places hold it, by the same code over DB-API: a SQLite file, or PostgreSQL for control nodes that are
+thrown away after a job. Each entry holds the hash of the one before; triggers refuse updates and deletions, and
+whoever goes round the triggers is found out by :meth:`Record.verify`. A chain alone cannot show that its end was cut
+off, or that somebody with the file computed it anew: against the first, keep the head (it stands in the outcome
+and in the report) and pass it to ``verify``; against the second, give the record a key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import re
+import socket
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from .errors import BalikError, Unreachable
+from .units import format_duration, iso, parse_time, utc_now
+
+GENESIS = "0" * 64
+CONNECT_SECONDS = 5
+BUSY_SECONDS = 10
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS balik_entries (
+  product TEXT NOT NULL, seq INTEGER NOT NULL, at TEXT NOT NULL, run TEXT NOT NULL, kind TEXT NOT NULL,
+  body TEXT NOT NULL, previous TEXT NOT NULL, hash TEXT NOT NULL, PRIMARY KEY (product, seq));
+CREATE TABLE IF NOT EXISTS balik_locks (
+  product TEXT PRIMARY KEY, holder TEXT NOT NULL, since TEXT NOT NULL, until TEXT NOT NULL);
+"""
+_SQLITE_TRIGGERS = """
+CREATE TRIGGER IF NOT EXISTS balik_no_update BEFORE UPDATE ON balik_entries
+  BEGIN SELECT RAISE(ABORT, 'the record is only appended to'); END;
+CREATE TRIGGER IF NOT EXISTS balik_no_delete BEFORE DELETE ON balik_entries
+  BEGIN SELECT RAISE(ABORT, 'the record is only appended to'); END;
+"""
+_POSTGRESQL_TRIGGERS = """
+CREATE FUNCTION balik_refuse() RETURNS trigger LANGUAGE plpgsql AS
+  $$ BEGIN RAISE EXCEPTION 'the record is only appended to'; END $$;
+CREATE TRIGGER balik_only_appended BEFORE UPDATE OR DELETE OR TRUNCATE ON balik_entries
+  FOR EACH STATEMENT EXECUTE FUNCTION balik_refuse();
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the record. ``at`` is UTC in ISO 8601, ``hash`` 64 hex digits over all else."""
+
+    product: str
+    seq: int
+    at: str
+    run: str
+    kind: str
+    body: dict[str, Any]
+    previous: str
+    hash: str
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock: a process on a machine. A machine is one boot of one kernel and one PID namespace, so
+    two containers that share a host name are two machines."""
+
+    who: str
+    host: str
+    machine: str
+    pid: int
+    born: int
+
+    @classmethod
+    def of_process(cls, who: str, pid: int) -> Holder:
+        """The holder that process ``pid`` of this machine is."""
+        return cls(who, socket.gethostname(), _this_machine(), pid, _born(pid))
+
+    def is_gone(self) -> bool:
+        """Whether the process has certainly ended; False where that cannot be known from here."""
+        return self.machine == _this_machine() and _born(self.pid) != self.born
+
+    def same_process(self, other: Holder) -> bool:
+        return (self.machine, self.pid, self.born) == (other.machine, other.pid, other.born)
+
+    def __str__(self) -> str:
+        return f"{self.who} (process {self.pid} on {self.host})"
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A product's lock: until ``until`` nobody else may work on it. Times are aware, in UTC."""
+
+    product: str
+    holder: Holder
+    since: datetime
+    until: datetime
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What :meth:`Record.verify` found. ``broken_at`` is the first entry that does not fit, or None."""
+
+    entries: int
+    head: str
+    broken_at: int | None = None
+    reason: str = ""
+
+    @property
+    def whole(self) -> bool:
+        return self.broken_at is None
+
+
+class Record:
+    """One product's record at one place. Use as a context manager.
+
+    :param place: a path of a SQLite file (made when missing, readable by its owner only), or a PostgreSQL DSN
+        (``postgresql://…`` or ``host=… dbname=…``).
+    :param product: whose record; one place may hold many products.
+    :param key: a secret that makes each hash an HMAC, so that only who knows it can compute a chain.
+    :raises Unreachable: the place cannot be opened.
+    """
+
+    def __init__(self, place: str, product: str, key: str = "") -> None:
+        self.product = product
+        self._key = key.encode()
+        self._postgresql = "://" in place or "dbname=" in place
+        self.place = _without_password(place) if self._postgresql else str(Path(place).expanduser())
+        try:
+            if self._postgresql:
+                self._open_postgresql(place)
+            else:
+                self._open_sqlite()
+        except (sqlite3.Error, OSError, self._errors) as error:
+            raise Unreachable(
+                f"record {self.place}",
+                f"cannot be opened: {_first_line(error)}",
+                do="Mend that, or name another place with rollback_record_dsn or rollback_state_dir. "
+                "Nothing was touched.",
+            ) from error
+
+    def __enter__(self) -> Record:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    # Writing
+
+    def append(self, kind: str, body: dict[str, Any], run: str = "") -> Entry:
+        """Append one entry and return it. When this returns, the entry is on the disk.
+
+        :param kind: what it is about, such as ``step-started``.
+        :param body: anything that JSON can hold.
+        :param run: the run that it belongs to; empty for what stands outside of runs.
+        """
+        text = json.dumps(body, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        # A program's output may hold bytes that are no UTF-8; neither database takes them.
+        text = text.encode("utf-8", "replace").decode()
+        with self._transaction("be written"):
+            # The lock on the whole product orders writers, so that two never continue the same entry.
+            if self._postgresql:
+                self._execute("SELECT pg_advisory_xact_lock(hashtext(?))", "balik " + self.product)
+            seq, previous = self._head()
+            at = iso(utc_now())
+            entry_hash = self._hash(seq + 1, at, run, kind, text, previous)
+            self._execute(
+                "INSERT INTO balik_entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                *(self.product, seq + 1, at, run, kind, text, previous, entry_hash),
+            )
+        return Entry(self.product, seq + 1, at, run, kind, json.loads(text), previous, entry_hash)
+
+    # Reading
+
+    def entries(self, run: str | None = None) -> Iterator[Entry]:
+        """All entries, oldest first; of one run only when ``run`` is given."""
+        query = "SELECT product, seq, at, run, kind, body, previous, hash FROM balik_entries WHERE product = ?"
+        values = [self.product]
+        if run is not None:
+            query, values = query + " AND run = ?", [*values, run]
+        for row in self._rows(query + " ORDER BY seq", *values):
+            yield Entry(*row[:5], json.loads(row[5]), *row[6:])
+
+    def head(self) -> str:
+        """The newest entry's hash; 64 zeros for an empty record."""
+        return self._head()[1]
+
+    def verify(self, head: str = "") -> Verification:
+        """Compute the whole chain anew.
+
+        :param head: a hash that was kept elsewhere (from an outcome or a report); the record must contain it, or
+            its end was cut off.
+        """
+        previous, seq, seen = GENESIS, 0, not head
+        query = "SELECT seq, at, run, kind, body, previous, hash FROM balik_entries WHERE product = ? ORDER BY seq"
+        for found_seq, at, run, kind, text, found_previous, found_hash in self._rows(query, self.product):
+            seq += 1
+            if found_seq != seq:
+                return Verification(seq - 1, previous, seq, f"entry {seq} is missing; entry {found_seq} follows")
+            if found_previous != previous:
+                return Verification(seq - 1, previous, seq, f"entry {seq} does not continue entry {seq - 1}")
+            if self._hash(seq, at, run, kind, text, previous) != found_hash:
+                reason = f"entry {seq} ({kind}, {at}) was changed, or was written with another record key"
+                return Verification(seq - 1, previous, seq, reason)
+            previous = found_hash
+            seen = seen or found_hash == head
+        if not seen:
+            reason = f"the entry with hash {head} is gone: the end of the record was cut off or written anew"
+            return Verification(seq, previous, seq + 1, reason)
+        return Verification(seq, previous)
+
+    # The lock
+
+    def lock(self) -> Lock | None:
+        """The product's lock as it stands, expired or not; None where nobody holds it."""
+        rows = list(self._rows("SELECT holder, since, until FROM balik_locks WHERE product = ?", self.product))
+        if not rows:
+            return None
+        holder, since, until = rows[0]
+        return Lock(self.product, Holder(**json.loads(holder)), parse_time(since), parse_time(until))
+
+    def acquire(self, holder: Holder, lease: float, take_over: bool = False) -> Lock | None:
+        """Take the lock, or renew it, for ``lease`` seconds.
+
+        A lock whose lease is over, or whose process has ended, is taken over.
+
+        :param take_over: take it whoever holds it: for a person who knows that the holder is no more.
+        :return: the lock that was taken over from somebody else, or None.
+        :raises BalikError: somebody else holds it.
+        """
+        now = utc_now()
+        with self._transaction("be locked"):
+            if self._postgresql:
+                self._execute("SELECT pg_advisory_xact_lock(hashtext(?))", "balik " + self.product)
+            held = self.lock()
+            own = held is not None and held.holder.same_process(holder)
+            if held and not own and not take_over and held.until > now and not held.holder.is_gone():
+                raise BalikError(
+                    self.product,
+                    f"{held.holder} has held the lock since {iso(held.since)[:19]}Z "
+                    f"({format_duration((now - held.since).total_seconds())} ago)",
+                    do="Talk to them; `ansible-playbook playbooks/status.yml` shows how far they are. The lease ends "
+                    f"at {iso(held.until)[:19]}Z unless renewed. If that process is certainly dead, run again with "
+                    "-e rollback_take_lock=true.",
+                )
+            since = held.since if held and own else now
+            self._execute("DELETE FROM balik_locks WHERE product = ?", self.product)
+            self._execute(
+                "INSERT INTO balik_locks VALUES (?, ?, ?, ?)",
+                *(self.product, json.dumps(vars(holder)), iso(since), iso(now + timedelta(seconds=lease))),
+            )
+        return held if held and not own else None
+
+    def release(self, holder: Holder) -> None:
+        """Give the lock back; nothing happens where it is somebody else's."""
+        held = self.lock()
+        if held and held.holder.same_process(holder):
+            with self._transaction("be unlocked"):
+                self._execute("DELETE FROM balik_locks WHERE product = ?", self.product)
+
+    # What the two places share, and where they differ
+
+    @property
+    def _errors(self) -> type[Exception]:
+        if not self._postgresql:
+            return sqlite3.Error
+        import psycopg  # only where it is asked for: SQLite needs nothing installed
+
+        return psycopg.Error
+
+    def _open_sqlite(self) -> None:
+        path = Path(self.place)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        self._connection: Any = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        # FULL: an entry that was appended is on the disk even if the machine loses power.
+        self._connection.execute("PRAGMA synchronous = FULL")
+        if not self._connection.execute("PRAGMA table_info(balik_locks)").fetchall():
+            self._connection.executescript(_TABLES + _SQLITE_TRIGGERS)
+
+    def _open_postgresql(self, dsn: str) -> None:
+        try:
+            import psycopg
+        except ImportError as error:
+            raise BalikError(
+                f"record {self.place}",
+                "the Python package psycopg is missing on the control node",
+                do="pip install 'psycopg[binary]'",
+            ) from error
+        # Not conninfo's own default, which waits for ever on a host that swallows packets.
+        self._connection = psycopg.connect(dsn, connect_timeout=CONNECT_SECONDS, autocommit=True)
+        if self._connection.execute("SELECT to_regclass('balik_locks')").fetchone()[0] is None:
+            with self._connection.transaction():
+                self._connection.execute("SELECT pg_advisory_xact_lock(hashtext('balik tables'))")
+                if self._connection.execute("SELECT to_regclass('balik_locks')").fetchone()[0] is None:
+                    self._connection.execute(_TABLES)
+                    self._connection.execute(_POSTGRESQL_TRIGGERS)
+
+    def _execute(self, query: str, *values: Any) -> Any:
+        return self._connection.execute(query.replace("?", "%s") if self._postgresql else query, values)
+
+    def _rows(self, query: str, *values: Any) -> Iterator[tuple]:
+        try:
+            cursor = self._execute(query, *values)
+            while rows := cursor.fetchmany(5000):
+                yield from rows
+        except self._errors as error:
+            raise self._broken("be read", error) from error
+
+    @contextmanager
+    def _transaction(self, doing: str) -> Iterator[None]:
+        try:
+            self._connection.execute("BEGIN" if self._postgresql else "BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+        except self._errors as error:
+            raise self._broken(doing, error) from error
+
+    def _broken(self, doing: str, error: Exception) -> BalikError:
+        return BalikError(
+            f"record {self.place}",
+            f"cannot {doing}: {_first_line(error)}",
+            do="No step is done without its record: mend that (space on the disk? rights? the server?) and run again.",
+        )
+
+    def _head(self) -> tuple[int, str]:
+        query = "SELECT seq, hash FROM balik_entries WHERE product = ? ORDER BY seq DESC LIMIT 1"
+        return next(self._rows(query, self.product), (0, GENESIS))
+
+    def _hash(self, seq: int, at: str, run: str, kind: str, body: str, previous: str) -> str:
+        message = json.dumps([self.product, seq, at, run, kind, body, previous], ensure_ascii=False).encode()
+        if self._key:
+            return hmac.new(self._key, message, hashlib.sha256).hexdigest()
+        return hashlib.sha256(message).hexdigest()
+
+
+def _without_password(dsn: str) -> str:
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:…@", re.sub(r"password=('[^']*'|\S+)", "password=…", dsn))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]
+
+
+def _this_machine() -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    namespace = Path("/proc/self/ns/pid")
+    return (
+        f"{boot.read_text().strip()} {namespace.readlink()}"
+        if boot.exists() and namespace.exists()
+        else socket.getfqdn()
+    )
+
+
+def _born(pid: int) -> int:
+    """When the process began, in the kernel's ticks; 0 where there is none, or none that can be seen."""
+    try:
+        # The name in parentheses may hold anything; the start is the 20th field after it.
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0

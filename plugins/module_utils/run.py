@@ -1,0 +1,185 @@
+"""What the entries of a record say about runs: how far one is, who has answered, what each step saved.
+
+Everything here is a pure function over entries, so that what the next run believes is what was written down.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from .record import Entry
+from .units import parse_time, utc_now
+
+ROLLED_BACK = "rolled-back"
+NOTHING_TO_DO = "nothing-to-do"
+NOT_DECIDED = "not-decided"
+FAILED = "failed"
+ABANDONED = "abandoned"
+#: A run that ended so is over; one that failed, or has no outcome, is taken up again by the next call.
+FINAL = (ROLLED_BACK, NOTHING_TO_DO, NOT_DECIDED, ABANDONED)
+GOOD = (ROLLED_BACK, NOTHING_TO_DO)
+
+GO = "go"
+NO_GO = "no-go"
+SIGN_OFF = "sign-off"
+REFUSE = "refuse"
+UNSAFE = "unsafe"
+SAFE = "safe"
+#: What a person may say, by what it is about.
+ANSWERS = {"decision": (GO, NO_GO), "sign-off": (SIGN_OFF, REFUSE), "statement": (UNSAFE, SAFE)}
+
+
+@dataclass
+class StepState:
+    """One step of a run: ``state`` is started, done, failed or skipped; ``saved`` is what stood on each host before
+    the first start; ``seconds`` is the time from that start to *done*."""
+
+    name: str
+    phase: str
+    state: str
+    started_at: datetime
+    saved: dict[str, dict] = field(default_factory=dict)
+    seconds: float | None = None
+    says: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Run:
+    """One rollback from its opening to its outcome, over as many calls as it took."""
+
+    id: str
+    opened_at: datetime
+    opened: dict[str, Any]
+    last_at: datetime
+    decided: dict[str, Any] | None = None
+    steps: dict[str, StepState] = field(default_factory=dict)
+    outcome: str | None = None
+    outcome_body: dict[str, Any] = field(default_factory=dict)
+    verdict: dict[str, Any] | None = None
+    calls: int = 1
+
+    @property
+    def is_over(self) -> bool:
+        return self.outcome in FINAL
+
+    @property
+    def traffic_given_back(self) -> bool:
+        """Whether the run was in its restore phase and was not thrown back from it: then all before it was proved."""
+        return any(step.phase == "restore" and step.state in ("started", "done") for step in self.steps.values())
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A person's word: who, in which role, what, why, when."""
+
+    kind: str
+    role: str
+    by: str
+    answer: str
+    reason: str
+    at: datetime
+    run: str
+    item: str = ""
+    remedy: str = ""
+
+
+def new_run_id(now: datetime | None = None) -> str:
+    """A run's name that sorts by time: ``20260110T130000Z-3f9a``."""
+    return (now or utc_now()).strftime("%Y%m%dT%H%M%SZ-") + secrets.token_hex(2)
+
+
+def read_runs(entries: Iterable[Entry]) -> list[Run]:
+    """All runs of a record, oldest first."""
+    runs: dict[str, Run] = {}
+    for entry in entries:
+        at, body = parse_time(entry.at), entry.body
+        if entry.kind == "run-opened":
+            runs[entry.run] = Run(entry.run, at, body, at)
+        run = runs.get(entry.run)
+        if run:
+            run.last_at = at
+            _take_in(run, entry.kind, at, body)
+    return list(runs.values())
+
+
+def _take_in(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
+    if kind == "run-resumed":
+        run.calls += 1
+        run.outcome, run.outcome_body = None, {}
+    elif kind == "criteria":
+        run.verdict = body
+    elif kind == "decided":
+        run.decided = body
+    elif kind == "step-started":
+        before = run.steps.get(body["step"])
+        step = StepState(body["step"], body["phase"], "started", before.started_at if before else at)
+        # The first time counts: a later look may see the step's own half-done work.
+        step.saved = {**body["saved"], **(before.saved if before else {})}
+        run.steps[body["step"]] = step
+    elif kind in ("step-done", "step-failed"):
+        step = run.steps.setdefault(body["step"], StepState(body["step"], body["phase"], "failed", at))
+        step.state = kind.removeprefix("step-")
+        step.says, step.failures = body.get("says", {}), body.get("failures", {})
+        step.seconds = (at - step.started_at).total_seconds()
+    elif kind == "outcome":
+        run.outcome, run.outcome_body = body["outcome"], body
+
+
+def unfinished_run(entries: Iterable[Entry]) -> Run | None:
+    """The newest run, if it is not over."""
+    runs = read_runs(entries)
+    return runs[-1] if runs and not runs[-1].is_over else None
+
+
+def read_answers(entries: Iterable[Entry]) -> list[Answer]:
+    """All that people have said, oldest first."""
+    return [
+        Answer(
+            *(entry.kind, entry.body["role"], entry.body["by"], entry.body["answer"], entry.body["reason"]),
+            *(parse_time(entry.at), entry.run, entry.body.get("item", ""), entry.body.get("remedy", "")),
+        )
+        for entry in entries
+        if entry.kind in ANSWERS
+    ]
+
+
+def answers_for_run(entries: Sequence[Entry], run: Run, valid: float) -> list[Answer]:
+    """The answers that count for a run: given in it, or up to ``valid`` seconds before it was opened, but never
+    before the end of the run before it: each rollback is decided anew."""
+    earlier = [other for other in read_runs(entries) if other.id < run.id]
+    oldest = run.opened_at - timedelta(seconds=valid)
+    if earlier:
+        oldest = max(oldest, earlier[-1].last_at)
+    return [a for a in read_answers(entries) if a.run == run.id or (not a.run and oldest < a.at)]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a decision stands: ``waiting`` for these roles, or refused by ``refused``, or neither: it is made."""
+
+    answers: dict[str, Answer]
+    waiting: tuple[str, ...]
+    refused: Answer | None
+
+    @property
+    def made(self) -> bool:
+        return not self.waiting and self.refused is None
+
+
+def standing(answers: Iterable[Answer], needed: Sequence[str], remedy: str) -> Standing:
+    """Who of the needed roles has said what about rolling back by this remedy. A role's newest answer counts; an
+    answer that names another remedy does not count for this one."""
+    newest = {a.role: a for a in answers if a.kind == "decision" and a.remedy in ("", remedy) and a.role in needed}
+    refused = next((a for a in newest.values() if a.answer == NO_GO), None)
+    return Standing(newest, tuple(role for role in needed if role not in newest), refused)
+
+
+def sign_off_of(answers: Iterable[Answer], item: str, role: str) -> Answer | None:
+    """The newest answer to a sign-off by its role, or None."""
+    fitting = [a for a in answers if a.kind == "sign-off" and a.item == item and a.role == role]
+    return fitting[-1] if fitting else None

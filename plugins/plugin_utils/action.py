@@ -1,0 +1,180 @@
+"""What all of balik's action plugins share.
+
+They are action plugins, not modules, because they work on the control node only: in Ansible's own process such a
+task takes about 30 ms where a module, a new process with imports of its own, takes 350 ms; and neither the record's
+DSN nor the plan ever travels to a host.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from ansible import constants as C
+from ansible.plugins.action import ActionBase
+from ansible.template import trust_as_template
+
+from ..module_utils.errors import BalikError
+from ..module_utils.plan import Plan, PlanRefused, read_plan
+from ..module_utils.record import Entry, Holder, Record
+from ..module_utils.run import read_runs
+from ..module_utils.units import parse_duration
+from .variables import Variables, scrub
+
+ENTRY_POINTS = {"check", "main", "verify", "undo"}
+#: A lease is renewed by each task, and by tasks that wait as they wait; a step that may take longer says so.
+LEASE = parse_duration("10m")
+
+
+class RollbackAction(ActionBase):
+    """Base of the actions: reads the plan, opens the record, and keeps secrets out of what it returns.
+
+    A subclass sets ``ARGUMENTS`` (an argument spec) and writes :meth:`act`, which returns the task's result and
+    raises :class:`BalikError` for whatever a person must mend.
+    """
+
+    ARGUMENTS: ClassVar[dict[str, Any]] = {}
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Called by Ansible."""
+        result = super().run(tmp, task_vars)
+        self.task_vars = task_vars or {}
+        self.variables = Variables(self.task_vars, self._templar)
+        _validated, arguments = self.validate_argument_spec(self.ARGUMENTS)
+        try:
+            result.update(self.act(arguments))
+        except BalikError as error:
+            result.update(failed=True, msg=str(error))
+        return self.scrubbed(result)
+
+    def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Do the work; return what the task returns."""
+        raise NotImplementedError
+
+    # The plan
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The product's plan, checked.
+
+        :raises PlanRefused: with file and key path of each problem.
+        """
+        variables = self.variables.starting_with("rollback_")
+        problems = list(self.variables.problems)
+        # What could not be templated is None by now, and would be reported a second time as missing.
+        broken = {problem.what.split(".")[0].split("[")[0] for problem in problems}
+        try:
+            plan = read_plan(variables, step_roles())
+        except PlanRefused as refused:
+            problems += [p for p in refused.problems if p.what.split(".")[0].split("[")[0] not in broken]
+        if problems:
+            raise PlanRefused([self._with_place(problem) for problem in problems])
+        return plan
+
+    def _with_place(self, problem: BalikError) -> BalikError:
+        place = self.variables.place(problem.what)
+        what = f"{place}: {problem.what}" if place else problem.what
+        return BalikError(what, problem.found, problem.expected, problem.do)
+
+    @property
+    def check_mode(self) -> bool:
+        return bool(self._task.check_mode)
+
+    @cached_property
+    def secrets(self) -> set[str]:
+        return self.variables.secrets()
+
+    @cached_property
+    def operator(self) -> str:
+        """Who runs this: -e rollback_by, the AWX user, or the shell's user with the host's name."""
+        named = self.variables.get("rollback_by") or self.variables.get("awx_user_name")
+        if named:
+            return str(named)
+        user = os.environ.get("SUDO_USER") or getpass.getuser()
+        return f"{user}@{socket.gethostname()}"
+
+    def step_hosts(self, step: str) -> list[str]:
+        """The hosts of a step: those that ``<role>_hosts`` of the plan, or else of the role's defaults, matches."""
+        name = f"{step.replace('-', '_')}_hosts"
+        pattern = self.task_vars.get(name)
+        if pattern is None:
+            defaults = step_roles()[step] / "defaults" / "main.yml"
+            pattern = (_load_yaml(defaults) or {}).get(name) if defaults.exists() else None
+            pattern = trust_as_template(str(pattern or "localhost"))
+        pattern = self._templar.template(pattern)
+        if pattern == "localhost":
+            return ["localhost"]
+        query = trust_as_template("query('ansible.builtin.inventory_hostnames', pattern)")
+        return list(self._templar.evaluate_expression(query, local_variables={"pattern": pattern}))
+
+    # The record
+
+    @property
+    def state_dir(self) -> Path:
+        """The product's folder for record, outcome and reports."""
+        return Path(self.plan.state_dir).expanduser() / self.plan.product
+
+    @cached_property
+    def record(self) -> Record:
+        place = self.plan.record_dsn or str(self.state_dir / "record.sqlite")
+        return Record(place, self.plan.product, self.plan.record_key)
+
+    @cached_property
+    def holder(self) -> Holder:
+        # An action runs in a worker process; the run lives and dies with its parent, ansible-playbook.
+        return Holder.of_process(self.operator, os.getppid())
+
+    def entries(self) -> list[Entry]:
+        """All entries so far. A check run makes no record where there is none."""
+        if self.check_mode and not self.plan.record_dsn and not (self.state_dir / "record.sqlite").exists():
+            return []
+        return list(self.record.entries())
+
+    def decided(self, run: str) -> dict[str, Any] | None:
+        """The decision that a run was resumed with; None where it is still to be made."""
+        found = next((each for each in read_runs(self.entries()) if each.id == run), None)
+        return found.decided if found else None
+
+    def append(self, kind: str, body: dict[str, Any], run: str) -> None:
+        """Write one entry, without secrets, and keep the lock. A check run writes nothing."""
+        if not self.check_mode:
+            self.record.append(kind, self.scrubbed(body), run)
+
+    def keep_lock(self, seconds: float = LEASE) -> None:
+        """Renew the lease, so that nobody takes a long step's lock."""
+        if not self.check_mode:
+            self.record.acquire(self.holder, max(seconds, LEASE))
+
+    def scrubbed(self, value: Any) -> Any:
+        """The value without any secret of this play's variables."""
+        return scrub(value, self.secrets)
+
+    def say(self, text: str) -> None:
+        """A line for the operator, at once and not only when the task is over."""
+        self._display.display("balik: " + self.scrubbed(text))
+
+
+def step_roles() -> dict[str, Path]:
+    """The roles that are steps, by name: those on the roles path with a spec for each of the four entry points."""
+    found = {}
+    project = Path(__file__).resolve().parents[2] / "roles"
+    for folder in [*map(Path, C.DEFAULT_ROLES_PATH), project]:
+        for specs in folder.glob("*/meta/argument_specs.yml"):
+            if set(read_specs(specs)) >= ENTRY_POINTS:
+                found.setdefault(specs.parents[1].name, specs.parents[1])
+    return found
+
+
+def read_specs(path: Path) -> dict[str, Any]:
+    """The argument specs in a role's ``meta/argument_specs.yml``, by entry point."""
+    return (_load_yaml(path) or {}).get("argument_specs", {})
+
+
+def _load_yaml(path: Path) -> Any:
+    return yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
