@@ -1,0 +1,58 @@
+"""A person's word: a data leak, a security hole, whatever no instrument shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import specs
+from ..conditions import Condition
+from ..errors import BalikError
+from ..units import iso, parse_time
+from .base import Ask, Measured, Sample
+
+_SPEC = specs.keys(
+    required={"by": specs.listing(specs.text)},
+    optional={"without": specs.one_of("safe", "unknown")},
+)
+
+
+class Statement:
+    """``{by: [roles], without: safe|unknown}``: the newest statement by one of these roles counts.
+
+    It counts until the next one, however old. ``without`` says what silence means (default ``unknown``).
+    """
+
+    def check(self, spec: object, where: str) -> list[BalikError]:
+        return _SPEC(spec, where)
+
+    def check_with(self, spec: Any, unsafe: Condition, hold: float, limit: float, where: str) -> list[BalikError]:
+        if hold:
+            return [BalikError(f"{where}.for", "is given", "none: a statement counts at once")]
+        return []
+
+    def implied(self, spec: Any) -> Condition | None:
+        return Condition("==", 1, "stated unsafe")
+
+    def query(self, spec: Any, criterion: str) -> str:
+        return f"the newest statement on {criterion} by {' or '.join(spec['by'])}"
+
+    def patience(self, spec: Any, hold: float, limit: float) -> float:
+        return limit
+
+    def measure(self, spec: Any, ask: Ask) -> Measured:
+        given = ask.statements() if callable(ask.statements) else ask.statements
+        heard = []
+        for each in given:
+            at = parse_time(each["at"], f"the statement of {each.get('by')} on {each.get('criterion')}")
+            timely = at <= ask.now and (ask.since is None or at >= ask.since)
+            if each["criterion"] == ask.criterion and each["role"] in spec["by"] and timely:
+                heard.append((at, each))
+        if heard:
+            at, newest = max(heard, key=lambda one: one[0])
+            who = f"{newest['by']} ({newest['role']})"
+            note = f"{who} at {iso(at)}: {newest['verdict']}, {newest.get('reason') or 'no reason given'}"
+            value: float | None = 1.0 if newest["verdict"] == "unsafe" else 0.0
+        else:
+            note = f"no statement by {' or '.join(spec['by'])}"
+            value = 0.0 if spec.get("without") == "safe" else None
+        return Measured([Sample(ask.now, value, note)], ask.now)
