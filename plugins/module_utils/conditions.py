@@ -53,6 +53,11 @@ class Condition:
         """Whether ``value`` meets the condition. NaN meets none, not even ``!=``."""
         return not math.isnan(value) and _OPERATORS[self.op](value, self.threshold)
 
+    @property
+    def implied(self) -> bool:
+        """Whether the measurement itself says what is unsafe: ``failed``."""
+        return bool(self.text) and self.text[0] not in "<>=!"
+
     def __str__(self) -> str:
         return self.text or f"{self.op} {self.threshold:g}"
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple, TypedDict
@@ -220,8 +220,10 @@ def _read(
                 problems.append(error)
         elif condition is None:
             problems.append(BalikError(f"{where}.unsafe", "is missing", 'a condition such as "> 0.05"'))
-        if condition is not None:
+        if condition is not None and not problems:
             problems += MEASUREMENTS[kind].check_with(spec, condition, hold, limit, where)
+    elif str(data.get("unsafe")).startswith(("<", ">", "=", "!")):
+        problems += _problem(lambda: Condition.parse(data["unsafe"], f"{where}.unsafe"))
     if problems or kind is None or condition is None:
         return None, problems
     criterion = Criterion(
@@ -250,6 +252,14 @@ def _measurement(
     if isinstance(spec, Mapping):
         spec = {**defaults.get(kind, {}), **spec}
     return str(kind), spec, MEASUREMENTS[kind].check(spec, f"{where}.{kind}")
+
+
+def _problem(read: Callable[[], object]) -> list[BalikError]:
+    try:
+        read()
+    except BalikError as error:
+        return [error]
+    return []
 
 
 def _condition(value: object, where: str, implied: Condition | None) -> Condition:
@@ -304,7 +314,7 @@ def judge(
         return _not_unsafe(good, bad, unsafe, hold, known[-1])
 
     if not hold:
-        return Judgement(UNSAFE, f"{_figure(bad[-1].value)}, {unsafe}{_noted(bad[-1])}")
+        return Judgement(UNSAFE, _found(bad[-1], unsafe))
     return _unsafe_if_covered(window, bad, unsafe, begin, now, step)
 
 
@@ -313,7 +323,7 @@ def _unsafe_if_covered(
 ) -> Judgement:
     known = sorted({each.at for each in bad})
     hold = format_duration((now - begin).total_seconds())
-    value = f"{_figure(bad[-1].value)}, {unsafe}{_noted(bad[-1])}"
+    value = _found(bad[-1], unsafe)
     if known[0] - begin > step / 2:
         held = format_duration((known[-1] - known[0]).total_seconds())
         return Judgement(UNKNOWN, f"{value} for {held} of {hold} so far")
@@ -329,27 +339,27 @@ def _not_unsafe(good: list[Sample], bad: list[Sample], unsafe: Condition, hold: 
     last_good = good[-1]
     since_then = [each for each in bad if each.at >= last_good.at]
     if not since_then:
-        return Judgement(SAFE, f"{_figure(last_good.value)}, not {unsafe}{_noted(last_good)}")
+        return Judgement(SAFE, _found(last_good, unsafe))
     if not hold:
         return Judgement(UNKNOWN, f"two samples of {_clock(newest)} disagree")
     held = format_duration((newest - last_good.at).total_seconds())
     return Judgement(
         SAFE,
-        f"{_figure(since_then[-1].value)}, {unsafe}, but only for {held} of {format_duration(hold)}:"
-        f" {_figure(last_good.value)} at {_clock(last_good.at)}",
+        f"{_found(since_then[-1], unsafe)}, but only for {held} of {format_duration(hold)}:"
+        f" at {_clock(last_good.at)} it was {_found(last_good, unsafe)}",
     )
 
 
-def _figure(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4g}"
+def _found(sample: Sample, unsafe: Condition) -> str:
+    if unsafe.implied and sample.note:
+        return sample.note
+    value = sample.value or 0.0
+    compared = f"{value:.4g}, {'' if unsafe.holds(value) else 'not '}{unsafe}"
+    return f"{compared} ({sample.note})" if sample.note else compared
 
 
 def _clock(moment: datetime) -> str:
     return f"{moment:%H:%M:%SZ}"
-
-
-def _noted(sample: Sample) -> str:
-    return f" ({sample.note})" if sample.note else ""
 
 
 def _sample_as_dict(sample: Sample) -> dict[str, Any]:
@@ -433,10 +443,11 @@ def _verdict(
     criterion: Criterion, answer: Measured | Exception, now: datetime, since: datetime | None, took: float
 ) -> Verdict:
     samples: tuple[Sample, ...] = ()
-    query, at = next(iter(criterion.measure)), now
+    kind, spec = next(iter(criterion.measure.items()))
+    at = now
     if isinstance(answer, Measured):
         samples = tuple(sorted(answer.samples, key=lambda each: each.at))
-        query, at = answer.query, answer.now
+        at = answer.now
         verdict, reason = judge(
             samples, criterion.unsafe, criterion.hold, answer.every or criterion.every, at, since, criterion.limit
         )
@@ -445,7 +456,17 @@ def _verdict(
     else:
         # Not its text: an exception from a library may quote a header or a DSN.
         verdict, reason = UNKNOWN, f"the measurement broke with {type(answer).__name__}"
-    return Verdict(criterion.name, criterion.says, verdict, reason, samples, query, at, took, criterion.touches)
+    return Verdict(
+        criterion=criterion.name,
+        says=criterion.says,
+        verdict=verdict,
+        reason=reason,
+        samples=samples,
+        query=MEASUREMENTS[kind].query(spec, criterion.name),
+        at=at,
+        took=took,
+        touches=criterion.touches,
+    )
 
 
 def _summary(verdicts: Sequence[Verdict], whole: str) -> str:
