@@ -1,0 +1,146 @@
+"""This machine's own Docker engine, with tiny test images, and everything that a test made on it removed at the end.
+
+``with docker_lab() as lab: lab.run("app-1", lab.image("2.0.0"), "--publish", "127.0.0.1::8000")``
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+BASE = "balik/debian:12"
+PREFIX = "balik-test-ir-"
+_LIMIT = 120.0
+
+_SERVER = """
+import http.server, os
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = os.environ.get("APP_VERSION", "none").encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_): pass
+http.server.ThreadingHTTPServer(("", 8000), Answer).serve_forever()
+"""
+
+# Kinds of images; each is tiny, over the base image.
+_SERVES = """
+ENV APP_VERSION={version} APP_HOME=/srv/{version}
+LABEL org.opencontainers.image.version={version}
+EXPOSE 8000
+WORKDIR /srv
+VOLUME /srv/data
+STOPSIGNAL SIGKILL
+CMD ["python3", "/srv/server.py"]
+"""
+_CHECKED = "HEALTHCHECK --interval=300ms --timeout=5s --retries=3 CMD {check}\n"
+_PROBE = "bash -c ':</dev/tcp/127.0.0.1/8000'"
+KINDS = {
+    "healthy": _SERVES + _CHECKED.format(check=_PROBE),
+    "unchecked": _SERVES,
+    "unhealthy": _SERVES + _CHECKED.format(check="sh -c 'echo {version}-secret-of-the-check; exit 1'"),
+    "exits": _SERVES + 'CMD ["sh", "-c", "echo {version}-secret-of-the-log; exit 3"]\n',
+}
+
+
+def docker(*arguments: str, check: bool = True) -> str:
+    """What the command line client prints.
+
+    :raises AssertionError: it failed; the message holds what it said.
+    """
+    ended = subprocess.run(
+        ["docker", *arguments], capture_output=True, text=True, timeout=_LIMIT, stdin=subprocess.DEVNULL, check=False
+    )
+    assert not check or ended.returncode == 0, f"docker {' '.join(arguments)}: {ended.stderr}"
+    return ended.stdout.strip()
+
+
+def inspect(name: str) -> dict[str, Any]:
+    """What ``docker inspect`` shows of a container, or ``{}``."""
+    shown = docker("container", "inspect", name, check=False)
+    return json.loads(shown)[0] if shown not in ("", "[]") else {}
+
+
+def eventually(true: Callable[[], object], limit: float = 30.0, says: str = "it") -> None:
+    """Wait until a condition holds.
+
+    :raises AssertionError: it did not within the limit (seconds).
+    """
+    end = time.monotonic() + limit
+    while not true():
+        assert time.monotonic() < end, f"{says} did not come true within {limit:g} s"
+        time.sleep(0.05)
+
+
+class Lab:
+    """Names, images and containers of one test; all begin with ``prefix``."""
+
+    def __init__(self) -> None:
+        self.prefix = f"{PREFIX}{secrets.token_hex(3)}-"
+
+    def name(self, name: str) -> str:
+        return self.prefix + name
+
+    def image(self, version: str, kind: str = "healthy", tag: str = "", extra: str = "") -> str:
+        """Build a tiny image; its full name, ``<repository>:<version>-<kind>`` unless ``tag`` names another."""
+        name = tag or f"{self.prefix}app:{version}-{kind}"
+        with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
+            content = f"FROM {BASE}\nCOPY server.py /srv/\n{KINDS[kind].format(version=version)}{extra}\n"
+            (Path(folder) / "Dockerfile").write_text(content)
+            (Path(folder) / "server.py").write_text(_SERVER)
+            docker("build", "--quiet", "--tag", name, folder)
+        return name
+
+    def run(self, name: str, image: str, *options: str, command: tuple[str, ...] = ()) -> str:
+        """Start a container; its full name."""
+        docker("run", "--detach", "--name", self.name(name), *options, image, *command)
+        return self.name(name)
+
+    def remove(self) -> None:
+        """Remove everything whose name begins with the prefix."""
+        kinds = (
+            (("ps", "--all", "--format", "{{.Names}}"), ("rm", "--force", "--volumes")),
+            (("network", "ls", "--format", "{{.Name}}"), ("network", "rm")),
+            (("volume", "ls", "--format", "{{.Name}}"), ("volume", "rm", "--force")),
+            (("images", "--format", "{{.Repository}}:{{.Tag}}"), ("rmi", "--force")),
+        )
+        for listing, removal in kinds:
+            names = [name for name in docker(*listing).split() if self.prefix in name and "<none>" not in name]
+            if names:
+                docker(*removal, *names, check=False)
+
+
+def image_id(name: str) -> str:
+    return docker("image", "inspect", "--format", "{{.Id}}", name)
+
+
+def version_of(container: str) -> str:
+    """What the app in a container answers on its first published port; empty when it does not."""
+    ports = inspect(container).get("NetworkSettings", {}).get("Ports", {}).get("8000/tcp") or []
+    if not ports:
+        return ""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{ports[0]['HostPort']}/", timeout=5) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return ""
+
+
+@contextmanager
+def docker_lab() -> Iterator[Lab]:
+    """A lab, emptied at the end, also after a failure."""
+    lab = Lab()
+    try:
+        yield lab
+    finally:
+        lab.remove()
