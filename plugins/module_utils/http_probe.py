@@ -106,7 +106,9 @@ def shown_url(url: str) -> str:
 # ---- one request ----------------------------------------------------------------------------------
 
 
-class _Deadline:
+class Deadline:
+    """A moment after which nothing is waited for."""
+
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._end = time.monotonic() + seconds
@@ -126,7 +128,7 @@ class _Deadline:
 class _Reader(io.RawIOBase):
     """Reads a socket until a deadline, however slowly the bytes drip."""
 
-    def __init__(self, sock: socket.socket, deadline: _Deadline) -> None:
+    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
         self._sock, self._deadline = sock, deadline
 
     def readable(self) -> bool:
@@ -140,7 +142,7 @@ class _Reader(io.RawIOBase):
 class _Socket:
     """The part of a socket that ``http.client`` uses, under a deadline."""
 
-    def __init__(self, sock: socket.socket, deadline: _Deadline) -> None:
+    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
         self._sock, self._deadline = sock, deadline
 
     def sendall(self, data: bytes) -> None:
@@ -162,7 +164,7 @@ def send(request: Request, limit: float = 10.0) -> Response:
     :raises NotReached: no such name, no route, no trust.
     :raises NotAnswered: refused, cut off, not HTTP, or no whole answer in time.
     """
-    deadline = _Deadline(limit)
+    deadline = Deadline(limit)
     started = time.monotonic()
     for _ in range(_REDIRECTS + 1):
         response = _exchange(request, deadline, started)
@@ -183,7 +185,7 @@ def _redirected(request: Request, status: int, url: str) -> Request:
     return Request(url, method, headers, body, True, request.ca, request.verify)
 
 
-def _exchange(request: Request, deadline: _Deadline, started: float) -> Response:
+def _exchange(request: Request, deadline: Deadline, started: float) -> Response:
     what, parts = shown_url(request.url), urlsplit(request.url)
     try:
         host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
@@ -196,7 +198,7 @@ def _exchange(request: Request, deadline: _Deadline, started: float) -> Response
         headers["Authorization"] = basic(parts.username, parts.password or "")
     path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
     path += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~-._?[]") if parts.query else ""
-    sock = _connect(host, port, what, deadline)
+    sock = connect(host, port, what, deadline)
     try:
         if parts.scheme == "https":
             sock = _trust(sock, host, request, what, deadline)
@@ -218,7 +220,7 @@ def _exchange(request: Request, deadline: _Deadline, started: float) -> Response
         sock.close()
 
 
-def _read(answer: http.client.HTTPResponse, deadline: _Deadline, started: float) -> Response:
+def _read(answer: http.client.HTTPResponse, deadline: Deadline, started: float) -> Response:
     body = answer.read(BODY_LIMIT + 1)
     whole = len(body) <= BODY_LIMIT
     if whole and answer.length:
@@ -227,7 +229,11 @@ def _read(answer: http.client.HTTPResponse, deadline: _Deadline, started: float)
     return Response(answer.status, headers, body[:BODY_LIMIT], whole, time.monotonic() - started)
 
 
-def _connect(host: str, port: int, what: str, deadline: _Deadline) -> socket.socket:
+def connect(host: str, port: int, what: str, deadline: Deadline) -> socket.socket:
+    """A connected socket; ``what`` names it in messages.
+
+    :raises NotReached, NotAnswered: no such name or no way; refused or too slow.
+    """
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
@@ -250,7 +256,7 @@ def _connect(host: str, port: int, what: str, deadline: _Deadline) -> socket.soc
     raise NotReached(what, f"no way to port {port} ({refused.strerror if refused else 'no address'})")
 
 
-def _trust(sock: socket.socket, host: str, request: Request, what: str, deadline: _Deadline) -> ssl.SSLSocket:
+def _trust(sock: socket.socket, host: str, request: Request, what: str, deadline: Deadline) -> ssl.SSLSocket:
     try:
         context = ssl.create_default_context(cafile=request.ca)
     except (OSError, ssl.SSLError) as error:
@@ -375,7 +381,7 @@ def run_sequence(spec: Mapping[str, Any], limit: float) -> Answers:
     :param limit: seconds for the requests together; cleaning up gets :func:`cleaning_limit` more.
     :raises NotReached, NotAnswered, WrongAnswer: the first request that did not do as expected.
     """
-    deadline = _Deadline(limit)
+    deadline = Deadline(limit)
     values = {"unique": uuid.uuid4().hex}
     slowest, last = 0.0, None
     try:
@@ -395,7 +401,7 @@ def cleaning_limit(spec: Mapping[str, Any], limit: float) -> float:
 
 
 def _clean(spec: Mapping[str, Any], values: dict[str, str], limit: float) -> str:
-    deadline = _Deadline(limit)
+    deadline = Deadline(limit)
     failed = []
     for request in spec.get("after", ()):
         # What was never saved was never made, and needs no cleaning.
@@ -407,7 +413,7 @@ def _clean(spec: Mapping[str, Any], values: dict[str, str], limit: float) -> str
     return "; ".join(failed)
 
 
-def _step(spec: Mapping[str, Any], written: Mapping[str, Any], values: dict[str, str], deadline: _Deadline) -> Response:
+def _step(spec: Mapping[str, Any], written: Mapping[str, Any], values: dict[str, str], deadline: Deadline) -> Response:
     def fill(value: Any, encode: Any = str) -> Any:
         return _filled(value, values, encode)
 

@@ -20,6 +20,13 @@ def text(value: object, where: str) -> list[BalikError]:
     return [BalikError(where, f"found {value!r}", "a text")]
 
 
+def word(value: object, where: str) -> list[BalikError]:
+    """A text or a number, as commands take them."""
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return []
+    return [BalikError(where, f"found {value!r}", "a text or a number")]
+
+
 def secret(value: object, where: str) -> list[BalikError]:
     """A text that no message may show."""
     if isinstance(value, str) and value and "\n" not in value:
