@@ -76,7 +76,7 @@ class ActionModule(RollbackAction):
 
     def _standing(self, needed: tuple[str, ...], remedy: Remedy) -> runs.Standing:
         entries = self.entries()
-        run = next(r for r in runs.read_runs(entries) if r.id == self.run_id)
+        run = next(each for each in runs.read_runs(entries) if each.id == self.run_id)
         return runs.standing(runs.answers_for_run(entries, run, self.plan.valid), needed, remedy.name)
 
     def _ask(self, waiting: tuple[str, ...], asked: set[str], remedy: Remedy, why: str) -> None:

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ansible.module_utils.parsing.convert_bool import boolean
+
 from ..module_utils import run as runs
 from ..module_utils.errors import BalikError
 from ..module_utils.units import format_duration, iso, utc_now
@@ -31,24 +33,28 @@ class ActionModule(RollbackAction):
     ARGUMENTS: ClassVar[dict[str, Any]] = {
         "state": {"type": "str", "required": True, "choices": ["opened", "closed"]},
         "run": {"type": "str", "default": ""},
-        "outcome": {"type": "str", "choices": [*WORDS]},
-        "reason": {"type": "str", "default": ""},
+        "decision": {"type": "dict", "default": {}},
+        "failure": {"type": "str", "default": ""},
     }
 
     def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if arguments["state"] == "opened":
             return self._open()
-        return self._close(arguments["run"], arguments["outcome"], arguments["reason"])
+        if arguments["failure"]:
+            return self._close(arguments["run"], runs.FAILED, arguments["failure"])
+        decision = arguments["decision"]
+        outcome = runs.ROLLED_BACK if decision["outcome"] == runs.GO else decision["outcome"]
+        return self._close(arguments["run"], outcome, decision["reason"])
 
     # Opening
 
     def _open(self) -> dict[str, Any]:
         if not self.check_mode:
-            take_over = bool(self.variables.get("rollback_take_lock", False))
+            take_over = boolean(self.variables.get("rollback_take_lock", False))
             if taken := self.record.acquire(self.holder, 600, take_over):
                 self.say(f"took over the lock of {taken.holder}, which had it since {iso(taken.since)}")
         found = runs.unfinished_run(self.entries())
-        if found and self.variables.get("rollback_fresh", False):
+        if found and boolean(self.variables.get("rollback_fresh", False)):
             self.append("outcome", {"outcome": runs.ABANDONED, "reason": "a fresh run was asked for"}, found.id)
             found = None
         if found:
@@ -64,7 +70,7 @@ class ActionModule(RollbackAction):
             "speed": self.plan.speed,
         }
         self.append("run-opened", body, run)
-        return {"changed": not self.check_mode, "run": run, "resumed": False, "says": f"run {run} is opened"}
+        return self._opened(run, f"run {run} is opened")
 
     def _resume(self, found: runs.Run) -> dict[str, Any]:
         lines = [f"run {found.id}, last heard of {format_duration((utc_now() - found.last_at).total_seconds())} ago"]
@@ -75,22 +81,20 @@ class ActionModule(RollbackAction):
         for line in lines:
             self.say("found " + line)
         self.append("run-resumed", {"by": self.operator, "found": lines}, found.id)
-        return {
-            "changed": not self.check_mode,
-            "run": found.id,
-            "resumed": True,
-            "says": f"run {found.id} is taken up again",
-        }
+        return self._opened(found.id, f"run {found.id} is taken up again")
+
+    def _opened(self, run: str, says: str) -> dict[str, Any]:
+        return {"changed": not self.check_mode, "says": says, "ansible_facts": {"rollback_run_id": run}}
 
     # Closing
 
     def _close(self, run: str, outcome: str, reason: str) -> dict[str, Any]:
         if self.check_mode:
             says = f"CHECK ONLY: nothing was changed. {reason}".strip()
-            return {"says": says, "failed": outcome == runs.FAILED, "msg": says}
+            return {"says": says, "good": outcome != runs.FAILED}
         if not run:
             # Never opened: the plan was refused, or the lock is somebody else's. That is not for the record.
-            return {"failed": True, "msg": reason, "says": f"{WORDS[outcome]}: {reason}"}
+            return {"good": False, "says": f"{WORDS[outcome]}: {reason}"}
         found = next(r for r in runs.read_runs(self.record.entries()) if r.id == run)
         body = {"outcome": outcome, "reason": reason, "by": self.operator}
         self.append("outcome", body, run)
@@ -112,7 +116,7 @@ class ActionModule(RollbackAction):
         _write(path, json.dumps(self.scrubbed(summary), indent=2, ensure_ascii=False) + "\n")
         self.record.release(self.holder)
         says = f"{WORDS[outcome]}: {reason}"
-        return {"changed": True, "failed": outcome not in runs.GOOD, "msg": says, "says": says, **summary}
+        return {"changed": True, "good": outcome in runs.GOOD, "says": says, **summary}
 
 
 def _write(path: Path, text: str) -> None:

@@ -57,10 +57,13 @@ class ActionModule(RollbackAction):
         if failures := self._failures():
             return self._failed("check", failures, "Nothing of this step was done.")
         saved = {host: self._result(host, "check").get("before") or {} for host in self._hosts()}
-        limit = self.variables.get(f"{self.step.replace('-', '_')}_limit")
+        limit = self.step_setting(self.step, "limit")
         self.keep_lock(parse_duration(limit) * 2 + LEASE if limit else LEASE)
         self.append("step-started", {"phase": self.phase, "step": self.step, "saved": saved}, self.run_id)
-        return {"changed": not self.check_mode}
+        # What an interrupted run saved first is what stood there; a check after it may see half-done work.
+        run = next((each for each in runs.read_runs(self.entries()) if each.id == self.run_id), None)
+        first = run.steps[self.step].saved if run else {}
+        return {"changed": not self.check_mode, "saved": {**saved, **first}}
 
     def _finished(self) -> dict[str, Any]:
         """After ``main`` and ``verify``: write *done*, or *failed* and stop."""

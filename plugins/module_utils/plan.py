@@ -357,7 +357,7 @@ class _Reader:
 
     def refuse_unknown(self) -> None:
         for name in self.variables:
-            if name not in self.seen and not name.startswith(INTERNAL_PREFIXES):
+            if name not in self.seen:
                 self.unknown(name, name, self.seen)
 
     def refuse_unsafe_order(self, values: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 
 from ..module_utils.errors import BalikError
-from ..module_utils.plan import Plan, PlanRefused, read_plan
+from ..module_utils.plan import INTERNAL_PREFIXES, Plan, PlanRefused, read_plan
 from ..module_utils.record import Entry, Holder, Record
 from ..module_utils.run import read_runs
 from ..module_utils.units import parse_duration
@@ -65,7 +65,7 @@ class RollbackAction(ActionBase):
 
         :raises PlanRefused: with file and key path of each problem.
         """
-        variables = self.variables.starting_with("rollback_")
+        variables = self.variables.starting_with("rollback_", INTERNAL_PREFIXES)
         problems = list(self.variables.problems)
         # What could not be templated is None by now, and would be reported a second time as missing.
         broken = {problem.what.split(".")[0].split("[")[0] for problem in problems}
@@ -101,17 +101,20 @@ class RollbackAction(ActionBase):
 
     def step_hosts(self, step: str) -> list[str]:
         """The hosts of a step: those that ``<role>_hosts`` of the plan, or else of the role's defaults, matches."""
-        name = f"{step.replace('-', '_')}_hosts"
-        pattern = self.task_vars.get(name)
-        if pattern is None:
-            defaults = step_roles()[step] / "defaults" / "main.yml"
-            pattern = (_load_yaml(defaults) or {}).get(name) if defaults.exists() else None
-            pattern = trust_as_template(str(pattern or "localhost"))
-        pattern = self._templar.template(pattern)
+        pattern = self.step_setting(step, "hosts") or "localhost"
         if pattern == "localhost":
             return ["localhost"]
         query = trust_as_template("query('ansible.builtin.inventory_hostnames', pattern)")
         return list(self._templar.evaluate_expression(query, local_variables={"pattern": pattern}))
+
+    def step_setting(self, step: str, name: str) -> Any:
+        """A step's ``<role>_<name>`` from the plan, or else from the role's defaults; None where neither has it."""
+        name = f"{step.replace('-', '_')}_{name}"
+        if name in self.variables:
+            return self.variables.get(name)
+        defaults = step_roles()[step] / "defaults" / "main.yml"
+        value = (_load_yaml(defaults) or {}).get(name) if defaults.exists() else None
+        return self._templar.template(trust_as_template(value)) if isinstance(value, str) else value
 
     # The record
 

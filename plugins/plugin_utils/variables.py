@@ -44,9 +44,10 @@ class Variables:
             return default
         return self._resolve(self._vars[name], name)
 
-    def starting_with(self, prefix: str) -> dict[str, Any]:
-        """All variables whose names begin so."""
-        return {name: self.get(name) for name in self._vars if name.startswith(prefix)}
+    def starting_with(self, prefix: str, without: tuple[str, ...] = ()) -> dict[str, Any]:
+        """All variables whose names begin so, but not those that begin like one of ``without``."""
+        names = [name for name in self._vars if name.startswith(prefix) and not name.startswith(without)]
+        return {name: self.get(name) for name in names}
 
     def secrets(self) -> set[str]:
         """The values of all variables that are named like secrets."""

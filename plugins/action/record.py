@@ -1,0 +1,104 @@
+"""Reads the record: where a rollback is, and whether the chain is whole; see the module's documentation."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from ..module_utils import run as runs
+from ..module_utils.errors import BalikError
+from ..module_utils.record import Entry
+from ..module_utils.units import format_duration, iso, utc_now
+from ..plugin_utils.action import RollbackAction
+
+
+class ActionModule(RollbackAction):
+    """Answers two questions: where are we, and was anything changed afterwards."""
+
+    ARGUMENTS: ClassVar[dict[str, Any]] = {
+        "state": {"type": "str", "required": True, "choices": ["status", "entries", "verified"]},
+        "head": {"type": "str", "default": ""},
+        "run": {"type": "str", "default": ""},
+    }
+
+    def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        if arguments["state"] == "verified":
+            return self._verify(arguments["head"])
+        if arguments["state"] == "entries":
+            entries = list(self.record.entries(arguments["run"] or None))
+            for entry in entries:
+                self.say(f"{entry.seq:>6}  {entry.at[:19]}Z  {entry.kind:<13} {_told(entry)}")
+            return {"entries": [vars(entry) for entry in entries], "says": f"{len(entries)} entries"}
+        return self._status()
+
+    def _verify(self, head: str) -> dict[str, Any]:
+        found = self.record.verify(head)
+        if not found.whole:
+            raise BalikError(
+                f"record {self.record.place}",
+                f"the chain is broken at entry {found.broken_at}: {found.reason}",
+                do=f"The {found.entries} entries before it are as they were written. Keep a copy of the record, and ask "
+                "who had access to it.",
+            )
+        says = f"the chain of {found.entries} entries is whole; its head is {found.head}"
+        self.say(says)
+        return {"entries": found.entries, "head": found.head, "says": says}
+
+    def _status(self) -> dict[str, Any]:
+        entries = self.entries()
+        lock = self.record.lock()
+        found = runs.read_runs(entries)
+        newest = found[-1] if found else None
+        waiting = _waiting(entries, newest) if newest and newest.outcome is None else []
+        status = {
+            "product": self.plan.product,
+            "lock": str(lock.holder) if lock else None,
+            "lock_since": iso(lock.since) if lock else None,
+            "run": newest.id if newest else None,
+            "outcome": newest.outcome if newest else None,
+            "remedy": (newest.decided or {}).get("remedy") if newest else None,
+            "steps": {s.name: s.state for s in newest.steps.values()} if newest else {},
+            "waiting": waiting,
+            "head": self.record.head(),
+        }
+        for line in self._lines(newest, lock, waiting):
+            self.say(line)
+        return {"status": status, "says": status["outcome"] or "open"}
+
+    def _lines(self, run: runs.Run | None, lock: Any, waiting: list[dict[str, Any]]) -> list[str]:
+        if run is None:
+            return [f"{self.plan.product} has never been rolled back; the record at {self.record.place} has no run"]
+        lines = [f"run {run.id} of {self.plan.product}, opened by {run.opened['by']} at {iso(run.opened_at)[:19]}Z"]
+        if lock:
+            gone = " (that process has ended)" if lock.holder.is_gone() else ""
+            lines.append(f"the lock is held by {lock.holder}{gone} since {iso(lock.since)[:19]}Z")
+        if run.decided:
+            lines.append(f"decided: {run.decided['outcome']} by {run.decided['remedy']}: {run.decided['reason']}")
+        lines += [f"waiting for {', '.join(w['roles'])}: {w['why']}" for w in waiting]
+        for step in run.steps.values():
+            took = f" in {format_duration(step.seconds)}" if step.seconds is not None else ""
+            lines.append(f"{step.phase}: {step.name}: {step.state}{took}")
+        if run.outcome:
+            lines.append(f"outcome: {run.outcome}: {run.outcome_body['reason']}")
+        else:
+            quiet = format_duration((utc_now() - run.last_at).total_seconds())
+            lines.append(f"not over; last heard of {quiet} ago. Running rollback.yml again goes on from here")
+        return lines
+
+
+def _waiting(entries: list[Entry], run: runs.Run) -> list[dict[str, Any]]:
+    """The last thing that people were asked in a run, while nobody has answered it and nothing came after it."""
+    waiting: list[dict[str, Any]] = []
+    for entry in entries:
+        if entry.run == run.id and entry.kind == "asked":
+            waiting = [entry.body]
+        elif entry.run == run.id and entry.kind in ("decided", "outcome", "run-resumed"):
+            waiting = []
+        elif waiting and entry.kind in runs.ANSWERS:
+            left = [role for role in waiting[0]["roles"] if role != entry.body["role"]]
+            waiting = [{**waiting[0], "roles": left}] if left else []
+    return waiting
+
+
+def _told(entry: Entry) -> str:
+    keys = ("step", "role", "by", "answer", "item", "verdict", "outcome", "reason")
+    return ", ".join(f"{key} {entry.body[key]}" for key in keys if entry.body.get(key))

@@ -1,0 +1,43 @@
+#!/usr/bin/python
+"""Documentation of an action; what it does stands in plugins/action/record.py."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: record
+short_description: Reads the record of rollbacks
+version_added: 0.1.0
+author: The balik developers
+description:
+  - V(status) says who holds the lock, what was decided, which steps are done and whom the run waits for.
+  - V(entries) shows the entries. V(verified) computes the chain anew and fails when it is broken.
+options:
+  state:
+    description: What is asked.
+    type: str
+    choices: [status, entries, verified]
+    required: true
+  head:
+    description: A hash that was kept elsewhere, which the record must contain.
+    type: str
+    default: ""
+  run:
+    description: The run's id.
+    type: str
+    default: ""
+attributes:
+  action: {support: full, description: Runs on the control node, in Ansible's own process.}
+  check_mode: {support: full, description: Reads and says what would be done; writes nothing.}
+  diff_mode: {support: none, description: There is no text to compare.}
+"""
+
+EXAMPLES = r"""
+- name: Is the chain whole
+  balik.rollback.record:
+    state: verified
+"""
+
+RETURN = r"""
+status: {description: Where the newest run is., type: dict, returned: when O(state=status)}
+head: {description: The newest hash., type: str, returned: when O(state=verified)}
+"""
