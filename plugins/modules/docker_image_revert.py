@@ -34,7 +34,7 @@ options:
     type: str
     required: true
   containers:
-    description: The containers. Names, not ids. Without it, O(labels) select them.
+    description: The containers. Names, not ids. Exactly one of this, O(labels) and O(compose) is wanted.
     type: list
     elements: dict
     suboptions:
@@ -171,8 +171,6 @@ def main() -> None:
             "cert_path": {"type": "path"},
             "saved": {"type": "dict"},
         },
-        mutually_exclusive=[["containers", "labels", "compose"]],
-        required_one_of=[["containers", "labels", "compose"]],
         supports_check_mode=True,
     )
     try:

@@ -20,6 +20,15 @@ def run(arguments: Mapping[str, Any], check_mode: bool) -> Json:
 
     :raises BalikError: for whatever a person must read.
     """
+    given = [key for key in ("containers", "labels", "compose") if arguments.get(key)]
+    if len(given) != 1:
+        raise BalikError(
+            "What to bring back",
+            f"{' and '.join(given)} are given"
+            if given
+            else "neither containers nor labels nor a Compose project is given",
+            "exactly one of containers, labels and compose",
+        )
     engine = Engine(arguments["docker_host"], arguments.get("cert_path") or "")
     settings = Settings(
         arguments["run_id"],
@@ -63,10 +72,9 @@ def _limit(arguments: Mapping[str, Any]) -> float:
 
 def _wanted(engine: Engine, arguments: Mapping[str, Any]) -> list[Wanted]:
     common, limit = arguments.get("image"), _limit(arguments)
-    entries = arguments.get("containers")
-    if entries is None:
-        names = revert.select(engine, arguments["labels"], arguments["run_id"])
-        entries = [{"name": name} for name in names]
+    entries = arguments.get("containers") or [
+        {"name": name} for name in revert.select(engine, arguments["labels"], arguments["run_id"])
+    ]
     wanted = {}
     for entry in entries:
         name, image = entry["name"], entry.get("image") or common
@@ -76,19 +84,17 @@ def _wanted(engine: Engine, arguments: Mapping[str, Any]) -> list[Wanted]:
             raise BalikError(f"container {name}", "is named twice")
         own = parse_duration(entry["limit"], f"limit of {name}") if entry.get("limit") else limit
         wanted[name] = Wanted(name, image, own)
-    if not wanted:
-        raise BalikError("The list of containers", "is empty", "at least one")
     return list(wanted.values())
 
 
 def _found(jobs: list[Job], entry: str) -> Json:
-    result: Json = {
+    return {
         "changed": entry == "main" and not all(job.already for job in jobs),
         "says": "; ".join(job.line for job in jobs),
         "before": {job.wanted.name: job.before for job in jobs},
+        "evidence": {},
         "diff": _diff(jobs),
     }
-    return result
 
 
 def _diff(jobs: list[Job]) -> Json:

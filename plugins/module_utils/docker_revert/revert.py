@@ -79,7 +79,7 @@ def in_parallel(names: Sequence[str], act: Callable[[str], T], threads: int) -> 
 
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
         list(pool.map(one, names))
-    return done, failed
+    return {name: done[name] for name in names if name in done}, failed
 
 
 def refuse(failed: Mapping[str, str], done: Iterable[str] = ()) -> None:
