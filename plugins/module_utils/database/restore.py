@@ -145,7 +145,6 @@ def check(task: Task) -> Result:
         "before": {
             "database": live.name,
             "oid": live.oid,
-            "size": size,
             "backup": str(path),
             "backup_size": backup.size_of(path),
         },

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from .catalog import Database
 
+_EMPTY = 8 * 1024**2  # what CREATE DATABASE takes
 _LOCAL = ("", "localhost", "127.0.0.1", "::1")
 
 
@@ -38,7 +39,7 @@ def estimate(live: int, script: int) -> int:
 
     :param script: 0 when not known.
     """
-    return min(max(live, int(script * 0.8)), script * 2) if script else live
+    return _EMPTY + min(max(live, int(script * 0.8)), script * 2) if script else live
 
 
 def check(admin: Connection[Any], host: str, live: Database, script: int, path: Path, folder: str, ignore: bool) -> str:

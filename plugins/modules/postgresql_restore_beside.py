@@ -1,0 +1,269 @@
+#!/usr/bin/python
+"""A whole PostgreSQL database restored beside the live one; the thinking stands in module_utils/database."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: postgresql_restore_beside
+short_description: Restores a whole PostgreSQL database beside the live one and swaps the two by rename
+description:
+  - Takes a backup of what is live, restores the wanted backup into a new database, proves it, and renames both in one
+    transaction. The live database is not touched before, and is kept under another name after.
+  - Existing modules restore into the live database, and run C(psql) without C(ON_ERROR_STOP), so that a dump that
+    failed half way is reported as a success.
+version_added: 0.1.0
+author: balik
+requirements:
+  - psycopg 3 for Python (Debian's python3-psycopg)
+  - psql, pg_dump, pg_restore and vacuumdb of the server's version
+  - gzip or zstd for backups that are compressed so
+options:
+  state:
+    description:
+      - V(ready) reads only, and fails when the restore could not be carried out.
+      - V(restored) does it, once for each O(run).
+      - V(verified) reads again, and fails when the live database is not the restored one.
+      - V(undone) swaps the kept database back, and keeps the restored one.
+    type: str
+    choices: [ready, restored, verified, undone]
+    required: true
+  database:
+    description: The database.
+    type: str
+    required: true
+  run:
+    description: The run's name. It stands in the names of all that is made, and makes a second call change nothing.
+    type: str
+    required: true
+  backup:
+    description:
+      - Path of the backup on this host. Plain SQL, the same compressed with gzip or zstd, or pg_dump's custom,
+        directory or tar format, judged by content.
+      - With V(YYYYMMDD) or V(YYYY-MM-DD) in its name (and V(HHMM) or V(HHMMSS)), the newest that is not younger than
+        O(golive).
+    type: str
+    required: true
+  golive:
+    description: When the release went live, in ISO 8601 with a time zone; needed when O(backup) is a pattern.
+    type: str
+    default: ""
+  checksum:
+    description: SHA-256 of the backup in hex. Where it is empty and a file O(backup).sha256 is there, that one holds.
+    type: str
+    default: ""
+  backup_dir:
+    description: Folder for the backup of what is live now.
+    type: path
+    required: true
+  jobs:
+    description: How many processes dump and restore at a time, where the format allows it; 0 for one per processor.
+    type: int
+    default: 0
+  limit:
+    description: How long one call may take.
+    type: str
+    default: 2h
+  checks:
+    description: What must hold in the restored copy before it is swapped in, and afterwards.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: What it is called in messages.
+        type: str
+      query:
+        description: SQL whose first column of the first row is compared. It is run in a transaction that cannot write.
+        type: str
+        required: true
+      expect:
+        description: The value.
+        type: raw
+        required: true
+  session_settings:
+    description: Settings for the sessions that restore, nobody else's.
+    type: dict
+    default: {}
+  inspect:
+    description: Whether V(ready) reads the whole backup, or only its beginning and its end.
+    type: bool
+    default: true
+  ignore_space:
+    description: Whether to go on when the estimate says that the disk is too small.
+    type: bool
+    default: false
+  keep_failed:
+    description: Whether the copy stays for a look at it when the restore failed. The next start of the run drops it.
+    type: bool
+    default: false
+  saved:
+    description: What V(ready) returned as RV(before) at the start of this run.
+    type: dict
+    default: {}
+  login_host:
+    description: Host, or folder of the socket; empty for libpq's default.
+    type: str
+    default: ""
+  login_port:
+    description: Port; 0 for libpq's default.
+    type: int
+    default: 0
+  login_user:
+    description: A superuser, or a role with C(CREATEDB), membership in the owner's role and in C(pg_signal_backend).
+    type: str
+    default: ""
+  login_password:
+    description: Its password. It reaches the programs by their environment.
+    type: str
+    default: ""
+  ssl_mode:
+    description: libpq's C(sslmode).
+    type: str
+    default: ""
+  ca_cert:
+    description: libpq's C(sslrootcert).
+    type: str
+    default: ""
+  maintenance_database:
+    description: A database to be connected to while the other is renamed.
+    type: str
+    default: postgres
+  bin_dir:
+    description: Folder of the client programs, where they are in no usual place.
+    type: str
+    default: ""
+attributes:
+  check_mode:
+    description: Says what would be done.
+    support: full
+  diff_mode:
+    description: The databases' names and oids.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Restore the snapshot of before go-live
+  balik.rollback.postgresql_restore_beside:
+    state: restored
+    database: lawyers_hub
+    run: "{{ rollback_run_id }}"
+    backup: /backups/pre-golive-snapshot-YYYYMMDD.sql
+    golive: 2026-01-10T20:00:00+07:00
+    backup_dir: /backups/rollback
+    checks:
+      - {name: documents, query: SELECT count(*) > 0 FROM documents, expect: true}
+"""
+
+RETURN = r"""
+says:
+  description: One sentence for the operator.
+  type: str
+  returned: success
+before:
+  description: What stood there, with V(ready).
+  type: dict
+  returned: with V(ready)
+evidence:
+  description: What was found and measured.
+  type: dict
+  returned: success
+"""
+
+from typing import Any  # noqa: E402  # documentation comes first in a module
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.database.restore import (  # noqa: E402
+    Task,
+    check,
+    restore,
+    undo,
+    verify,
+)
+from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.units import parse_duration  # noqa: E402
+
+OPTIONS: dict[str, Any] = {
+    "state": {"type": "str", "choices": ["ready", "restored", "verified", "undone"], "required": True},
+    "database": {"type": "str", "required": True},
+    "run": {"type": "str", "required": True},
+    "backup": {"type": "str", "required": True},
+    "golive": {"type": "str", "default": ""},
+    "checksum": {"type": "str", "default": ""},
+    "backup_dir": {"type": "path", "required": True},
+    "jobs": {"type": "int", "default": 0},
+    "limit": {"type": "str", "default": "2h"},
+    "checks": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "name": {"type": "str"},
+            "query": {"type": "str", "required": True},
+            "expect": {"type": "raw", "required": True},
+        },
+    },
+    "session_settings": {"type": "dict", "default": {}},
+    "inspect": {"type": "bool", "default": True},
+    "ignore_space": {"type": "bool", "default": False},
+    "keep_failed": {"type": "bool", "default": False},
+    "saved": {"type": "dict", "default": {}},
+    "login_host": {"type": "str", "default": ""},
+    "login_port": {"type": "int", "default": 0},
+    "login_user": {"type": "str", "default": ""},
+    "login_password": {"type": "str", "default": "", "no_log": True},
+    "ssl_mode": {"type": "str", "default": ""},
+    "ca_cert": {"type": "str", "default": ""},
+    "maintenance_database": {"type": "str", "default": "postgres"},
+    "bin_dir": {"type": "str", "default": ""},
+}
+
+
+def task(options: dict[str, Any]) -> Task:
+    return Task(
+        access=Access(
+            options["login_host"],
+            options["login_port"],
+            options["login_user"],
+            options["login_password"],
+            options["ssl_mode"],
+            options["ca_cert"],
+            application=f"balik {options['run']}",
+        ),
+        database=options["database"],
+        run=options["run"],
+        source=options["backup"],
+        golive=options["golive"],
+        checksum=options["checksum"],
+        folder=options["backup_dir"],
+        jobs=options["jobs"],
+        limit=parse_duration(options["limit"], "db_restore_limit"),
+        checks=options["checks"],
+        settings=options["session_settings"],
+        maintenance=options["maintenance_database"],
+        programs=options["bin_dir"],
+        inspect=options["inspect"],
+        ignore_space=options["ignore_space"],
+        keep_failed=options["keep_failed"],
+        saved=options["saved"],
+    )
+
+
+def main() -> None:
+    module = AnsibleModule(OPTIONS, supports_check_mode=True)
+    state = module.params["state"]
+    try:
+        wanted = task(module.params)
+        if state == "ready":
+            result = check(wanted)
+        elif state == "verified":
+            result = verify(wanted)
+        else:
+            result = {"restored": restore, "undone": undo}[state](wanted, module.check_mode)
+    except BalikError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**{"changed": False, **result})
+
+
+if __name__ == "__main__":
+    main()
