@@ -8,10 +8,10 @@ DOCUMENTATION = r"""
 module: smoke_test
 short_description: Ask several systems at once whether they work
 description:
-  - Runs all checks at once, each with its own limit, tries those that fail again until O(limit), and names all that still
-    fail in one message with what was found and what was expected.
-  - Not C(ansible.builtin.uri) and C(wait_for) in a loop, which ask one after the other, stop at the first failure, and whose
-    timeout starts again with each byte.
+  - Runs all checks at once, each with its own limit, tries those that fail again until O(limit), and names all that
+    still fail in one message with what was found and what was expected.
+  - Not C(ansible.builtin.uri) and C(wait_for) in a loop, which ask one after the other, stop at the first failure,
+    and whose timeout starts again with each byte.
 version_added: 0.1.0
 author: The balik authors
 requirements:
@@ -21,8 +21,8 @@ requirements:
 options:
   entry:
     description:
-      - V(check) reads the checks and looks for the libraries they need, and asks nobody. V(main) runs them until O(limit).
-        V(verify) runs each once more.
+      - V(check) reads the checks and looks for the libraries they need, and asks nobody. V(main) runs them until
+        O(limit). V(verify) runs each once more.
     type: str
     choices: [check, main, verify]
     default: main
@@ -31,7 +31,8 @@ options:
     type: str
     default: 30s
   checks:
-    description: The checks. Each has exactly one of C(http), C(tcp), C(postgresql), C(redis), C(ai_gateway), C(command).
+    description:
+      - The checks. Each has exactly one of C(http), C(tcp), C(postgresql), C(redis), C(ai_gateway) and C(command).
     type: list
     elements: dict
     required: true
@@ -45,15 +46,15 @@ options:
         type: str
       must:
         description:
-          - V(not-answer) passes when nothing answers (refused, no answer in time), for C(http) and C(tcp). An C(http) check with
-            C(expect) then passes with that answer too, V(404) for instance.
+          - V(not-answer) passes when nothing answers (refused, no answer in time), for C(http) and C(tcp). An C(http)
+            check with C(expect) then passes with that answer too, V(404) for instance.
           - A name that is not known proves nothing, so that it fails.
         type: str
         choices: [answer, not-answer]
       http:
         description:
-          - One request, or several in C(requests). C(<name>) in a URL, header, body or expected value stands for what an
-            earlier request saved under this name, C(<unique>) for a text that is new in every run.
+          - One request, or several in C(requests). C(<name>) in a URL, header, body or expected value stands for
+            what an earlier request saved under this name, C(<unique>) for a text that is new in every run.
         type: dict
         suboptions: &request
           url: {description: "The URL, or what comes after C(base).", type: str}
@@ -63,8 +64,8 @@ options:
           json: {description: Something to send as JSON., type: raw}
           expect:
             description:
-              - C(status) (V(200), V(2xx) or a list; default V(2xx)), C(contains) (text), C(matches) (regular expression),
-                C(json) (path such as C(choices.0.text) to value), C(within) (duration).
+              - C(status) (V(200), V(2xx) or a list; default V(2xx)), C(contains) (text), C(matches) (regular
+                expression), C(json) (path such as C(choices.0.text) to value), C(within) (duration).
             type: dict
           save: {description: "Name to JSON path, for the requests that follow.", type: dict}
           follow: {description: Whether redirects are followed; default yes., type: bool}

@@ -152,7 +152,7 @@ def _answer(response: Response, where: str) -> Mapping[str, Any]:
         answer = response.json()
     except BalikError:
         answer = None
-    if not isinstance(answer, Mapping) or "status" not in answer:
+    if not isinstance(answer, Mapping) or answer.get("status") not in {"success", "error"}:
         do = {401: "Check bearer or user and password.", 403: "Check what this user may read."}.get(
             response.status, "Does the url end where /api/v1 begins?"
         )

@@ -43,9 +43,10 @@ class Statement:
         given = ask.statements() if callable(ask.statements) else ask.statements
         heard = []
         for each in given:
-            at = parse_time(each["at"], f"the statement of {each.get('by')} on {each.get('criterion')}")
-            timely = at <= ask.now and (ask.since is None or at >= ask.since)
-            if each["criterion"] == ask.criterion and each["role"] in spec["by"] and timely:
+            if each["criterion"] != ask.criterion or each["role"] not in spec["by"]:
+                continue
+            at = parse_time(each["at"], f"the statement of {each['by']} on {ask.criterion}")
+            if at <= ask.now and (ask.since is None or at >= ask.since):
                 heard.append((at, each))
         if heard:
             at, newest = max(heard, key=lambda one: one[0])

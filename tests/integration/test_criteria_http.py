@@ -1,0 +1,276 @@
+"""Criteria by HTTP requests to a real server that behaves in every way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from ansible_collections.balik.rollback.plugins.module_utils.criteria import (
+    Criterion,
+    Evaluation,
+    evaluate,
+    parse_criterion,
+)
+
+from tests.servers.http_app import Server, http_app
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Server]:
+    with http_app() as server:
+        yield server
+
+
+@pytest.fixture
+def app(running: Server) -> Server:
+    running.requests.clear()
+    running.headers.clear()
+    running.documents.clear()
+    running.failing = {}
+    return running
+
+
+def criterion(spec: dict, **more: object) -> Criterion:
+    return parse_criterion({"name": "c", "measure": {"http": spec}, **more}, "c")
+
+
+def get(app: Server, path: str, **request: object) -> dict:
+    return {"requests": [{"url": app.url + path, **request}]}
+
+
+def found(one: Criterion) -> tuple[str, str]:
+    evaluation = evaluate([one])
+    return evaluation.verdict, evaluation.verdicts[0].reason
+
+
+SAVE_AND_READ = [
+    {"url": "/documents", "json": {"title": "Akta <unique>"}, "expect": {"status": 201}, "save": {"id": "id"}},
+    {"url": "/documents/<id>", "expect": {"json": {"title": "Akta <unique>"}}},
+]
+
+
+def test_a_legal_document_can_be_saved_and_read_back(app: Server) -> None:
+    spec = {"base": app.url, "requests": SAVE_AND_READ, "after": [{"url": "/documents/<id>", "method": "DELETE"}]}
+    verdict, why = found(criterion(spec))
+    assert verdict == "safe", why
+    assert [line.split("/")[0] for line in app.requests] == ["POST ", "GET ", "DELETE "]
+    assert app.documents == {}
+
+
+def test_a_document_that_cannot_be_saved_is_unsafe_and_needs_no_cleaning(app: Server) -> None:
+    app.failing = {"POST /documents": [500]}
+    spec = {"base": app.url, "requests": SAVE_AND_READ, "after": [{"url": "/documents/<id>", "method": "DELETE"}]}
+    verdict, why = found(criterion(spec))
+    assert verdict == "unsafe"
+    assert why == f"POST {app.url}/documents: answered 500; expected 201"
+    assert app.requests == ["POST /documents"]
+
+
+def test_what_was_saved_is_cleaned_up_when_reading_fails(app: Server) -> None:
+    app.failing = {"GET /documents/1": [500], "GET /documents/2": [500], "GET /documents/3": [500]}
+    app.failing = {f"GET /documents/{number}": [500] for number in range(1, 50)}
+    spec = {"base": app.url, "requests": SAVE_AND_READ, "after": [{"url": "/documents/<id>", "method": "DELETE"}]}
+    assert found(criterion(spec))[0] == "unsafe"
+    assert app.documents == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "request_", "verdict", "reason"),
+    [
+        ("/ok", {}, "safe", "200 after"),
+        ("/ok", {"expect": {"json": {"version": "1.9.4", "parts.0.name": "db"}}}, "safe", "200"),
+        ("/ok", {"expect": {"json": {"version": "2.0.0"}}}, "unsafe", "version is '1.9.4'; expected '2.0.0'"),
+        ("/ok", {"expect": {"json": {"parts.3.name": "db"}}}, "unsafe", "expected parts.3.name in it"),
+        ("/ok", {"expect": {"json": {"version.x.y": "db"}}}, "unsafe", "expected version.x.y in it"),
+        ("/ok", {"expect": {"status": [404, 410]}}, "unsafe", "answered 200; expected 404 or 410"),
+        ("/slow", {"expect": {"within": "100ms"}}, "unsafe", "expected within 100ms"),
+        ("/status/404", {}, "unsafe", "answered 404; expected 2xx"),
+        ("/status/404", {"expect": {"status": "4xx"}}, "safe", "404"),
+        ("/unicode", {"expect": {"contains": "disimpan — ✓"}}, "safe", "200"),
+        ("/unicode", {"expect": {"matches": "hukum.*§$"}}, "safe", "200"),
+        ("/unicode", {"expect": {"contains": "gagal"}}, "unsafe", "'Dokumen hukum telah disimpan — ✓ §'"),
+        ("/latin", {"expect": {"contains": "café"}}, "safe", "200"),
+        ("/bad-json", {"expect": {"json": {"status": "ok"}}}, "unsafe", "expected JSON"),
+        ("/deep-json", {"expect": {"json": {"status": "ok"}}}, "unsafe", "expected JSON"),
+        ("/big", {"expect": {"contains": "start"}}, "safe", "200"),
+        ("/big", {"expect": {"json": {"a": 1}}}, "unsafe", "is longer than 1 MiB"),
+        ("/moved", {"expect": {"json": {"status": "ok"}}}, "safe", "200"),
+        ("/moved", {"expect": {"status": 302}}, "safe", "302"),
+        ("/moved", {"follow": False}, "unsafe", "answered 302"),
+        ("/loop", {}, "unsafe", "redirected more than 5 times"),
+        ("/ok", {"method": "HEAD"}, "safe", "200"),
+        ("/reset", {}, "unsafe", "cut the connection"),
+        ("/cut", {}, "unsafe", "not whole HTTP (IncompleteRead)"),
+        ("/garbage", {}, "unsafe", "not whole HTTP"),
+        ("/hang", {}, "unsafe", "no whole answer within 500ms"),
+        ("/drip", {}, "unsafe", "no whole answer within 500ms"),
+        ("/drip-headers", {}, "unsafe", "no whole answer within 500ms"),
+    ],
+)
+def test_what_an_answer_means(app: Server, path: str, request_: dict, verdict: str, reason: str) -> None:
+    began = time.monotonic()
+    is_found, why = found(criterion(get(app, path, **request_), timeout="500ms"))
+    assert is_found == verdict, why
+    assert reason in why
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("url", "verdict", "reason"),
+    [
+        ("http://127.0.0.1:9/", "unsafe", "refused the connection on port 9"),
+        # Nothing was asked of the system, so nothing is known about it.
+        ("http://no-such-name.invalid/", "unknown", "the name no-such-name.invalid is not known here"),
+        ("http://[::1]:9/", "", "port 9"),
+        ("http://127.0.0.1:99999/", "unknown", "is not a URL"),
+        ("http://exa mple/", "unknown", "is not known here"),
+        (f"http://{'a' * 300}.example/", "unknown", "is not known here"),
+    ],
+)
+def test_systems_that_are_not_there(url: str, verdict: str, reason: str) -> None:
+    is_found, why = found(criterion({"requests": [{"url": url}]}))
+    assert reason in why
+    assert is_found == verdict or not verdict
+
+
+def test_a_server_that_takes_connections_and_says_nothing_else_waits() -> None:
+    with http_app() as app:
+        criteria = [criterion(get(app, "/hang"), timeout="600ms", name=f"hangs-{i}") for i in range(10)]
+        quick = criterion(get(app, "/ok"), name="quick")
+        began = time.monotonic()
+        evaluation = evaluate([*criteria, quick])
+        assert time.monotonic() - began < 1.5
+        assert evaluation.verdicts[-1].took < 0.5
+        assert [each.verdict for each in evaluation.verdicts] == ["unsafe"] * 10 + ["safe"]
+
+
+# ---- what is measured -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "unsafe", "verdict", "reason"),
+    [
+        ("/slow", "latency", "> 200ms", "unsafe", "> 200ms"),
+        ("/ok", "latency", "> 200ms", "safe", "not > 200ms"),
+        # A quick error is not a good latency.
+        ("/status/500", "latency", "> 200ms", "unknown", "answered 500"),
+        ("/hang", "latency", "> 200ms", "unsafe", "no whole answer within 500ms"),
+        ("/reset", "latency", "> 200ms", "unknown", "cut the connection"),
+        ("/status/503", "status", ">= 500", "unsafe", "503, >= 500"),
+        ("/status/404", "status", ">= 500", "safe", "404, not >= 500"),
+        ("/hang", "status", ">= 500", "unknown", "no whole answer"),
+        ("/ok", "load", "> 0.9", "safe", "0.25, not > 0.9"),
+        ("/ok", "load", "> 10%", "unsafe", "0.25, > 10%"),
+        ("/ok", "status.x", "> 1", "unknown", "status.x in it"),
+        ("/ok", "version", "> 1", "unknown", "version is '1.9.4'; expected a number"),
+        ("/bad-json", "load", "> 1", "unknown", "expected JSON"),
+    ],
+)
+def test_values(app: Server, path: str, value: str, unsafe: str, verdict: str, reason: str) -> None:
+    one = criterion({**get(app, path), "value": value}, unsafe=unsafe, timeout="500ms")
+    is_found, why = found(one)
+    assert is_found == verdict, why
+    assert reason in why
+
+
+def test_waiting_in_vain_for_less_than_the_threshold_proves_nothing(app: Server) -> None:
+    one = criterion({**get(app, "/hang", timeout="200ms"), "value": "latency"}, unsafe="> 1s", timeout="2s")
+    assert found(one)[0] == "unknown"
+
+
+# ---- over time ------------------------------------------------------------------------------------
+
+
+def test_with_for_it_samples_until_the_time_is_over(app: Server) -> None:
+    one = criterion(get(app, "/status/500"), **{"for": "600ms", "every": "200ms"})
+    evaluation = evaluate([one])
+    assert evaluation.verdict == "unsafe", evaluation.reason
+    assert 0.6 <= evaluation.took < 1.2
+    assert len(app.requests) == 4
+
+
+def test_with_for_one_good_sample_ends_it(app: Server) -> None:
+    app.failing = {"GET /ok": [500, 500]}
+    evaluation = evaluate([criterion(get(app, "/ok"), **{"for": "10s", "every": "100ms"})])
+    assert (evaluation.verdict, len(app.requests)) == ("safe", 3)
+    assert evaluation.took < 1
+
+
+def test_probes_that_take_longer_than_every_leave_no_gap(app: Server) -> None:
+    one = criterion(get(app, "/hang"), **{"for": "900ms", "every": "100ms", "timeout": "400ms"})
+    evaluation = evaluate([one])
+    assert evaluation.verdict == "unsafe", evaluation.reason
+    assert evaluation.took < 2
+
+
+def test_what_cannot_be_reached_stays_unknown_over_time() -> None:
+    one = criterion({"requests": [{"url": "http://x.invalid/"}]}, **{"for": "300ms", "every": "100ms"})
+    assert evaluate([one]).verdict == "unknown"
+
+
+def _watched_and_decided(app: Server, trigger: str) -> Evaluation:
+    long = criterion(get(app, "/status/500"), name="long", **{"for": "20s", "every": "100ms"})
+    decisive = criterion(get(app, "/status/500" if trigger == "any" else "/ok"), name="decisive")
+    return evaluate([long, decisive], trigger=trigger)
+
+
+@pytest.mark.parametrize(("trigger", "verdict"), [("any", "unsafe"), ("all", "safe")])
+def test_nobody_waits_for_what_is_decided(app: Server, trigger: str, verdict: str) -> None:
+    evaluation = _watched_and_decided(app, trigger)
+    assert evaluation.verdict == verdict
+    assert evaluation.took < 2
+    assert evaluation.verdicts[0].verdict == "unknown"
+    assert "of 20s so far" in evaluation.verdicts[0].reason
+
+
+# ---- secrets and trust ----------------------------------------------------------------------------
+
+
+def test_secrets_stay_with_the_site_they_are_for_and_out_of_evidence(app: Server) -> None:
+    secret = {"Authorization": "Bearer hunter2", "X-Api-Key": "hunter2", "Accept-Language": "id"}
+    url = app.url.replace("//", "//user:hunter2@") + "/away?token=hunter2"
+    evaluation = evaluate([criterion({"headers": secret, "requests": [{"url": url}]})])
+    assert evaluation.verdict == "safe", evaluation.reason
+    first, second = app.headers
+    assert first["authorization"] == "Bearer hunter2"
+    assert "hunter2" not in str(second)
+    assert second["accept-language"] == "id"
+    assert "hunter2" not in str(evaluation.as_dict())
+
+
+def test_a_user_in_the_url_becomes_a_header(app: Server) -> None:
+    found(criterion({"requests": [{"url": app.url.replace("//", "//ana:s3cret@") + "/ok"}]}))
+    assert app.headers[0]["authorization"] == "Basic YW5hOnMzY3JldA=="
+
+
+def test_a_header_that_http_forbids_does_not_show(app: Server) -> None:
+    spec = {"headers": {"X-Token": "hunter2\r\nX: y"}, **get(app, "/ok")}
+    with pytest.raises(Exception, match="not shown") as caught:
+        criterion(spec)
+    assert "hunter2" not in str(caught.value)
+    evaluation = evaluate([criterion({"headers": {"X-Token": "hunter2\x7f☃"}, **get(app, "/ok")})])
+    assert evaluation.verdict == "unknown"
+    assert "hunter2" not in str(evaluation.as_dict())
+
+
+def test_certificates() -> None:
+    with http_app(tls=True) as app:
+        local = {"requests": [{"url": f"https://localhost:{app.port}/ok"}]}
+        verdict, why = found(criterion(local))
+        assert verdict == "unknown"
+        assert "its certificate is not trusted" in why
+        assert found(criterion({**local, "ca": str(app.ca)}))[0] == "safe"
+        assert found(criterion({**local, "verify": False}))[0] == "safe"
+        # The certificate is for another name.
+        verdict, why = found(criterion({"requests": [{"url": app.url + "/ok"}], "ca": str(app.ca)}))
+        assert verdict == "unknown"
+        assert "not trusted" in why
+        verdict, why = found(criterion({**local, "ca": "/nowhere.pem"}))
+        assert "/nowhere.pem: cannot be read" in why
+        plain = {"requests": [{"url": f"http://localhost:{app.port}/ok"}]}
+        assert found(criterion(plain, timeout="1s"))[0] == "unsafe"
+    with http_app() as app:
+        verdict, why = found(criterion({"requests": [{"url": f"https://127.0.0.1:{app.port}/ok"}]}, timeout="1s"))
+        assert verdict == "unsafe"
+        assert "does not speak TLS" in why
