@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 from ..module_utils import run as runs
 from ..module_utils.errors import BalikError
-from ..module_utils.messages import tell
 from ..module_utils.plan import Procedure, Remedy
 from ..module_utils.units import format_duration, utc_now
 from ..plugin_utils.action import RollbackAction
@@ -70,7 +69,7 @@ class ActionModule(RollbackAction):
                 if person.escalates_to and waited > person.after:
                     escalated.add(role)
                     self.say(f"{person.title} has not answered; told {self.plan.people[person.escalates_to].title}")
-                    self._tell("asked", [person.escalates_to], remedy, why)
+                    self.tell("asked", self.run_id, {"remedy": remedy.name, "reason": why}, [person.escalates_to])
             self.keep_lock()
             time.sleep(LOOK_EVERY)
 
@@ -87,12 +86,7 @@ class ActionModule(RollbackAction):
         )
         if not asked:
             self.append("asked", {"roles": list(waiting), "remedy": remedy.name, "why": why}, self.run_id)
-            self._tell("asked", list(waiting), remedy, why)
-
-    def _tell(self, moment: str, roles: list[str], remedy: Remedy, why: str) -> None:
-        for line, body in tell(self.plan, moment, roles, {"remedy": remedy.name, "reason": why, "run": self.run_id}):
-            self.say(line)
-            self.append("message", body, self.run_id)
+            self.tell("asked", self.run_id, {"remedy": remedy.name, "reason": why}, waiting)
 
     def _break_glass(self, reason: str, remedy: Remedy, procedure: Procedure) -> dict[str, Any]:
         role = self.variables.get("rollback_role")

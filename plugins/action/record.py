@@ -36,8 +36,8 @@ class ActionModule(RollbackAction):
             raise BalikError(
                 f"record {self.record.place}",
                 f"the chain is broken at entry {found.broken_at}: {found.reason}",
-                do=f"The {found.entries} entries before it are as they were written. Keep a copy of the record, and ask "
-                "who had access to it.",
+                do=f"The {found.entries} entries before it are as they were written. Keep a copy of the record, ask "
+                "who had access.",
             )
         says = f"the chain of {found.entries} entries is whole; its head is {found.head}"
         self.say(says)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any, ClassVar
 
 from ansible.module_utils.parsing.convert_bool import boolean
 
 from ..module_utils import run as runs
 from ..module_utils.errors import BalikError
+from ..module_utils.plan import PlanRefused
 from ..module_utils.units import format_duration, iso, utc_now
 from ..plugin_utils.action import RollbackAction
 
@@ -84,6 +84,8 @@ class ActionModule(RollbackAction):
         return self._opened(found.id, f"run {found.id} is taken up again")
 
     def _opened(self, run: str, says: str) -> dict[str, Any]:
+        if not self.check_mode:
+            self._write_outcome({"product": self.plan.product, "run": run, "outcome": "running"})
         return {"changed": not self.check_mode, "says": says, "ansible_facts": {"rollback_run_id": run}}
 
     # Closing
@@ -93,9 +95,9 @@ class ActionModule(RollbackAction):
             says = f"CHECK ONLY: nothing was changed. {reason}".strip()
             return {"says": says, "good": outcome != runs.FAILED}
         if not run:
-            # Never opened: the plan was refused, or the lock is somebody else's. That is not for the record.
-            return {"good": False, "says": f"{WORDS[outcome]}: {reason}"}
+            return self._never_opened(outcome, reason)
         found = next(r for r in runs.read_runs(self.record.entries()) if r.id == run)
+        self.tell(outcome, run, {"remedy": (found.decided or {}).get("remedy", ""), "reason": reason})
         body = {"outcome": outcome, "reason": reason, "by": self.operator}
         self.append("outcome", body, run)
         summary = {
@@ -112,22 +114,32 @@ class ActionModule(RollbackAction):
             "report": str(self.state_dir / "reports" / run / "report.html"),
             "record_head": self.record.head(),
         }
-        path = self.state_dir / "outcome.json"
-        _write(path, json.dumps(self.scrubbed(summary), indent=2, ensure_ascii=False) + "\n")
+        self._write_outcome(summary)
         self.record.release(self.holder)
         says = f"{WORDS[outcome]}: {reason}"
         return {"changed": True, "good": outcome in runs.GOOD, "says": says, **summary}
 
+    def _never_opened(self, outcome: str, reason: str) -> dict[str, Any]:
+        """The plan was refused, or the lock is somebody else's, whose outcome is left alone; no run, no record."""
+        try:
+            _ = self.plan
+        except PlanRefused:
+            self._write_outcome(
+                {"product": self.variables.get("rollback_product"), "run": None, "outcome": outcome, "reason": reason}
+            )
+        return {"good": False, "says": f"{WORDS[outcome]}: {reason}"}
 
-def _write(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old or the new one, never half of it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part = path.with_suffix(".part")
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise BalikError(str(path), f"cannot be written: {error.strerror}", do="The record has the outcome.") from None
+    def _write_outcome(self, summary: dict[str, Any]) -> None:
+        """Write ``outcome.json`` so that a reader sees the old or the new one, never half of it."""
+        path = self.state_dir / "outcome.json"
+        text = json.dumps(self.scrubbed(summary), indent=2, ensure_ascii=False) + "\n"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            part = path.with_suffix(".part")
+            with part.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError as error:
+            raise BalikError(str(path), f"cannot be written: {error.strerror}", do="The record has it.") from None

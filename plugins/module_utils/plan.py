@@ -19,7 +19,7 @@ from .units import format_duration, parse_duration, parse_time
 
 PHASES = ("hold", "revert", "verify", "restore")
 LANGUAGES = ("id", "en")
-MOMENTS = ("asked", "held", "rolled-back", "failed", "not-decided")
+MOMENTS = ("asked", "rolled-back", "failed", "not-decided")
 #: When a checklist item is due: with a phase of the rollback, before it, or after it.
 CHECKLIST_MOMENTS = ("before", *PHASES, "after")
 
@@ -128,7 +128,6 @@ class Plan:
     messages: dict[str, dict[str, Any]]
     smtp: str = field(default="", repr=False)
     mail_from: str = "balik@localhost"
-    state_dir: str = "~/.balik"
     record_dsn: str = ""
     record_key: str = field(default="", repr=False)
 
@@ -248,7 +247,6 @@ class _Reader:
             "messages": self.messages(),
             "smtp": str(self.raw("rollback_smtp", "")),
             "mail_from": self.top("rollback_mail_from", _text, "balik@localhost"),
-            "state_dir": str(self.raw("rollback_state_dir", "~/.balik")),
             "record_dsn": str(self.raw("rollback_record_dsn", "")),
             "record_key": str(self.raw("rollback_record_key", "")),
         }

@@ -187,7 +187,8 @@ class Record:
         if run is not None:
             query, values = query + " AND run = ?", [*values, run]
         for row in self._rows(query + " ORDER BY seq", *values):
-            yield Entry(*row[:5], json.loads(row[5]), *row[6:])
+            product, seq, at, run_id, kind, body, previous, entry_hash = row
+            yield Entry(product, seq, at, run_id, kind, json.loads(body), previous, entry_hash)
 
     def head(self) -> str:
         """The newest entry's hash; 64 zeros for an empty record."""

@@ -61,6 +61,7 @@ class Run:
     outcome: str | None = None
     outcome_body: dict[str, Any] = field(default_factory=dict)
     verdict: dict[str, Any] | None = None
+    watched: str | None = None
     calls: int = 1
 
     @property
@@ -69,8 +70,12 @@ class Run:
 
     @property
     def traffic_given_back(self) -> bool:
-        """Whether the run was in its restore phase and was not thrown back from it: then all before it was proved."""
-        return any(step.phase == "restore" and step.state in ("started", "done") for step in self.steps.values())
+        """Whether visitors have the application again, so that no earlier step may take it from them: all before was
+        proved then. Not so when the watch found it unsafe; but so when the watch could not see."""
+        return any(
+            step.phase == "restore" and (step.state in ("started", "done") or self.watched == "unknown")
+            for step in self.steps.values()
+        )
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,8 @@ def _take_in(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
         run.outcome, run.outcome_body = None, {}
     elif kind == "criteria":
         run.verdict = body
+    elif kind == "watched":
+        run.watched = body["verdict"]
     elif kind == "decided":
         run.decided = body
     elif kind == "step-started":

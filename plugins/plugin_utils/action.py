@@ -10,6 +10,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 
 from ..module_utils.errors import BalikError
+from ..module_utils.messages import tell
 from ..module_utils.plan import INTERNAL_PREFIXES, Plan, PlanRefused, read_plan
 from ..module_utils.record import Entry, Holder, Record
 from ..module_utils.run import read_runs
@@ -27,6 +29,7 @@ from ..module_utils.units import parse_duration
 from .variables import Variables, scrub
 
 ENTRY_POINTS = {"check", "main", "verify", "undo"}
+STATE_DIR = "~/.balik"
 #: A lease is renewed by each task, and by tasks that wait as they wait; a step that may take longer says so.
 LEASE = parse_duration("10m")
 
@@ -120,8 +123,9 @@ class RollbackAction(ActionBase):
 
     @property
     def state_dir(self) -> Path:
-        """The product's folder for record, outcome and reports."""
-        return Path(self.plan.state_dir).expanduser() / self.plan.product
+        """The product's folder for record, outcome and reports; also for a plan that is refused otherwise."""
+        place = self.variables.get("rollback_state_dir") or STATE_DIR
+        return Path(str(place)).expanduser() / str(self.variables.get("rollback_product") or "unknown-product")
 
     @cached_property
     def record(self) -> Record:
@@ -154,6 +158,13 @@ class RollbackAction(ActionBase):
         if not self.check_mode:
             self.record.acquire(self.holder, max(seconds, LEASE))
 
+    def tell(self, moment: str, run: str, facts: dict[str, str], roles: Sequence[str] = ()) -> None:
+        """Send the plan's message of a moment; say and write down whom it reached. A check run tells nobody."""
+        if not self.check_mode:
+            for line, body in tell(self.plan, moment, roles, {**facts, "run": run}):
+                self.say(line)
+                self.append("message", body, run)
+
     def scrubbed(self, value: Any) -> Any:
         """The value without any secret of this play's variables."""
         return scrub(value, self.secrets)
@@ -165,7 +176,7 @@ class RollbackAction(ActionBase):
 
 def step_roles() -> dict[str, Path]:
     """The roles that are steps, by name: those on the roles path with a spec for each of the four entry points."""
-    found = {}
+    found: dict[str, Path] = {}
     project = Path(__file__).resolve().parents[2] / "roles"
     for folder in [*map(Path, C.DEFAULT_ROLES_PATH), project]:
         for specs in folder.glob("*/meta/argument_specs.yml"):
