@@ -1,7 +1,7 @@
-"""Unpacks the collections of collections/requirements.yml out of PyPI's `ansible` wheel, which bundles them, where they are missing.
+"""Unpacks the missing collections of collections/requirements.yml out of PyPI's `ansible` wheel, which bundles them.
 
-`ansible-galaxy collection install -r collections/requirements.yml` does the same where Galaxy can be reached; PyPI mostly can.
-Usage: unpack_collections.py CACHE_FOLDER
+`ansible-galaxy collection install -r collections/requirements.yml` does the same where Galaxy can be reached; PyPI can
+be reached more often. Usage: unpack_collections.py CACHE_FOLDER
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def wheel(cache: Path) -> Path:
 def unpack(archive: zipfile.ZipFile, name: str) -> None:
     """Into a folder beside, then renamed: what was interrupted half way is not taken for installed."""
     prefix = f"ansible_collections/{name.replace('.', '/')}/"
-    members = [m for m in archive.namelist() if m.startswith(prefix) and not m.removeprefix(prefix).startswith(NEEDLESS)]
+    inside = [name for name in archive.namelist() if name.startswith(prefix)]
+    members = [name for name in inside if not name.removeprefix(prefix).startswith(NEEDLESS)]
     with tempfile.TemporaryDirectory(dir=HOUSE) as beside:
         archive.extractall(beside, members)
         shutil.rmtree(folder(name), ignore_errors=True)
@@ -90,7 +91,8 @@ def main() -> int:
         for name, spec in missing.items():
             unpack(archive, name)
             if not fits(installed(name) or "0", spec):
-                print(f"setup: {WHEEL} holds {name} {installed(name) or '(none)'}; requirements.yml wants {spec}", file=sys.stderr)
+                found = installed(name) or "none"
+                print(f"setup: {name}: {WHEEL} holds {found}, requirements.yml wants {spec}", file=sys.stderr)
                 return 1
     return 0
 

@@ -16,8 +16,9 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Awaitable, Callable
+from typing import Any
 
 import aiohttp
 import prometheus_client as prometheus
@@ -81,7 +82,7 @@ class Release2(Release):
 
 
 async def query(app: web.Application, sql: str, *values: Any) -> list[dict[str, Any]]:
-    """Rows as dictionaries; tried a second time when the server ended the connection (it restarts, a database is swapped)."""
+    """Rows as dictionaries; tried again when the server has ended the connection (a restart, a swapped database)."""
     for attempt in (1, 2, 3):
         try:
             async with app["database"].connection(timeout=5) as connection:
@@ -200,10 +201,9 @@ async def ask(request: web.Request) -> web.Response:
 
 
 async def resources(app: web.Application) -> Any:
-    """Opens what the app talks to, waiting for a database that is still starting; closes it all after the last answer."""
-    app["database"] = AsyncConnectionPool(
-        os.environ["DATABASE_URL"], min_size=2, max_size=8, kwargs={"row_factory": dict_row, "autocommit": True}, open=False
-    )
+    """Opens what the app talks to, waiting for a database that still starts; closes it all after the last answer."""
+    rows = {"row_factory": dict_row, "autocommit": True}
+    app["database"] = AsyncConnectionPool(os.environ["DATABASE_URL"], min_size=2, max_size=8, kwargs=rows, open=False)
     app["cache"] = redis.from_url(os.environ["REDIS_URL"], socket_timeout=2, socket_connect_timeout=2)
     app["http"] = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20))
     await app["database"].open(wait=True, timeout=60)
@@ -234,5 +234,6 @@ PAGE = Path(__file__).with_name("home.html").read_text(encoding="utf-8")
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     uvloop.install()
+    port = int(os.environ.get("PORT", "8000"))
     # On SIGTERM aiohttp stops listening and lets the requests in flight finish, within Docker's ten seconds.
-    web.run_app(application(), port=int(os.environ.get("PORT", "8000")), access_log=None, print=None, shutdown_timeout=8)
+    web.run_app(application(), port=port, access_log=None, print=None, shutdown_timeout=8)

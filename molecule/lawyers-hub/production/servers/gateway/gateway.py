@@ -1,4 +1,4 @@
-"""An AI gateway in small: the OpenAI-compatible endpoints that Lawyers Hub uses, with an answer that is always the same."""
+"""An AI gateway in small: the OpenAI-compatible endpoints that Lawyers Hub uses, with always the same answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ MODEL = "lawyers-hub"
 
 @web.middleware
 async def authorise(request: web.Request, handler):
-    if request.path.startswith("/v1/") and request.headers.get("Authorization") != "Bearer " + os.environ["GATEWAY_KEY"]:
+    key = "Bearer " + os.environ["GATEWAY_KEY"]
+    if request.path.startswith("/v1/") and request.headers.get("Authorization") != key:
         error = {"message": "Authentication Error, no valid api key passed in.", "type": "auth_error", "code": "401"}
         return web.json_response({"error": error}, status=401)
     return await handler(request)
@@ -38,6 +39,7 @@ async def complete(request: web.Request) -> web.Response:
         error = {"message": "messages: a list of {role, content} is required", "type": "invalid_request_error"}
         return web.json_response({"error": error}, status=400)
     answer = f"Pertanyaan Anda ({len(question)} huruf) sudah diterima. Ini bukan nasihat hukum."
+    words = len(str(question).split())
     return web.json_response(
         {
             "id": f"chatcmpl-{time.time_ns():x}",
@@ -45,7 +47,7 @@ async def complete(request: web.Request) -> web.Response:
             "created": int(time.time()),
             "model": given.get("model", MODEL),
             "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": answer}}],
-            "usage": {"prompt_tokens": len(question.split()), "completion_tokens": 9, "total_tokens": len(question.split()) + 9},
+            "usage": {"prompt_tokens": words, "completion_tokens": 9, "total_tokens": words + 9},
         }
     )
 

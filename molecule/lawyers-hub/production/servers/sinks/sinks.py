@@ -1,7 +1,8 @@
-"""A mail server (port 1025) and a web hook (any POST on port 8088) that keep what they get. GET /log shows it all, as JSON."""
+"""A mail server (port 1025) and a web hook (any POST on port 8088) that keep what they get; GET /log shows it all."""
 
 from __future__ import annotations
 
+import asyncio
 import email
 import email.policy
 import json
@@ -9,14 +10,13 @@ import time
 
 from aiohttp import web
 from aiosmtpd.controller import UnthreadedController
-import asyncio
 
 MAILS: list[dict] = []
 HOOKS: list[dict] = []
 
 
 class Mailbox:
-    async def handle_DATA(self, server, session, envelope) -> str:  # noqa: N802 - aiosmtpd's name
+    async def handle_DATA(self, server, session, envelope) -> str:
         message = email.message_from_bytes(envelope.content, policy=email.policy.default)
         text = message.get_body(("plain", "html"))
         MAILS.append(
@@ -42,7 +42,8 @@ async def hook(request: web.Request) -> web.Response:
 
 
 async def log(_: web.Request) -> web.Response:
-    return web.json_response({"mails": MAILS, "hooks": HOOKS}, dumps=lambda data: json.dumps(data, ensure_ascii=False, indent=2))
+    text = json.dumps({"mails": MAILS, "hooks": HOOKS}, ensure_ascii=False, indent=2)
+    return web.Response(text=text, content_type="application/json")
 
 
 async def clear(_: web.Request) -> web.Response:

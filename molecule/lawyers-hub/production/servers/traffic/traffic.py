@@ -1,7 +1,8 @@
 """Customers: a steady stream of requests over kept-alive connections to both entrances, bounded in number and time.
 
-What counts is that each request is answered whole, whatever the answer: a 500 and the maintenance page are answers. A request is
-*dropped* when the connection was refused, reset or closed before the answer was complete, or nothing came within the limit.
+What counts is that each request is answered whole, whatever the answer: a 500 and the maintenance page are answers.
+A request is *dropped* when the connection was refused, reset or closed before the answer was complete, or nothing came
+within the limit.
 
 Environment: ENTRANCES (host:port, comma separated), RATE (requests per second), MAX_REQUESTS, MAX_SECONDS, PORT (8089).
 GET /stats says what happened since the start; POST /stop ends the stream and answers when the last request is answered.
