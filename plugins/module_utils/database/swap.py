@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ATTEMPTS = 3
 _END_SESSIONS = """
 select pg_terminate_backend(pid) from pg_stat_activity where datname = any(%s) and pid <> pg_backend_pid()
+and (backend_type <> 'autovacuum worker' or current_setting('is_superuser')::bool)
 """
 _LEFT = """
 select format('%%s (%%s, %%s)', pid, coalesce(nullif(application_name, ''), backend_type), coalesce(state, 'no state'))

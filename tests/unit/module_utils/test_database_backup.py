@@ -1,0 +1,232 @@
+"""Which backup is meant, of what kind it is, and what it says that it holds."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import re
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from ansible_collections.balik.rollback.plugins.module_utils.database import backup, space
+from ansible_collections.balik.rollback.plugins.module_utils.database.access import first_line, without_values
+from ansible_collections.balik.rollback.plugins.module_utils.database.catalog import names
+from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
+from hypothesis import given
+from hypothesis import strategies as st
+
+GOLIVE = "2026-01-10T20:00:00+07:00"
+DUMP = rb'''--
+-- PostgreSQL database dump
+--
+
+\restrict 4hQkxPvuH2
+
+-- Dumped from database version 15.18 (Debian 15.18-0+deb12u1)
+-- Dumped by pg_dump version 15.18 (Debian 15.18-0+deb12u1)
+
+SET statement_timeout = 0;
+
+CREATE EXTENSION IF NOT EXISTS "uuid-ossp" WITH SCHEMA public;
+
+--
+-- Name: documents; Type: TABLE; Schema: public; Owner: lawyers hub
+--
+
+CREATE TABLE public.documents (
+    id integer
+);
+
+
+ALTER TABLE public.documents OWNER TO "lawyers hub";
+
+--
+-- Data for Name: documents; Type: TABLE DATA; Schema: public; Owner: lawyers hub
+--
+
+COPY public.documents (id, title) FROM stdin;
+1	DROP DATABASE lawyers_hub;
+2	\\connect other
+CREATE DATABASE x
+-- PostgreSQL database dump complete
+\.
+
+
+--
+-- Name: empty; Type: TABLE DATA; Schema: public; Owner: -
+--
+
+COPY public.empty (id) FROM stdin;
+\.
+
+
+GRANT SELECT ON TABLE public.documents TO "read ""only""";
+GRANT SELECT ON TABLE public.documents TO PUBLIC;
+ALTER DEFAULT PRIVILEGES FOR ROLE migrator IN SCHEMA public GRANT SELECT ON TABLES TO reader;
+
+--
+-- PostgreSQL database dump complete
+--
+
+\unrestrict 4hQkxPvuH2
+
+'''
+
+
+def read(text: bytes, size: int = backup.CHUNK) -> backup.Contents:
+    reader = backup.Reader("backup")
+    for at in range(0, len(text), size):
+        reader.feed(text[at : at + size])
+    return reader.finish()
+
+
+def test_a_dump_says_what_it_needs_and_holds():
+    contents = read(DUMP)
+    assert contents.dumped_from == 15
+    assert contents.roles == {"lawyers hub", 'read "only"', "migrator"}
+    assert contents.extensions == {"uuid-ossp"}
+    assert contents.tables == 1
+    assert contents.copies == [("public.documents", 4), ("public.empty", 0)]
+    assert contents.size == len(DUMP)
+
+
+@given(st.integers(1, 200))
+def test_it_does_not_matter_where_the_pieces_are_cut(size):
+    assert read(DUMP, size) == read(DUMP)
+
+
+@given(st.integers(0, len(DUMP) - len(b"-- PostgreSQL database dump complete\n--\n\n\\unrestrict 4hQkxPvuH2\n\n")))
+def test_a_dump_cut_anywhere_is_refused(length):
+    with pytest.raises(BalikError, match=r"truncated|does not begin"):
+        read(DUMP[:length])
+
+
+def test_the_rows_where_it_was_cut_are_named():
+    with pytest.raises(BalikError, match=r"ends at line 30, in the rows of public\.documents"):
+        read(DUMP[: DUMP.index(b"2\t")])
+
+
+@pytest.mark.parametrize("line", [b"\\connect other", b"\\! rm x", b"DROP DATABASE x;", b"CREATE DATABASE x;"])
+def test_what_would_leave_the_database_is_refused(line):
+    with pytest.raises(BalikError, match="line 12 would leave the database"):
+        read(DUMP.replace(b"\nCREATE EXTENSION", b"\n" + line + b"\nCREATE EXTENSION"))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (re.sub(rb"COPY .*?\n\\\.\n", b"", DUMP, flags=re.S), "no rows for any"),
+        (DUMP.replace(b"PostgreSQL database dump", b"PostgreSQL database cluster dump"), "pg_dumpall"),
+        (b"CREATE TABLE x();\n", "does not begin as pg_dump writes"),
+    ],
+)
+def test_what_is_no_dump_of_one_database_is_refused(text, reason):
+    with pytest.raises(BalikError, match=reason):
+        read(text)
+
+
+def lay(folder: Path, *files: str) -> None:
+    taken = datetime.fromisoformat("2026-01-10T10:00:00+07:00").timestamp()
+    for name in files:
+        (folder / name).write_text(name)
+        os.utime(folder / name, (taken, taken))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "files", "best"),
+    [
+        ("s-YYYYMMDD.sql", ["s-20260108.sql", "s-20260110.sql", "s-20260111.sql"], "s-20260110.sql"),
+        ("s-YYYYMMDD.sql", ["s-20260108.sql", "s-20260109.sql.gz", "s-20260109.sql.gz.sha256"], "s-20260109.sql.gz"),
+        ("s-YYYYMMDD.sql", ["s-20260108.dump", "s-20269999.sql", "t-20260109.sql"], "s-20260108.dump"),
+        ("s.YYYY-MM-DD.sql.zst", ["s.2026-01-09.sql.zst", "sx2026-01-10.sql.zst"], "s.2026-01-09.sql.zst"),
+        ("s-YYYYMMDD-HHMM.sql", ["s-20260110-1959.sql", "s-20260110-2001.sql"], "s-20260110-1959.sql"),
+        ("exactly.sql", ["exactly.sql"], "exactly.sql"),
+    ],
+)
+def test_the_newest_backup_before_golive_is_chosen(tmp_path, pattern, files, best):
+    lay(tmp_path, *files)
+    assert backup.choose(str(tmp_path / pattern), GOLIVE).name == best
+
+
+@pytest.mark.parametrize(
+    ("files", "golive", "reason"),
+    [
+        (["s-20260109.sql", "s-20260109.sql.gz"], GOLIVE, "2 backups of the same date: .*sql, .*gz"),
+        (["s-20260111.sql"], GOLIVE, "no backup dated at or before 2026-01-10"),
+        ([], GOLIVE, "no backup dated .* nothing"),
+        (["s-20260109.sql"], "", "db_restore_golive: not set"),
+        (["s-20260109.sql"], "2026-01-10T20:00:00", "no time zone"),
+        (["s-20260110.sql"], "2026-01-10T09:00:00+07:00", "of the day of go-live, and written at"),
+    ],
+)
+def test_what_is_not_certain_is_refused(tmp_path, files, golive, reason):
+    lay(tmp_path, *files)
+    with pytest.raises(BalikError, match=reason):
+        backup.choose(str(tmp_path / "s-YYYYMMDD.sql"), golive)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [(DUMP, "plain"), (gzip.compress(DUMP), "gz"), (b"\x28\xb5\x2f\xfd...", "zst"), (b"PGDMP\1", "custom")],
+)
+def test_the_kind_is_judged_by_content(tmp_path, content, kind):
+    (tmp_path / "misnamed.sql").write_bytes(content)
+    assert backup.kind_of(tmp_path / "misnamed.sql") == kind
+
+
+@pytest.mark.parametrize(("content", "reason"), [(b"", "empty"), (b"\0\1\2", "of no known kind")])
+def test_what_is_no_backup_is_refused(tmp_path, content, reason):
+    (tmp_path / "x.sql").write_bytes(content)
+    with pytest.raises(BalikError, match=reason):
+        backup.kind_of(tmp_path / "x.sql")
+
+
+def test_checksums_given_beside_and_of_a_directory(tmp_path):
+    file, digest = tmp_path / "x.sql", hashlib.sha256(DUMP).hexdigest()
+    file.write_bytes(DUMP)
+    assert backup.verify_checksum(file) == "no checksum beside it"
+    assert backup.verify_checksum(file, f"sha256:{digest.upper()}") == "its checksum holds"
+    with pytest.raises(BalikError, match=f"its SHA-256 is {digest}"):
+        backup.verify_checksum(file, "0" * 64)
+    (tmp_path / "x.sql.sha256").write_text(f"{'1' * 64}  x.sql\n")
+    with pytest.raises(BalikError, match="expected 1111"):
+        backup.verify_checksum(file)
+    folder = tmp_path / "d"
+    folder.mkdir()
+    (folder / "toc.dat").write_bytes(DUMP)
+    (tmp_path / "d.sha256").write_text(f"{digest}  d/toc.dat\n")
+    assert backup.verify_checksum(folder) == "its checksum holds"
+    (folder / "1.dat").write_bytes(b"")
+    with pytest.raises(BalikError, match=r"without a checksum: 1\.dat"):
+        backup.verify_checksum(folder)
+
+
+def test_no_value_of_a_row_is_told():
+    error = 'COPY failed for table "t": ERROR:  invalid input syntax for type integer: "Budi"'
+    assert without_values(error).endswith('"t": ERROR: invalid input syntax for type integer: (value left out)')
+    assert first_line("duplicate key\nDETAIL:  Key (name)=(Budi) already exists.") == "duplicate key"
+
+
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=63))
+def test_names_fit_and_differ(database):
+    made = names(database, "20260110T130000Z-3f9a")
+    parts = [made.beside, made.kept, made.aside]
+    assert all(len(part.encode()) <= 63 for part in parts)
+    assert len({database, *parts}) == 4
+
+
+def test_a_run_that_cannot_stand_in_a_name_is_refused():
+    with pytest.raises(BalikError, match="the run's name"):
+        names("x", "a b")
+
+
+@given(st.integers(0, 10**12), st.integers(1, 10**12))
+def test_the_estimate_stays_near_the_dump(live, script):
+    assert 0.8 * script - 1 <= space.estimate(live, script) - space.estimate(0, 1) <= 2 * script
+
+
+def test_sizes_for_people():
+    sizes = [17, 2048, 44 * 1024**2, 1181116006]
+    assert [space.human(size) for size in sizes] == ["17 bytes", "2 kB", "44 MB", "1.1 GB"]
