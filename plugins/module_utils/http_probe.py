@@ -29,7 +29,6 @@ BODY_LIMIT = 1 << 20
 _REDIRECTS = 5
 #: Two classes up to Python 3.9, one since.
 _TIMEOUTS = (TimeoutError, socket.timeout)
-_SHOWN = 80
 _SECRET_HEADER = re.compile(r"auth|cookie|token|key|secret|password", re.IGNORECASE)
 
 
@@ -91,11 +90,12 @@ class Response:
             raise WrongAnswer("the answer", f"is {shortened(self.text)}", "JSON") from None
 
 
-def shortened(value: object) -> str:
-    """At most 80 characters of what was found, on one line."""
+def shortened(value: object, most: int = 80) -> str:
+    """At most ``most`` characters of what was found, on one line."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     text = " ".join(text.split())
-    return repr(text[:_SHOWN] + ("…" if len(text) > _SHOWN else "")) if isinstance(value, str) else text[:_SHOWN]
+    text = text[:most] + ("…" if len(text) > most else "")
+    return repr(text) if isinstance(value, str) else text
 
 
 def shown_url(url: str) -> str:

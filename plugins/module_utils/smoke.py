@@ -113,13 +113,17 @@ def _postgresql(spec: Mapping[str, Any], limit: float) -> str:
             row = connection.execute(spec.get("query", "SELECT 1")).fetchone()
     except psycopg.Error as error:
         where = f"{parts.get('host', 'local')}/{parts.get('dbname', '')}"
-        raise NotAnswered(f"PostgreSQL at {where}", shortened(str(error).strip()).strip("'\"")) from None
+        raise NotAnswered(f"PostgreSQL at {where}", _words(error)) from None
     value = row[0] if row else None
     wanted = spec.get("expect")
     if row is None or (wanted is not None and not _is(value, wanted)):
         found = "no row" if row is None else shortened(value)
         raise WrongAnswer("the query", f"gave {found}", "a row" if wanted is None else str(wanted))
     return f"gave {shortened(value)}"
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _is(value: Any, wanted: Any) -> bool:
@@ -144,7 +148,7 @@ def _redis(spec: Mapping[str, Any], limit: float) -> str:
         back = client.get(key)
         client.delete(key)
     except (redis.RedisError, ValueError, OSError) as error:
-        raise NotAnswered("Redis", shortened(str(error)).strip("'\"")) from None
+        raise NotAnswered("Redis", _words(error)) from None
     if back != value.encode():
         raise WrongAnswer("Redis", f"gave back {shortened(repr(back))}", "what was written")
     return "PONG, wrote and read a key"

@@ -26,6 +26,8 @@ _FOREVER = 20.0
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    #: The default of 5 makes the sixth client of the same moment wait for a second.
+    request_queue_size = 128
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
