@@ -16,8 +16,8 @@ import os
 import re
 import socket
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -30,25 +30,25 @@ GENESIS = "0" * 64
 CONNECT_SECONDS = 5
 BUSY_SECONDS = 10
 
-_TABLES = """
-CREATE TABLE IF NOT EXISTS balik_entries (
-  product TEXT NOT NULL, seq INTEGER NOT NULL, at TEXT NOT NULL, run TEXT NOT NULL, kind TEXT NOT NULL,
-  body TEXT NOT NULL, previous TEXT NOT NULL, hash TEXT NOT NULL, PRIMARY KEY (product, seq));
-CREATE TABLE IF NOT EXISTS balik_locks (
-  product TEXT PRIMARY KEY, holder TEXT NOT NULL, since TEXT NOT NULL, until TEXT NOT NULL);
-"""
-_SQLITE_TRIGGERS = """
-CREATE TRIGGER IF NOT EXISTS balik_no_update BEFORE UPDATE ON balik_entries
-  BEGIN SELECT RAISE(ABORT, 'the record is only appended to'); END;
-CREATE TRIGGER IF NOT EXISTS balik_no_delete BEFORE DELETE ON balik_entries
-  BEGIN SELECT RAISE(ABORT, 'the record is only appended to'); END;
-"""
-_POSTGRESQL_TRIGGERS = """
-CREATE FUNCTION balik_refuse() RETURNS trigger LANGUAGE plpgsql AS
-  $$ BEGIN RAISE EXCEPTION 'the record is only appended to'; END $$;
-CREATE TRIGGER balik_only_appended BEFORE UPDATE OR DELETE OR TRUNCATE ON balik_entries
-  FOR EACH STATEMENT EXECUTE FUNCTION balik_refuse();
-"""
+_DSN = re.compile(r"://|\b(dbname|host|hostaddr|service)\s*=")
+_TABLES = (
+    """CREATE TABLE balik_entries (
+      product TEXT NOT NULL, seq INTEGER NOT NULL, at TEXT NOT NULL, run TEXT NOT NULL, kind TEXT NOT NULL,
+      body TEXT NOT NULL, previous TEXT NOT NULL, hash TEXT NOT NULL, PRIMARY KEY (product, seq))""",
+    """CREATE TABLE balik_locks (
+      product TEXT PRIMARY KEY, holder TEXT NOT NULL, since TEXT NOT NULL, until TEXT NOT NULL)""",
+)
+_SQLITE_TRIGGERS = tuple(
+    f"""CREATE TRIGGER balik_no_{change} BEFORE {change} ON balik_entries
+      BEGIN SELECT RAISE(ABORT, 'the record is only appended to'); END"""
+    for change in ("update", "delete")
+)
+_POSTGRESQL_TRIGGERS = (
+    """CREATE FUNCTION balik_refuse() RETURNS trigger LANGUAGE plpgsql AS
+      $$ BEGIN RAISE EXCEPTION 'the record is only appended to'; END $$""",
+    """CREATE TRIGGER balik_only_appended BEFORE UPDATE OR DELETE OR TRUNCATE ON balik_entries
+      FOR EACH STATEMENT EXECUTE FUNCTION balik_refuse()""",
+)
 
 
 @dataclass(frozen=True)
@@ -129,14 +129,15 @@ class Record:
     def __init__(self, place: str, product: str, key: str = "") -> None:
         self.product = product
         self._key = key.encode()
-        self._postgresql = "://" in place or "dbname=" in place
+        self._postgresql = bool(_DSN.search(place))
         self.place = _without_password(place) if self._postgresql else str(Path(place).expanduser())
+        self._errors = _psycopg(self.place).Error if self._postgresql else sqlite3.Error
         try:
             if self._postgresql:
                 self._open_postgresql(place)
             else:
                 self._open_sqlite()
-        except (sqlite3.Error, OSError, self._errors) as error:
+        except (OSError, self._errors) as error:
             raise Unreachable(
                 f"record {self.place}",
                 f"cannot be opened: {_first_line(error)}",
@@ -159,16 +160,13 @@ class Record:
         """Append one entry and return it. When this returns, the entry is on the disk.
 
         :param kind: what it is about, such as ``step-started``.
-        :param body: anything that JSON can hold.
+        :param body: what JSON can hold; anything else in it is written as its text.
         :param run: the run that it belongs to; empty for what stands outside of runs.
         """
-        text = json.dumps(body, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        text = json.dumps(body, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
         # A program's output may hold bytes that are no UTF-8; neither database takes them.
         text = text.encode("utf-8", "replace").decode()
         with self._transaction("be written"):
-            # The lock on the whole product orders writers, so that two never continue the same entry.
-            if self._postgresql:
-                self._execute("SELECT pg_advisory_xact_lock(hashtext(?))", "balik " + self.product)
             seq, previous = self._head()
             at = iso(utc_now())
             entry_hash = self._hash(seq + 1, at, run, kind, text, previous)
@@ -181,14 +179,26 @@ class Record:
     # Reading
 
     def entries(self, run: str | None = None) -> Iterator[Entry]:
-        """All entries, oldest first; of one run only when ``run`` is given."""
+        """All entries, oldest first; of one run only when ``run`` is given.
+
+        :raises BalikError: a body is not what was written.
+        """
         query = "SELECT product, seq, at, run, kind, body, previous, hash FROM balik_entries WHERE product = ?"
         values = [self.product]
         if run is not None:
             query, values = query + " AND run = ?", [*values, run]
         for row in self._rows(query + " ORDER BY seq", *values):
-            product, seq, at, run_id, kind, body, previous, entry_hash = row
-            yield Entry(product, seq, at, run_id, kind, json.loads(body), previous, entry_hash)
+            product, seq, at, run_id, kind, text, previous, entry_hash = row
+            try:
+                body = json.loads(text)
+            except ValueError as error:
+                raise BalikError(
+                    f"record {self.place}",
+                    f"entry {seq} cannot be read: {error}",
+                    do="Somebody changed it. `ansible-playbook playbooks/record.yml -e verify=true` says how much of "
+                    "the record is whole.",
+                ) from error
+            yield Entry(product, seq, at, run_id, kind, body, previous, entry_hash)
 
     def head(self) -> str:
         """The newest entry's hash; 64 zeros for an empty record."""
@@ -239,8 +249,6 @@ class Record:
         """
         now = utc_now()
         with self._transaction("be locked"):
-            if self._postgresql:
-                self._execute("SELECT pg_advisory_xact_lock(hashtext(?))", "balik " + self.product)
             held = self.lock()
             own = held is not None and held.holder.same_process(holder)
             if held and not own and not take_over and held.until > now and not held.holder.is_gone():
@@ -262,20 +270,12 @@ class Record:
 
     def release(self, holder: Holder) -> None:
         """Give the lock back; nothing happens where it is somebody else's."""
-        held = self.lock()
-        if held and held.holder.same_process(holder):
-            with self._transaction("be unlocked"):
+        with self._transaction("be unlocked"):
+            held = self.lock()
+            if held and held.holder.same_process(holder):
                 self._execute("DELETE FROM balik_locks WHERE product = ?", self.product)
 
     # What the two places share, and where they differ
-
-    @property
-    def _errors(self) -> type[Exception]:
-        if not self._postgresql:
-            return sqlite3.Error
-        import psycopg  # only where it is asked for: SQLite needs nothing installed
-
-        return psycopg.Error
 
     def _open_sqlite(self) -> None:
         path = Path(self.place)
@@ -285,26 +285,26 @@ class Record:
         self._connection.execute("PRAGMA journal_mode = WAL")
         # FULL: an entry that was appended is on the disk even if the machine loses power.
         self._connection.execute("PRAGMA synchronous = FULL")
-        if not self._connection.execute("PRAGMA table_info(balik_locks)").fetchall():
-            self._connection.executescript(_TABLES + _SQLITE_TRIGGERS)
+        self._make_tables(_TABLES + _SQLITE_TRIGGERS)
 
     def _open_postgresql(self, dsn: str) -> None:
-        try:
-            import psycopg
-        except ImportError as error:
-            raise BalikError(
-                f"record {self.place}",
-                "the Python package psycopg is missing on the control node",
-                do="pip install 'psycopg[binary]'",
-            ) from error
         # Not conninfo's own default, which waits for ever on a host that swallows packets.
-        self._connection = psycopg.connect(dsn, connect_timeout=CONNECT_SECONDS, autocommit=True)
-        if self._connection.execute("SELECT to_regclass('balik_locks')").fetchone()[0] is None:
-            with self._connection.transaction():
-                self._connection.execute("SELECT pg_advisory_xact_lock(hashtext('balik tables'))")
-                if self._connection.execute("SELECT to_regclass('balik_locks')").fetchone()[0] is None:
-                    self._connection.execute(_TABLES)
-                    self._connection.execute(_POSTGRESQL_TRIGGERS)
+        limits = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": BUSY_SECONDS * 1000}
+        self._connection = _psycopg(self.place).connect(_readable(dsn, self.place), autocommit=True, **limits)
+        self._make_tables(_TABLES + _POSTGRESQL_TRIGGERS)
+
+    def _make_tables(self, statements: Iterable[str]) -> None:
+        if not self._has_tables():
+            with self._transaction("be made"):
+                if self._postgresql:  # the tables are not one product's
+                    self._execute("SELECT pg_advisory_xact_lock(hashtext('balik tables'))")
+                if not self._has_tables():  # somebody else may have been quicker
+                    for statement in statements:
+                        self._connection.execute(statement)
+
+    def _has_tables(self) -> bool:
+        found = "to_regclass('balik_locks')" if self._postgresql else "max(name) FROM pragma_table_info('balik_locks')"
+        return self._connection.execute(f"SELECT {found}").fetchone()[0] is not None
 
     def _execute(self, query: str, *values: Any) -> Any:
         return self._connection.execute(query.replace("?", "%s") if self._postgresql else query, values)
@@ -319,12 +319,22 @@ class Record:
 
     @contextmanager
     def _transaction(self, doing: str) -> Iterator[None]:
+        """All or nothing, and one writer of a product after the other, so that two never continue the same entry."""
         try:
-            self._connection.execute("BEGIN" if self._postgresql else "BEGIN IMMEDIATE")
+            if self._postgresql:
+                # Read committed: the lock is waited for first, and what the one before wrote is seen after it.
+                self._connection.execute(
+                    f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{BUSY_SECONDS}s'"
+                )
+            else:
+                self._connection.execute("BEGIN IMMEDIATE")
             try:
+                if self._postgresql:
+                    self._execute("SELECT pg_advisory_xact_lock(hashtext(?))", "balik " + self.product)
                 yield
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                with suppress(self._errors):  # the database may have done it itself; the first error is the one to tell
+                    self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
         except self._errors as error:
@@ -348,8 +358,39 @@ class Record:
         return hashlib.sha256(message).hexdigest()
 
 
+def _psycopg(place: str) -> Any:
+    try:
+        import psycopg  # only where it is asked for: SQLite needs nothing installed
+    except ImportError as error:
+        raise BalikError(
+            f"record {place}",
+            "the Python package psycopg is missing on the control node",
+            do="pip install 'psycopg[binary]'",
+        ) from error
+    return psycopg
+
+
+def _readable(dsn: str, place: str) -> str:
+    psycopg = _psycopg(place)
+    try:
+        psycopg.conninfo.conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        # Its message shows the part that it could not read, which may be the password's.
+        raise Unreachable(
+            "rollback_record_dsn",
+            "it cannot be read (and is not shown: it may hold a password)",
+            "postgresql://user:password@host/database with %40 for an @ in the password (and so on), or "
+            "host=… dbname=… password='…'",
+            "Nothing was touched.",
+        ) from None
+    return dsn
+
+
 def _without_password(dsn: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:…@", re.sub(r"password=('[^']*'|\S+)", "password=…", dsn))
+    """The DSN for messages. What is cut off may be more than the password, and is never less."""
+    if "://" in dsn:
+        return re.sub(r"(://[^:/@]*):.*@", r"\1:…@", re.sub(r"password=[^&]*", "password=…", dsn))
+    return re.sub(r"password\s*=\s*('(\\.|[^'\\])*'?|\S+)", "password=…", dsn, flags=re.IGNORECASE)
 
 
 def _first_line(error: Exception) -> str:
