@@ -8,27 +8,33 @@ from datetime import datetime, timezone
 from .errors import BalikError
 
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[smhdw])")
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[smhdw])", re.ASCII)
+#: What is longer was meant otherwise; and sums with times stay within the calendar.
+_LONGEST = 100 * 365 * 86400
 
 
 def parse_duration(value: object, what: str = "duration") -> float:
     """Seconds of ``15m``, ``1h30m``, ``500ms``, ``2 d`` or a plain number of seconds.
 
-    :raises BalikError: the value is none of these, or is negative.
+    :raises BalikError: the value is none of these, is negative, or is longer than a hundred years.
     """
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
-        return float(value)
-    text = str(value).strip() if isinstance(value, str) else ""
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
-    if text and not _PART.sub("", text).strip():
-        return sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(text))
+    seconds: float = -1
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        seconds = value
+    elif isinstance(value, str):
+        text = value.strip()
+        if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
+            seconds = float(text)
+        elif text and not _PART.sub("", text).strip():
+            seconds = sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(text))
+    if 0 <= seconds <= _LONGEST:
+        return float(seconds)
     raise BalikError(what, f"found {value!r}", "a duration such as 30s, 15m, 1h30m or 7d")
 
 
 def format_duration(seconds: float) -> str:
     """``93.4`` as ``1m33s``; below ten seconds with one decimal, below one in milliseconds."""
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{seconds * 1000:.0f}ms"
     if seconds < 10:
         return f"{seconds:.1f}".rstrip("0").rstrip(".") + "s"
@@ -61,7 +67,10 @@ def parse_time(value: object, what: str = "time") -> datetime:
         raise BalikError(what, f"found {value!r}", "a time such as 2026-01-10T20:00:00+07:00")
     if moment.tzinfo is None:
         raise BalikError(what, f"found {value!r}, which has no time zone", "one such as ...+07:00 or ...Z")
-    return moment.astimezone(timezone.utc)
+    try:
+        return moment.astimezone(timezone.utc)
+    except OverflowError:
+        raise BalikError(what, f"found {value!r}", "a time within the calendar") from None
 
 
 def iso(moment: datetime) -> str:
