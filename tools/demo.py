@@ -105,7 +105,7 @@ def quietly(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def wait_until_seen() -> None:
-    """Until Prometheus has seen more than 5 % of errors for the plan's 15 minutes (here seconds), with room to spare."""
+    """Until Prometheus has seen more than 5 % of errors for the plan's 15 minutes (here: seconds), and some more."""
     rate = 'sum(rate(http_requests_total{code=~"5.."}[5s])) / sum(rate(http_requests_total[5s]))'
     query = urllib.parse.urlencode({"query": f"count_over_time(({rate} > 0.05)[20s:1s])"})
     limit, count = time.monotonic() + 120, 0
