@@ -240,15 +240,16 @@ class _Reader:
             "procedures": self.procedures(),
             "hold": self.top("rollback_hold", self.step_names),
             "remedies": remedies,
-            "verify": self.top("rollback_verify", self.step_names),
+            # Traffic is not given back unproved.
+            "verify": self.top("rollback_verify", self.some_step_names),
             "restore": self.top("rollback_restore", self.step_names),
             "sign_offs": self.sign_offs(remedies),
             "checklist": self.checklist(),
             "messages": self.messages(),
-            "smtp": str(self.raw("rollback_smtp", "")),
+            "smtp": self.top("rollback_smtp", _secret, ""),  # may name a user and a password
             "mail_from": self.top("rollback_mail_from", _text, "balik@localhost"),
-            "record_dsn": str(self.raw("rollback_record_dsn", "")),
-            "record_key": str(self.raw("rollback_record_key", "")),
+            "record_dsn": self.top("rollback_record_dsn", _secret, ""),
+            "record_key": self.top("rollback_record_key", _secret, ""),
         }
         self.refuse_unknown()
         self.refuse_unsafe_order(values)
@@ -288,8 +289,9 @@ class _Reader:
                 criterion = parse_criterion(data, where, self.speed)
                 if criterion.name in names:
                     self.problem(f"{where}.name", criterion.name, "a name that no other criterion has")
-                for role in criterion.measure.get("statement", {}).get("by", []):
-                    self.role_names([role], f"{where}.measure.statement.by")
+                if "statement" in criterion.measure:
+                    by = criterion.measure["statement"]["by"]
+                    self.checked(self.role_names, by, f"{where}.measure.statement.by")
                 names.add(criterion.name)
                 found.append(criterion)
         return tuple(found)
@@ -305,14 +307,16 @@ class _Reader:
             "go": (self.role_names, ()),
             "gather": (_texts, ()),
         }
-        return tuple(Procedure(**self.table(data, where, keys)) for data, where in self.listed("rollback_procedures"))
+        found = [Procedure(**self.table(data, where, keys)) for data, where in self.listed("rollback_procedures")]
+        self.refuse_twins("rollback_procedures", [procedure.name for procedure in found])
+        return tuple(found)
 
     def remedies(self) -> dict[str, Remedy]:
         keys = {
             "says": (_text, ""),
             "covers": (_choices(SCOPES), _REQUIRED),
             "takes": (parse_duration, _REQUIRED),
-            "revert": (self.step_names, _REQUIRED),
+            "revert": (self.some_step_names, _REQUIRED),
             "go": (self.role_names, ()),
         }
         found = {}
@@ -359,8 +363,6 @@ class _Reader:
                 self.unknown(name, name, self.seen)
 
     def refuse_unsafe_order(self, values: Mapping[str, Any]) -> None:
-        if values["verify"] is not None and not values["verify"]:
-            self.problem("rollback_verify", [], "at least one step: traffic is not given back unproved")
         every_phase = [values["hold"], values["verify"], values["restore"]]
         for remedy in values["remedies"].values():
             names = [step for steps in (*every_phase, remedy.revert) for step in steps or ()]
@@ -371,18 +373,20 @@ class _Reader:
             self.problem("traffic-restore", "it stands before the verification", "it in rollback_restore only")
 
     def refuse_twins(self, where: str, names: Sequence[str]) -> None:
-        for name in sorted({name for name in names if names.count(name) > 1}):
+        for name in sorted({name for name in names if name is not None and names.count(name) > 1}):
             self.problem(where, f"{name} stands there twice", "each name once")
 
     # Reading
 
     def raw(self, name: str, default: Any = _REQUIRED) -> Any:
         self.seen.add(name)
-        value = self.variables.get(name, default)
-        if value is _REQUIRED:
+        value = self.variables.get(name)
+        if value is not None:
+            return value
+        if default is _REQUIRED:
             self.problems.append(BalikError(name, "it is missing", do="Set it in the product's plan.yml."))
             return None
-        return value
+        return default
 
     def top(self, name: str, check: Check, default: Any = _REQUIRED) -> Any:
         value = self.raw(name, default)
@@ -397,10 +401,9 @@ class _Reader:
 
     def table(self, data: Any, where: str, keys: Mapping[str, tuple[Check, Any]]) -> dict[str, Any]:
         """The values of a mapping's keys; None for each that is missing or wrong, which is a problem by then."""
-        if data is None:
-            return dict.fromkeys(keys)
         if not isinstance(data, Mapping):
-            self.problem(where, data, f"a mapping with {', '.join(keys)}")
+            if where not in (problem.what for problem in self.problems):
+                self.problem(where, data, f"a mapping with {', '.join(keys)}")
             return dict.fromkeys(keys)
         for key in data:
             if key not in keys:
@@ -448,13 +451,15 @@ class _Reader:
         return self.role_names([value], where)[0]
 
     def role_names(self, value: Any, where: str) -> tuple[str, ...]:
-        for name in _texts(value, where):
+        names = _texts(value, where)
+        for name in names:
             if name not in self.roles:
                 raise BalikError(where, f"found {name!r}", f"a role of rollback_people ({', '.join(self.roles)})")
-        return tuple(value)
+        return names
 
     def step_names(self, value: Any, where: str) -> tuple[str, ...]:
-        for name in _texts(value, where):
+        names = _texts(value, where)
+        for name in names:
             if name not in self.steps:
                 near = difflib.get_close_matches(name, self.steps, 1)
                 raise BalikError(
@@ -463,15 +468,29 @@ class _Reader:
                     _one_of(sorted(self.steps)),
                     f"Did you mean {near[0]}?" if near else "",
                 )
-        return tuple(value)
+        return names
+
+    def some_step_names(self, value: Any, where: str) -> tuple[str, ...]:
+        names = self.step_names(value, where)
+        if not names:
+            raise BalikError(where, f"found {value!r}", "at least one step")
+        return names
 
 
 # Checks of single values: each returns the shaped value or raises BalikError
 
 
 def _text(value: Any, where: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
+    if isinstance(value, float):
+        raise BalikError(where, f"found {value!r}", f'a text in quotes, "{value}": YAML would read 2.10 as 2.1')
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
         raise BalikError(where, f"found {value!r}", "a text")
+    return str(value)
+
+
+def _secret(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise BalikError(where, "found no text (it is not shown: it may be a secret)", "a text")
     return str(value)
 
 
@@ -514,10 +533,18 @@ def _date(value: Any, where: str) -> date:
         raise BalikError(where, f"found {value!r}", "a date such as 2026-01-10") from None
 
 
+#: A week of the plan in less than a second: faster than that there is nothing left to see.
+_FASTEST = 1_000_000
+
+
 def _speed(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 1:
+    try:
+        speed = float(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else 0.0
+    except (ValueError, OverflowError):
+        speed = 0.0
+    if not 1 <= speed <= _FASTEST:
         raise BalikError(where, f"found {value!r}", "1, or more in a sandbox (60: a minute of the plan lasts a second)")
-    return float(value)
+    return speed
 
 
 _REACH = {

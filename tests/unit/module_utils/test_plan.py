@@ -1,0 +1,480 @@
+"""The plan language: what is read, and every refusal with its key path, what was found and what was expected."""
+
+from __future__ import annotations
+
+import copy
+from datetime import date, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
+from ansible_collections.balik.rollback.plugins.module_utils.plan import Plan, PlanRefused, read_plan
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+STEPS = ("maintenance-page", "image-revert", "db-restore", "smoke-test", "traffic-restore")
+LAUNCHED = datetime(2026, 1, 10, 13, tzinfo=timezone.utc)
+
+
+def variables() -> dict[str, Any]:
+    """A small product's plan that says something under every key."""
+    return {
+        "rollback_product": "court-files",
+        "rollback_environment": "staging",
+        "rollback_language": "id",
+        "rollback_plan_reviewed": date(2026, 1, 10),
+        "rollback_plan_review_every": "90d",
+        "rollback_release": {"name": "2.0.0", "launched": "2026-01-10T20:00:00+07:00", "stable": "1.9.4"},
+        "rollback_people": {
+            "lead": {
+                "title": "Lead Engineer",
+                "does": "memutuskan",
+                "names": ["rina", "budi"],
+                "reach": {"email": "lead@court.example", "phone": "+62 812 0000"},
+                "escalates_to": "manager",
+                "after": "5m",
+            },
+            "manager": {"title": "Product Manager", "reach": {"webhook": "https://chat.court.example/hook"}},
+        },
+        "rollback_criteria": [
+            {
+                "name": "error-rate",
+                "measure": {"prometheus": {"url": "http://prometheus:9090", "query": "rate(errors[1m])"}},
+                "unsafe": "> 5 %",
+                "for": "15m",
+                "every": "1m",
+                "touches": ["backend"],
+            },
+            {"name": "leak", "measure": {"statement": {"by": ["lead"], "without": "safe"}}, "touches": ["frontend"]},
+        ],
+        "rollback_decision": {"trigger": "any", "go": ["lead"], "wait": "15m", "valid": "1h", "break_glass": ["lead"]},
+        "rollback_procedures": [
+            {"name": "quick", "until": "1h", "watch": "30m", "every": "30s", "gather": ["log"]},
+            {"name": "standard", "says": "biasa", "since": "1h", "until": "48h", "watch": "60m", "go": ["manager"]},
+        ],
+        "rollback_hold": ["maintenance-page"],
+        "rollback_remedies": {
+            "deployment": {
+                "says": "Image kembali",
+                "covers": ["frontend", "backend"],
+                "takes": "1m",
+                "revert": ["image-revert"],
+            },
+            "database": {
+                "covers": ["frontend", "backend", "database"],
+                "takes": "10m",
+                "revert": ["image-revert", "db-restore"],
+                "go": ["manager"],
+            },
+        },
+        "rollback_verify": ["smoke-test"],
+        "rollback_restore": ["traffic-restore"],
+        "rollback_sign_offs": [
+            {
+                "name": "looked",
+                "role": "lead",
+                "phase": "verify",
+                "says": "Sudah dilihat",
+                "wait": "15m",
+                "remedies": ["database"],
+            }
+        ],
+        "rollback_checklist": [{"when": "after", "role": "lead", "says": "Akar masalah"}],
+        "rollback_smtp": "mail:25",
+        "rollback_mail_from": "rollback@court.example",
+        "rollback_messages": {"asked": {"to": ["lead"], "subject": "Go?", "says": "<reason>"}},
+    }
+
+
+def read(**changes: Any) -> Plan:
+    return read_plan({**variables(), **changes}, STEPS)
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The plan with another value at a key path such as ``rollback_criteria[0].unsafe``; ``KeyError`` removes it."""
+    plan = variables()
+    keys = [int(key) if key.isdigit() else key for key in path.replace("[", ".").replace("]", "").split(".")]
+    place: Any = plan
+    for key in keys[:-1]:
+        place = place[key]
+    if value is KeyError:
+        del place[keys[-1]]
+    else:
+        place[keys[-1]] = value
+    return plan
+
+
+def refused(plan: dict[str, Any]) -> list[BalikError]:
+    with pytest.raises(PlanRefused) as refusal:
+        read_plan(plan, STEPS)
+    return refusal.value.problems
+
+
+# What is read
+
+
+def test_all_of_a_plan() -> None:
+    plan = read()
+    assert (plan.product, plan.environment, plan.language) == ("court-files", "staging", "id")
+    assert (plan.release, plan.launched, plan.stable) == ("2.0.0", LAUNCHED, "1.9.4")
+    assert (plan.reviewed, plan.review_every) == (date(2026, 1, 10), 90 * 86400)
+    assert plan.people["lead"].names == ("rina", "budi")
+    assert (plan.people["lead"].escalates_to, plan.people["lead"].after) == ("manager", 300)
+    assert plan.people["manager"].reach == {"webhook": "https://chat.court.example/hook"}
+    assert [criterion.name for criterion in plan.criteria] == ["error-rate", "leak"]
+    assert (plan.trigger, plan.go, plan.wait, plan.valid) == ("any", ("lead",), 900, 3600)
+    assert plan.steps("database") == [
+        ("hold", "maintenance-page"),
+        ("revert", "image-revert"),
+        ("revert", "db-restore"),
+        ("verify", "smoke-test"),
+        ("restore", "traffic-restore"),
+    ]
+    assert plan.sign_offs[0].remedies == ("database",)
+    assert plan.messages["asked"]["to"] == ("lead",)
+
+
+def test_what_may_be_left_out_has_a_default() -> None:
+    plan = variables()
+    for name in (
+        "environment",
+        "language",
+        "plan_review_every",
+        "sign_offs",
+        "checklist",
+        "smtp",
+        "mail_from",
+        "messages",
+    ):
+        del plan[f"rollback_{name}"]
+    found = read_plan(plan, STEPS)
+    assert (found.environment, found.language, found.speed) == ("production", "en", 1)
+    assert (found.sign_offs, found.checklist, found.messages) == ((), (), {})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["environment", "language", "sign_offs", "checklist", "messages", "speed", "record_dsn", "record_key", "smtp"],
+)
+def test_nothing_after_the_colon_is_the_default_too(name: str) -> None:
+    plan = read(**{f"rollback_{name}": None})
+    assert "None" not in (plan.record_dsn, plan.record_key, plan.smtp, plan.environment)
+    assert plan.language in ("id", "en")
+
+
+@pytest.mark.parametrize("speed", [60, 60.0, "60"])
+def test_a_sandboxs_speed_shortens_what_is_waited_for_and_nothing_else(speed: object) -> None:
+    plan = read(rollback_speed=speed)
+    assert (plan.wait, plan.valid, plan.people["lead"].after) == (15, 60, 5)
+    assert [(p.since, p.until, p.watch, p.every) for p in plan.procedures] == [(0, 60, 30, 0.5), (60, 2880, 60, 1)]
+    assert (plan.sign_offs[0].wait, plan.criteria[0].hold, plan.criteria[0].every) == (15, 15, 1)
+    assert plan.people["manager"].after == 10, "the default is the plan's time too"
+    assert plan.review_every == 90 * 86400, "a review is due by the calendar"
+    assert plan.remedies["database"].takes == 600, "a restore takes what it takes"
+
+
+@pytest.mark.parametrize("speed", [0, 0.5, -1, True, "fast", [], float("inf"), float("nan"), 10**400])
+def test_no_speed(speed: object) -> None:
+    assert refused(changed("rollback_speed", speed))[0].what == "rollback_speed"
+
+
+# Choosing
+
+
+@pytest.mark.parametrize(
+    ("age", "speed", "name"),
+    [
+        (0, 1, "quick"),
+        (3599, 1, "quick"),
+        (3600, 1, "standard"),
+        (48 * 3600 - 1, 1, "standard"),
+        (30, 60, "quick"),
+        (60, 60, "standard"),
+    ],
+)
+def test_the_procedure_is_for_the_releases_age(age: float, speed: int, name: str) -> None:
+    assert read(rollback_speed=speed).procedure(LAUNCHED + timedelta(seconds=age)).name == name
+
+
+def test_no_procedure_for_an_older_release_says_how_old_it_is_in_the_plans_time() -> None:
+    for speed in (1, 60):
+        with pytest.raises(BalikError) as refusal:
+            read(rollback_speed=speed).procedure(LAUNCHED + timedelta(hours=72 / speed))
+        assert "launched 3d ago" in refusal.value.found
+        assert "quick, standard" in refusal.value.do
+
+
+def test_a_procedure_by_name() -> None:
+    assert read().procedure(LAUNCHED + timedelta(days=9), "quick").name == "quick"
+    with pytest.raises(BalikError, match="found 'slow'; expected one of quick, standard"):
+        read().procedure(LAUNCHED, "slow")
+
+
+@pytest.mark.parametrize(
+    ("scope", "name"),
+    [
+        (["backend"], "deployment"),
+        (["frontend", "backend"], "deployment"),
+        (["database"], "database"),
+        (["backend", "database"], "database"),
+        ([], "deployment"),
+    ],
+)
+def test_the_fastest_remedy_that_covers_the_scope(scope: list[str], name: str) -> None:
+    assert read().remedy(scope).name == name
+
+
+def test_a_remedy_by_name_and_the_ways_to_have_none() -> None:
+    assert read().remedy(["backend"], "database").name == "database"
+    with pytest.raises(BalikError, match="found 'magic'; expected one of deployment, database"):
+        read().remedy([], "magic")
+    with pytest.raises(BalikError, match="expected one of frontend, backend, database"):
+        read().remedy(["network"])
+    with pytest.raises(BalikError, match="none covers database"):
+        read_plan(changed("rollback_remedies.database", KeyError) | {"rollback_sign_offs": []}, STEPS).remedy(
+            ["database"]
+        )
+
+
+# Refusals: key path, what was found, what was expected
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "what", "found", "expected"),
+    [
+        ("rollback_product", "Court Files", "rollback_product", "found 'Court Files'", "small letters"),
+        ("rollback_product", "a/../b", "rollback_product", "found 'a/../b'", "small letters"),
+        ("rollback_product", None, "rollback_product", "it is missing", ""),
+        ("rollback_product", KeyError, "rollback_product", "it is missing", ""),
+        ("rollback_language", "fr", "rollback_language", "found 'fr'", "one of id, en"),
+        ("rollback_plan_reviewed", "soon", "rollback_plan_reviewed", "found 'soon'", "a date such as 2026-01-10"),
+        ("rollback_plan_review_every", "often", "rollback_plan_review_every", "found 'often'", "a duration"),
+        ("rollback_release.name", 2.1, "rollback_release.name", "found 2.1", "in quotes"),
+        ("rollback_release.name", "", "rollback_release.name", "found ''", "a text"),
+        ("rollback_release.launched", "2026-01-10T20:00", "rollback_release.launched", "no time zone", "+07:00"),
+        ("rollback_release", [], "rollback_release", "found []", "a mapping with name, launched, stable"),
+        ("rollback_release", None, "rollback_release", "it is missing", ""),
+        ("rollback_people", {}, "rollback_people", "found {}", "a mapping with at least one name"),
+        ("rollback_people.manager", None, "rollback_people.manager", "found None", "a mapping with title"),
+        ("rollback_people.manager.title", KeyError, "rollback_people.manager.title", "it is missing", ""),
+        ("rollback_people.manager.reach", KeyError, "rollback_people.manager.reach", "it is missing", ""),
+        ("rollback_people.manager.reach", {}, "rollback_people.manager.reach", "found {}", "at least one way"),
+        (
+            "rollback_people.manager.reach.pigeon",
+            "x",
+            "rollback_people.manager.reach.pigeon",
+            "no way",
+            "email, webhook",
+        ),
+        (
+            "rollback_people.lead.reach.email",
+            "rina",
+            "rollback_people.lead.reach.email",
+            "found 'rina'",
+            "rina@example.com",
+        ),
+        ("rollback_people.lead.reach.phone", 62812, "rollback_people.lead.reach.phone", "found 62812", "+62"),
+        (
+            "rollback_people.manager.reach.webhook",
+            "chat",
+            "rollback_people.manager.reach.webhook",
+            "found 'chat'",
+            "https",
+        ),
+        ("rollback_people.lead.names", "rina", "rollback_people.lead.names", "found 'rina'", "a list of texts"),
+        (
+            "rollback_people.lead.escalates_to",
+            "ceo",
+            "rollback_people.lead.escalates_to",
+            "found 'ceo'",
+            "lead, manager",
+        ),
+        ("rollback_criteria", [], "rollback_criteria", "found []", "a list with at least one entry"),
+        ("rollback_criteria[0].unsafe", "much", "rollback_criteria[0].unsafe", "found 'much'", ""),
+        ("rollback_criteria[1].name", "error-rate", "rollback_criteria[1].name", "found 'error-rate'", "no other"),
+        (
+            "rollback_criteria[1].measure.statement.by",
+            ["intern"],
+            "rollback_criteria[1].measure.statement.by",
+            "found 'intern'",
+            "a role of rollback_people (lead, manager)",
+        ),
+        ("rollback_decision.go", ["ceo"], "rollback_decision.go", "found 'ceo'", "a role of rollback_people"),
+        ("rollback_decision.go", "lead", "rollback_decision.go", "found 'lead'", "a list of texts"),
+        ("rollback_decision.wait", KeyError, "rollback_decision.wait", "it is missing", ""),
+        ("rollback_decision.wait", ".inf", "rollback_decision.wait", "found '.inf'", "a duration"),
+        ("rollback_decision.trigger", "most", "rollback_decision.trigger", "found 'most'", "one of any, all"),
+        ("rollback_decision", None, "rollback_decision", "it is missing", ""),
+        ("rollback_procedures[0]", None, "rollback_procedures[0]", "found None", "a mapping with name"),
+        ("rollback_procedures[0].watch", -5, "rollback_procedures[0].watch", "found -5", "a duration"),
+        ("rollback_procedures[1].name", "quick", "rollback_procedures", "quick stands there twice", "each name once"),
+        (
+            "rollback_hold",
+            ["maintenance-pag"],
+            "rollback_hold",
+            "found 'maintenance-pag', which is no step",
+            "one of db-",
+        ),
+        ("rollback_hold", [None], "rollback_hold[0]", "found None", "a text"),
+        ("rollback_verify", [], "rollback_verify", "found []", "at least one step"),
+        ("rollback_remedies.database.revert", [], "rollback_remedies.database.revert", "found []", "at least one step"),
+        ("rollback_remedies.database.covers", ["net"], "rollback_remedies.database.covers", "found 'net'", "frontend"),
+        ("rollback_remedies.database.takes", KeyError, "rollback_remedies.database.takes", "it is missing", ""),
+        (
+            "rollback_remedies.database.revert",
+            ["image-revert", "image-revert"],
+            "the rollback by rollback_remedies.database",
+            "image-revert stands there twice",
+            "each name once",
+        ),
+        ("rollback_hold", ["traffic-restore"], "traffic-restore", "before the verification", "rollback_restore only"),
+        ("rollback_verify", ["traffic-restore"], "traffic-restore", "before the verification", "rollback_restore only"),
+        (
+            "rollback_remedies.database.revert",
+            ["traffic-restore"],
+            "traffic-restore",
+            "before the verification",
+            "rollback_restore only",
+        ),
+        ("rollback_sign_offs[0].role", "ceo", "rollback_sign_offs[0].role", "found 'ceo'", "a role of rollback_people"),
+        ("rollback_sign_offs[0].phase", "party", "rollback_sign_offs[0].phase", "found 'party'", "one of hold"),
+        (
+            "rollback_sign_offs[0].remedies",
+            ["x"],
+            "rollback_sign_offs[0].remedies",
+            "found 'x'",
+            "deployment, database",
+        ),
+        ("rollback_checklist[0].when", "later", "rollback_checklist[0].when", "found 'later'", "one of before, hold"),
+        ("rollback_checklist", "x", "rollback_checklist", "found 'x'", "a list"),
+        ("rollback_messages.never", {}, "rollback_messages.never", "found 'never'", "one of asked"),
+        (
+            "rollback_messages.asked.to",
+            ["ceo"],
+            "rollback_messages.asked.to",
+            "found 'ceo'",
+            "a role of rollback_people",
+        ),
+        ("rollback_messages.asked", None, "rollback_messages.asked", "found None", "a mapping with to"),
+    ],
+)
+def test_a_refusal(path: str, value: Any, what: str, found: str, expected: str) -> None:
+    problems = [problem for problem in refused(changed(path, value)) if problem.what == what]
+    assert len(problems) == 1, [str(problem) for problem in refused(changed(path, value))]
+    assert found in problems[0].found
+    assert expected in problems[0].expected
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("rollback_critera", "rollback_criteria"),
+        ("rollback_decision.brake_glass", "break_glass"),
+        ("rollback_people.lead.tittle", "title"),
+        ("rollback_sign_offs[0].roles", "role"),
+        ("rollback_remedies.database.cover", "covers"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_what_was_meant(path: str, meant: str) -> None:
+    (problem,) = (p for p in refused(changed(path, ["x"])) if p.what == path)
+    assert problem.found == "it is no key of a plan"
+    assert problem.do == f"Did you mean {meant}?"
+
+
+def test_a_misspelt_step_is_refused_with_the_one_that_was_meant() -> None:
+    assert refused(changed("rollback_hold", ["maintenance-pag"]))[0].do == "Did you mean maintenance-page?"
+
+
+def test_a_secret_is_not_shown_when_it_is_refused() -> None:
+    for name in ("rollback_record_dsn", "rollback_record_key", "rollback_smtp"):
+        (problem,) = refused(changed(name, ["geheim"]))
+        assert (problem.what, "geheim" in str(problem)) == (name, False)
+
+
+def test_all_problems_are_said_at_once_and_that_nothing_was_touched() -> None:
+    plan = changed("rollback_hold", ["no-such-step"])
+    plan["rollback_decision"]["wait"] = "soon"
+    del plan["rollback_people"]["manager"]["reach"]
+    plan["rollback_colour"] = "red"
+    with pytest.raises(PlanRefused) as refusal:
+        read_plan(plan, STEPS)
+    lines = str(refusal.value).splitlines()
+    assert lines[0] == "the plan is refused: 4 problems, and nothing was touched"
+    assert [line.split(":")[0] for line in lines[1:]] == [
+        "  - rollback_people.manager.reach",
+        "  - rollback_decision.wait",
+        "  - rollback_hold",
+        "  - rollback_colour",
+    ]
+
+
+def test_variables_of_one_run_are_no_part_of_the_plan() -> None:
+    read(rollback_remedy="database", rollback_reason="x", rollback_by="rina", rollback_take_lock="true")
+
+
+# Whatever is done to a plan, it is read or refused
+
+JUNK = st.one_of(
+    st.sampled_from([None, [], {}, 0, -1, 1.5, "x", "", True, [[]], {"a": {"b": [None]}}, [{}], 10**400, float("nan")]),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.dates() | st.datetimes(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+        max_leaves=5,
+    ),
+)
+
+
+def paths(value: Any, at: tuple = ()) -> list[tuple]:
+    """The key paths of all that stands in a plan."""
+    found = [at] if at else []
+    if isinstance(value, dict):
+        children = list(value.items())
+    elif isinstance(value, list):
+        children = list(enumerate(value))
+    else:
+        children = []
+    return found + [path for key, child in children for path in paths(child, (*at, key))]
+
+
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(paths(variables())), st.sampled_from(["drop", "rename", "put"]), JUNK), max_size=3
+    )
+)
+def test_any_change_is_read_or_refused_and_nothing_else(changes: list[tuple[tuple, str, Any]]) -> None:
+    plan = copy.deepcopy(variables())
+    for path, what, junk in changes:
+        place: Any = plan
+        try:
+            for key in path[:-1]:
+                place = place[key]
+            value = place.pop(path[-1]) if what != "put" else None
+            if what == "rename" and isinstance(place, dict):
+                place[str(junk)] = value
+            elif what == "put":
+                place[path[-1]] = junk
+        except (KeyError, IndexError, TypeError, AttributeError):
+            continue  # an earlier change took it away
+    try:
+        read_plan(plan, STEPS)
+    except PlanRefused as refusal:
+        assert refusal.problems
+        assert str(refusal)
+
+
+@pytest.mark.parametrize("junk", [None, [], {}, 0, -1, "", True, [[]], {"a": 1}], ids=repr)
+def test_junk_is_never_taken_for_a_text_or_a_table(junk: Any) -> None:
+    """At each key path: a plan that is read has no None where it needs something."""
+    for path in sorted({".".join(map(str, path)) for path in paths(variables())}):
+        try:
+            plan = read_plan(changed(path, junk), STEPS)
+        except PlanRefused:
+            continue
+        needed = (plan.product, plan.release, plan.launched, plan.stable, plan.reviewed, plan.wait, plan.valid)
+        assert None not in needed, path
+        assert all(person.title and person.reach for person in plan.people.values()), path
+        assert all(procedure.name and procedure.watch is not None for procedure in plan.procedures), path
+        assert all(remedy.revert and remedy.covers is not None for remedy in plan.remedies.values()), path
+        assert all(item.name and item.role and item.says for item in plan.sign_offs), path
+        assert all(all(item.values()) for item in plan.checklist), path
