@@ -28,8 +28,7 @@ class ActionModule(RollbackAction):
     ARGUMENTS: ClassVar[dict[str, Any]] = {"run": {"type": "str", "default": ""}}
 
     def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        decided = self.decided(arguments["run"])
-        if decided:
+        if decided := self.run_of(arguments["run"]).decided:
             says = f"decided before: {decided['reason']}"
             return {"verdict": criteria.UNSAFE, "remedy": decided["remedy"], "says": says}
         found = measure(self)

@@ -26,8 +26,8 @@ class ActionModule(RollbackAction):
 
     def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
         self.run_id = arguments["run"]
-        if decided := self.decided(self.run_id):
-            return {**decided, "steps": self._steps(self.plan.remedies[decided["remedy"]]), "says": decided["reason"]}
+        if decided := self.run_of(self.run_id).decided:
+            return {**decided, "steps": self._steps(self.plan.remedy((), decided["remedy"])), "says": decided["reason"]}
         remedy = self.plan.remedies[arguments["remedy"]]
         procedure = self.plan.procedure(utc_now(), self.variables.get("rollback_procedure"))
         needed = tuple(dict.fromkeys((*self.plan.go, *procedure.go, *remedy.go)))
@@ -75,8 +75,8 @@ class ActionModule(RollbackAction):
 
     def _standing(self, needed: tuple[str, ...], remedy: Remedy) -> runs.Standing:
         entries = self.entries()
-        run = next(each for each in runs.read_runs(entries) if each.id == self.run_id)
-        return runs.standing(runs.answers_for_run(entries, run, self.plan.valid), needed, remedy.name)
+        answers = runs.answers_for_run(entries, self.run_of(self.run_id), self.plan.valid)
+        return runs.standing(answers, needed, remedy.name)
 
     def _ask(self, waiting: tuple[str, ...], asked: set[str], remedy: Remedy, why: str) -> None:
         titles = ", ".join(f"{self.plan.people[role].title} ({role})" for role in waiting)

@@ -49,6 +49,8 @@ class ActionModule(RollbackAction):
         if not hosts:
             name = f"{step.replace('-', '_')}_hosts"
             return [BalikError(name, "no host of the inventory matches it", "a group or a host", "Mend the inventory.")]
+        if left_out := sorted(set(hosts) - set(self.task_vars.get("ansible_play_hosts_all", hosts))):
+            return [BalikError(f"{step} on {', '.join(left_out)}", "--limit leaves it out", do="Run without --limit.")]
         spec = {name: option for name, option in options.items() if name not in FROM_WRAPPER}
         problems: dict[str, list[str]] = {}
         for host in hosts:

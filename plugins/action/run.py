@@ -20,6 +20,8 @@ WORDS = {
     runs.NOT_DECIDED: "NOT DECIDED",
     runs.FAILED: "FAILED",
 }
+#: Seconds; after that, the world and the people's minds have moved on.
+RESUME_WITHIN = 24 * 3600
 FOUND = {
     "started": "interrupted; it is checked and done again",
     "failed": "failed; it is done again",
@@ -54,8 +56,9 @@ class ActionModule(RollbackAction):
             if taken := self.record.acquire(self.holder, 600, take_over):
                 self.say(f"took over the lock of {taken.holder}, which had it since {iso(taken.since)}")
         found = runs.unfinished_run(self.entries())
-        if found and boolean(self.variables.get("rollback_fresh", False)):
-            self.append("outcome", {"outcome": runs.ABANDONED, "reason": "a fresh run was asked for"}, found.id)
+        if found and (why := self._why_not_resumed(found)):
+            self.say(f"run {found.id} is left as it is ({why}); this is a new one")
+            self.append("outcome", {"outcome": runs.ABANDONED, "reason": why}, found.id)
             found = None
         if found:
             return self._resume(found)
@@ -71,6 +74,15 @@ class ActionModule(RollbackAction):
         }
         self.append("run-opened", body, run)
         return self._opened(run, f"run {run} is opened")
+
+    def _why_not_resumed(self, found: runs.Run) -> str:
+        """An old decision must not roll back what it was never about."""
+        if boolean(self.variables.get("rollback_fresh", False)):
+            return "a fresh one was asked for"
+        if found.opened["release"] != self.plan.release:
+            return f"it was about release {found.opened['release']}, not {self.plan.release}"
+        age = (utc_now() - found.last_at).total_seconds()
+        return f"it was last heard of {format_duration(age)} ago" if age > RESUME_WITHIN else ""
 
     def _resume(self, found: runs.Run) -> dict[str, Any]:
         lines = [f"run {found.id}, last heard of {format_duration((utc_now() - found.last_at).total_seconds())} ago"]
@@ -96,7 +108,7 @@ class ActionModule(RollbackAction):
             return {"says": says, "good": outcome != runs.FAILED}
         if not run:
             return self._never_opened(outcome, reason)
-        found = next(r for r in runs.read_runs(self.record.entries()) if r.id == run)
+        found = self.run_of(run)
         self.tell(outcome, run, {"remedy": (found.decided or {}).get("remedy", ""), "reason": reason})
         body = {"outcome": outcome, "reason": reason, "by": self.operator}
         self.append("outcome", body, run)

@@ -31,14 +31,19 @@ class ActionModule(RollbackAction):
         ]
         if self.check_mode or not wanted:
             return {"says": f"would ask {', '.join(item.role for item in wanted)} to sign off" if wanted else ""}
+        if arguments["phase"] != "restore" and self.run_of(arguments["run"]).traffic_given_back:
+            return {"says": "signed off before the traffic was given back"}
         given = [self._wait(item, arguments["run"]) for item in wanted]
         return {"says": "; ".join(f"{a.item} signed off by {a.by}: {a.reason}" for a in given)}
+
+    def _answers(self, run_id: str) -> list[runs.Answer]:
+        return runs.answers_since_last_step(list(self.record.entries(run_id)))
 
     def _wait(self, item: SignOff, run_id: str) -> runs.Answer:
         began, asked = time.monotonic(), False
         title = self.plan.people[item.role].title
         while True:
-            answer = runs.sign_off_of(runs.read_answers(self.record.entries(run_id)), item.name, item.role)
+            answer = runs.sign_off_of(self._answers(run_id), item.name, item.role)
             if answer and answer.answer == runs.SIGN_OFF:
                 self.say(f"{item.name}: signed off by {answer.by}, {title}")
                 return answer

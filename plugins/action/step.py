@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ..module_utils import run as runs
 from ..module_utils.errors import BalikError
 from ..module_utils.plan import PHASES
 from ..module_utils.units import format_duration, parse_duration
@@ -27,10 +26,10 @@ class ActionModule(RollbackAction):
 
     def _looked(self) -> dict[str, Any]:
         """What the record says: ``do`` the step, ``confirm`` that it still holds, or ``skip`` it."""
-        run = next((each for each in runs.read_runs(self.entries()) if each.id == self.run_id), None)
-        before = run.steps.get(self.step) if run else None
+        run = self.run_of(self.run_id)
+        before = run.steps.get(self.step)
         todo = "do"
-        if run and before and before.state == "done":
+        if before and before.state == "done":
             todo = "confirm"
             if run.traffic_given_back and self.phase != "restore":
                 todo = "skip"
@@ -61,9 +60,8 @@ class ActionModule(RollbackAction):
         self.keep_lock(parse_duration(limit) * 2 + LEASE if limit else LEASE)
         self.append("step-started", {"phase": self.phase, "step": self.step, "saved": saved}, self.run_id)
         # What an interrupted run saved first is what stood there; a check after it may see half-done work.
-        run = next((each for each in runs.read_runs(self.entries()) if each.id == self.run_id), None)
-        first = run.steps[self.step].saved if run else {}
-        return {"changed": not self.check_mode, "saved": {**saved, **first}}
+        begun = self.run_of(self.run_id).steps.get(self.step)
+        return {"changed": not self.check_mode, "saved": begun.saved if begun else saved}
 
     def _finished(self) -> dict[str, Any]:
         """After ``main`` and ``verify``: write *done*, or *failed* and stop."""
@@ -83,8 +81,7 @@ class ActionModule(RollbackAction):
         self.keep_lock()
         body = {"phase": self.phase, "step": self.step, "says": says, "evidence": evidence}
         self.append("step-done", body, self.run_id)
-        run = next(each for each in runs.read_runs(self.entries()) if each.id == self.run_id)
-        took = format_duration(run.steps[self.step].seconds or 0)
+        took = format_duration(self.run_of(self.run_id).steps[self.step].seconds or 0)
         self.say(f"{self.step}: done in {took}. {_listed({h: s for h, s in says.items() if s})}")
         return {"changed": True, "says": says}
 

@@ -36,7 +36,7 @@ ANSWERS = {"decision": (GO, NO_GO), "sign-off": (SIGN_OFF, REFUSE), "statement":
 @dataclass
 class StepState:
     """One step of a run: ``state`` is started, done, failed or skipped; ``saved`` is what stood on each host before
-    the first start; ``seconds`` is the time from that start to *done*."""
+    the first start; ``seconds`` is the time from the newest start to its end."""
 
     name: str
     phase: str
@@ -124,7 +124,7 @@ def _take_in(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
         run.decided = body
     elif kind == "step-started":
         before = run.steps.get(body["step"])
-        step = StepState(body["step"], body["phase"], "started", before.started_at if before else at)
+        step = StepState(body["step"], body["phase"], "started", at)
         # The first time counts: a later look may see the step's own half-done work.
         step.saved = {**body["saved"], **(before.saved if before else {})}
         run.steps[body["step"]] = step
@@ -190,3 +190,9 @@ def sign_off_of(answers: Iterable[Answer], item: str, role: str) -> Answer | Non
     """The newest answer to a sign-off by its role, or None."""
     fitting = [a for a in answers if a.kind == "sign-off" and a.item == item and a.role == role]
     return fitting[-1] if fitting else None
+
+
+def answers_since_last_step(entries: Sequence[Entry]) -> list[Answer]:
+    """The answers given after anything was done last: whoever looked before has not seen what it left."""
+    moved = max((number for number, entry in enumerate(entries) if entry.kind.startswith("step-")), default=-1)
+    return read_answers(entries[moved + 1 :])

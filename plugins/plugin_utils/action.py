@@ -24,8 +24,8 @@ from ..module_utils.errors import BalikError
 from ..module_utils.messages import tell
 from ..module_utils.plan import INTERNAL_PREFIXES, Plan, PlanRefused, read_plan
 from ..module_utils.record import Entry, Holder, Record
-from ..module_utils.run import read_runs
-from ..module_utils.units import parse_duration
+from ..module_utils.run import Run, read_runs
+from ..module_utils.units import parse_duration, utc_now
 from .variables import Variables, scrub
 
 ENTRY_POINTS = {"check", "main", "verify", "undo"}
@@ -143,10 +143,10 @@ class RollbackAction(ActionBase):
             return []
         return list(self.record.entries())
 
-    def decided(self, run: str) -> dict[str, Any] | None:
-        """The decision that a run was resumed with; None where it is still to be made."""
-        found = next((each for each in read_runs(self.entries()) if each.id == run), None)
-        return found.decided if found else None
+    def run_of(self, run_id: str) -> Run:
+        """What the record says of a run; an empty one in a check run, which is not in the record."""
+        found = next((each for each in read_runs(self.entries()) if each.id == run_id), None)
+        return found or Run(run_id, utc_now(), {}, utc_now())
 
     def append(self, kind: str, body: dict[str, Any], run: str) -> None:
         """Write one entry, without secrets, and keep the lock. A check run writes nothing."""
