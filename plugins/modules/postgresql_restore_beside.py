@@ -37,8 +37,8 @@ options:
     required: true
   backup:
     description:
-      - Path of the backup on this host. Plain SQL, the same compressed with gzip or zstd, or pg_dump's custom,
-        directory or tar format, judged by content.
+      - Path of the backup on this host. Plain SQL, the same compressed with gzip or zstd, or pg_dump's custom
+        or directory format, judged by content.
       - With V(YYYYMMDD) or V(YYYY-MM-DD) in its name (and V(HHMM) or V(HHMMSS)), the newest that is not younger than
         O(golive).
     type: str

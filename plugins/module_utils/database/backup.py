@@ -24,9 +24,10 @@ from ..units import parse_time
 from .access import Deadline, Programs, complaint, limited, run, too_long
 
 CHUNK = 1024 * 1024
-ARCHIVES = ("custom", "directory", "tar")
+ARCHIVES = ("custom", "directory")
 ANOTHER = "Take another copy of this backup, or an earlier backup."
-_SUFFIXES = (".sql.gz", ".sql.zst", ".sql.zstd", ".sql", ".dump.gz", ".dump", ".custom", ".pgdump", ".tar", ".dir")
+_CONVERT = "Turn it into SQL: pg_restore -f x.sql x.tar; do that now, and a truncated one will be noticed."
+_SUFFIXES = (".sql.gz", ".sql.zst", ".sql.zstd", ".sql", ".dump.gz", ".dump", ".custom", ".pgdump", ".dir")
 _TOKENS = {
     "YYYYMMDD": r"(?P<date>\d{8})",
     "YYYY-MM-DD": r"(?P<date>\d{4}-\d{2}-\d{2})",
@@ -300,7 +301,7 @@ def _listing(path: Path) -> str:
 
 
 def kind_of(path: Path) -> str:
-    """``plain``, ``gz``, ``zst``, ``custom``, ``directory`` or ``tar``, judged by content, not by name.
+    """``plain``, ``gz``, ``zst``, ``custom`` or ``directory``, judged by content, not by name.
 
     :raises BalikError: it cannot be read, is empty or is nothing of these.
     """
@@ -323,8 +324,8 @@ def kind_of(path: Path) -> str:
         return "zst"
     if start.startswith(b"PGDMP"):
         return "custom"
-    if start.startswith(b"toc.dat\0"):
-        return "tar"
+    if start.startswith(b"toc.dat\0"):  # pg_restore reads a truncated one for ever
+        raise BalikError(str(path), "pg_dump's tar format", "plain, .gz, .zst, custom or directory format", _CONVERT)
     if b"\0" in start:
         raise BalikError(str(path), "binary, of no known kind", "a dump: plain, .gz, .zst, custom or directory format")
     return "plain"

@@ -169,9 +169,11 @@ def create_like(connection: Connection[Any], live: Database, name: str, mark: st
     elif provider == "b":
         options.update(LOCALE_PROVIDER="builtin", BUILTIN_LOCALE=locale)
     given = [sql.SQL(key + " ") + sql.Literal(value) for key, value in options.items()]  # type: ignore[arg-type]
+    if live.tablespace != "pg_default":  # naming it takes a right that leaving it out does not
+        given.append(sql.SQL("TABLESPACE ") + sql.Identifier(live.tablespace))
     connection.execute(
-        sql.SQL("CREATE DATABASE {} WITH OWNER {} TEMPLATE template0 TABLESPACE {} {}").format(
-            sql.Identifier(name), sql.Identifier(live.owner), sql.Identifier(live.tablespace), sql.SQL(" ").join(given)
+        sql.SQL("CREATE DATABASE {} WITH OWNER {} TEMPLATE template0 {}").format(
+            sql.Identifier(name), sql.Identifier(live.owner), sql.SQL(" ").join(given)
         )
     )
     connection.execute(comment_on(name, mark))

@@ -261,6 +261,7 @@ class _Work:
             carry_over(admin, live, known.beside)
             self._timed("analyze", self._analyze)
             self._timed("verify", lambda: self._prove(contents, path))
+            self._timed("flush", self._flush)
             copy = find(admin, known.beside)
             assert copy
             mark = marking(task.run, live.name, oid=live.oid, replaced_by=copy.oid, comment=live.comment)
@@ -340,7 +341,7 @@ class _Work:
     def _fill(self, path: Path, kind: str) -> backup.Contents:
         if kind in backup.ARCHIVES:
             target = conninfo.make_conninfo(dbname=self.known.beside)
-            jobs = [] if kind == "tar" else ["-j", str(self.task.workers)]
+            jobs = ["-j", str(self.task.workers)]
             command = [self.programs["pg_restore"], "-w", "--exit-on-error", *jobs, "-d", target, str(path.absolute())]
             environment = self.task.access.environment(self.known.beside, self.task.settings)
             run(command, environment, self.deadline, f"restoring {path}")
@@ -405,6 +406,19 @@ class _Work:
         command = [self.programs["vacuumdb"], "-w", "-q", "--analyze-only", "-j", str(self.task.workers)]
         environment = self.task.access.environment(self.known.beside, self.task.settings)
         run(command, environment, self.deadline, f"statistics of {self.known.beside}")
+
+    def _flush(self) -> None:
+        """What PostgreSQL has only in memory may find a full disk later; better now, while the copy can be dropped."""
+        try:
+            self.admin.execute("CHECKPOINT")
+        except psycopg.errors.InsufficientPrivilege:
+            pass  # the server does it by itself within minutes
+        except psycopg.Error as error:
+            raise BalikError(
+                f"the disk of {self.task.access.where}",
+                f"what was restored could not be written: {first_line(error)}",
+                do=f"{self.live.name} is untouched. Read the server's log, make room, and run the rollback again.",
+            ) from None
 
     def _prove(self, contents: backup.Contents, path: Path) -> None:
         with self.task.access.connect(self.known.beside) as copy:

@@ -24,7 +24,7 @@ except ImportError:  # said by `check`, on the host where it is missing
 if TYPE_CHECKING:
     from psycopg import Connection
 
-ATTEMPTS = 3
+ATTEMPTS = 2  # of five seconds each, in which new sessions wait
 _END_SESSIONS = """
 select pg_terminate_backend(pid) from pg_stat_activity where datname = any(%s) and pid <> pg_backend_pid()
 and (backend_type <> 'autovacuum worker' or current_setting('is_superuser')::bool)
