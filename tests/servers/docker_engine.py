@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import secrets
 import subprocess
+import tarfile
 import tempfile
 import time
 import urllib.request
@@ -43,7 +46,7 @@ VOLUME /srv/data
 STOPSIGNAL SIGKILL
 CMD ["python3", "/srv/server.py"]
 """
-_CHECKED = "HEALTHCHECK --interval=300ms --timeout=5s --retries=3 CMD {check}\n"
+_CHECKED = "HEALTHCHECK --interval=500ms --timeout=5s --retries=3 CMD {check}\n"
 _PROBE = "bash -c ':</dev/tcp/127.0.0.1/8000'"
 KINDS = {
     "healthy": _SERVES + _CHECKED.format(check=_PROBE),
@@ -99,6 +102,26 @@ class Lab:
             (Path(folder) / "Dockerfile").write_text(content)
             (Path(folder) / "server.py").write_text(_SERVER)
             docker("build", "--quiet", "--tag", name, folder)
+        return name
+
+    def foreign_image(self, architecture: str) -> str:
+        """Load an (empty) image that is built for another machine; its full name."""
+        name, layer = f"{self.prefix}app:{architecture}", b"\0" * 1024
+        layers = {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest()]}
+        config = {"architecture": architecture, "os": "linux", "rootfs": layers}
+        manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+        with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
+            path = Path(folder) / "image.tar"
+            with tarfile.open(path, "w") as tar:
+                for file, content in (
+                    ("config.json", json.dumps(config).encode()),
+                    ("manifest.json", json.dumps(manifest).encode()),
+                    ("layer.tar", layer),
+                ):
+                    entry = tarfile.TarInfo(file)
+                    entry.size = len(content)
+                    tar.addfile(entry, io.BytesIO(content))
+            docker("load", "--input", str(path))
         return name
 
     def run(self, name: str, image: str, *options: str, command: tuple[str, ...] = ()) -> str:

@@ -221,13 +221,18 @@ class Swap:
         now, kept = self.now(), self.engine.container(self.names.before)
         evidence: Json = {"from": "nothing had to be put back"}
         stopped_at = None
+        leaving = self.engine.container(self.names.after)
+        for taker in (now, kept):
+            # Where `main` or an undo was interrupted, the other one may still hold the policy.
+            if leaving and taker:
+                self._hand_policy(leaving, taker)
         if kept and kept["State"]["StartedAt"].startswith(_NEVER):
             # Made by an undo that was interrupted.
             self._remove(self.names.before)
             kept = None
         if not (now and now["Image"] == image.id and not kept):
             if not kept:
-                source = now or self.engine.container(self.names.after)
+                source = now or leaving
                 if source is None:
                     raise BalikError(f"container {self.names.name}", "does not exist on this engine, nor what was kept")
                 self._create(self.names.before, source, image)
