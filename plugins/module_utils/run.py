@@ -5,6 +5,7 @@ Everything here is a pure function over entries, so that what the next run belie
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -116,6 +117,9 @@ def _take_in(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
     if kind == "run-resumed":
         run.calls += 1
         run.outcome, run.outcome_body = None, {}
+        if run.decided and run.decided["outcome"] != GO:
+            # Killed before it was said that there is nothing to do: that may not be so any more.
+            run.decided = None
     elif kind == "criteria":
         run.verdict = body
     elif kind == "watched":
@@ -158,7 +162,7 @@ def read_answers(entries: Iterable[Entry]) -> list[Answer]:
 def answers_for_run(entries: Sequence[Entry], run: Run, valid: float) -> list[Answer]:
     """The answers that count for a run: given in it, or up to ``valid`` seconds before it was opened, but never
     before the end of the run before it: each rollback is decided anew."""
-    earlier = [other for other in read_runs(entries) if other.id < run.id]
+    earlier = list(itertools.takewhile(lambda other: other.id != run.id, read_runs(entries)))
     oldest = run.opened_at - timedelta(seconds=valid)
     if earlier:
         oldest = max(oldest, earlier[-1].last_at)

@@ -1,0 +1,281 @@
+"""What a record's entries say about runs: pure functions, so entries are all that these tests need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from ansible_collections.balik.rollback.plugins.module_utils import run as runs
+from ansible_collections.balik.rollback.plugins.module_utils.record import Entry
+from ansible_collections.balik.rollback.plugins.module_utils.units import iso
+
+START = datetime(2026, 1, 10, 20, tzinfo=timezone.utc)
+
+
+def entries(*told: tuple[float, str, str, dict[str, Any]]) -> list[Entry]:
+    """A record's entries from (minutes after the start, run, kind, body)."""
+    return [
+        Entry("shop", seq, iso(START + timedelta(minutes=minutes)), run, kind, body, "", "")
+        for seq, (minutes, run, kind, body) in enumerate(told, 1)
+    ]
+
+
+def opened(at: float, run: str = "r1") -> tuple[float, str, str, dict[str, Any]]:
+    return (at, run, "run-opened", {"by": "rina", "release": "2"})
+
+
+def outcome(at: float, what: str, run: str = "r1") -> tuple[float, str, str, dict[str, Any]]:
+    return (at, run, "outcome", {"outcome": what, "reason": "because"})
+
+
+def step(
+    at: float, kind: str, name: str = "image-revert", run: str = "r1", **more: Any
+) -> tuple[float, str, str, dict]:
+    return (at, run, f"step-{kind}", {"step": name, "phase": more.pop("phase", "revert"), **more})
+
+
+def word(at: float, answer: str, role: str = "lead", run: str = "", **more: str) -> tuple[float, str, str, dict]:
+    kind = next(kind for kind, answers in runs.ANSWERS.items() if answer in answers)
+    return (at, run, kind, {"role": role, "by": f"the {role}", "answer": answer, "reason": "so", **more})
+
+
+def decided(at: float, what: str = runs.GO, run: str = "r1") -> tuple[float, str, str, dict[str, Any]]:
+    return (at, run, "decided", {"outcome": what, "remedy": "deployment", "reason": "so"})
+
+
+# Runs
+
+
+def test_no_entries_no_runs() -> None:
+    assert runs.read_runs([]) == []
+    assert runs.unfinished_run([]) is None
+    assert runs.read_runs(entries((0, "", "statement", {}), (0, "gone", "decided", {}))) == []
+
+
+def test_the_names_of_runs_sort_by_time_and_differ() -> None:
+    names = [runs.new_run_id(START + timedelta(seconds=n)) for n in range(3)]
+    assert names == sorted(names)
+    assert names[0].startswith("20260110T200000Z-")
+    assert len({runs.new_run_id(START) for _ in range(20)}) > 1
+
+
+@pytest.mark.parametrize("last", [*runs.FINAL])
+def test_a_run_with_a_final_outcome_is_over(last: str) -> None:
+    assert runs.unfinished_run(entries(opened(0), outcome(1, last))) is None
+
+
+@pytest.mark.parametrize("told", [[], [outcome(1, runs.FAILED)], [decided(1)], [step(1, "started", saved={})]])
+def test_a_run_without_one_is_taken_up_again(told: Sequence[Any]) -> None:
+    found = runs.unfinished_run(entries(opened(0), *told))
+    assert found
+    assert found.id == "r1"
+
+
+def test_only_the_newest_run_is_taken_up() -> None:
+    assert runs.unfinished_run(entries(opened(0), opened(1, "r2"), outcome(2, runs.ROLLED_BACK, "r2"))) is None
+
+
+def test_a_failed_run_that_is_taken_up_has_no_outcome_until_it_ends() -> None:
+    told = [opened(0), decided(1), outcome(2, runs.FAILED), (3, "r1", "run-resumed", {"by": "rina"})]
+    (found,) = runs.read_runs(entries(*told))
+    assert (found.outcome, found.calls, found.decided and found.decided["outcome"]) == (None, 2, "go")
+    (found,) = runs.read_runs(entries(*told, outcome(4, runs.ROLLED_BACK)))
+    assert (found.outcome, found.is_over) == (runs.ROLLED_BACK, True)
+
+
+@pytest.mark.parametrize("what", [runs.NOTHING_TO_DO, runs.NOT_DECIDED])
+def test_killed_between_a_decision_against_and_its_outcome_it_is_decided_anew(what: str) -> None:
+    """What was safe an hour ago may be on fire now; only a Go is carried on."""
+    (found,) = runs.read_runs(entries(opened(0), decided(1, what), (60, "r1", "run-resumed", {"by": "rina"})))
+    assert found.decided is None
+
+
+def test_a_step_goes_from_started_to_done_and_says_how_long() -> None:
+    (run,) = runs.read_runs(
+        entries(opened(0), step(1, "started", saved={"web": {"image": "2"}}), step(3, "done", says={"web": "1 runs"}))
+    )
+    found = run.steps["image-revert"]
+    assert (found.state, found.seconds, found.says, found.saved) == (
+        "done",
+        120,
+        {"web": "1 runs"},
+        {"web": {"image": "2"}},
+    )
+
+
+def test_what_stood_there_at_the_first_start_counts() -> None:
+    """A later look may see the step's own half-done work; a host that came later adds its own."""
+    (run,) = runs.read_runs(
+        entries(
+            opened(0),
+            step(1, "started", saved={"a": {"line": "off"}}),
+            (2, "r1", "run-resumed", {"by": "rina"}),
+            step(3, "started", saved={"a": {"line": "half"}, "b": {"line": "off"}}),
+            step(4, "failed", failures={"a": "no"}, stage="main"),
+            step(5, "started", saved={"a": {"line": "more"}}),
+        )
+    )
+    assert run.steps["image-revert"].saved == {"a": {"line": "off"}, "b": {"line": "off"}}
+    assert run.steps["image-revert"].state == "started"
+
+
+def test_another_run_of_the_same_step_saves_anew() -> None:
+    found = runs.read_runs(
+        entries(
+            opened(0),
+            step(1, "started", saved={"a": {"line": "off"}}),
+            outcome(2, runs.ROLLED_BACK),
+            opened(3, "r2"),
+            step(4, "started", run="r2", saved={"a": {"line": "on"}}),
+        )
+    )
+    assert found[1].steps["image-revert"].saved == {"a": {"line": "on"}}
+
+
+def test_a_check_that_failed_was_never_started() -> None:
+    (run,) = runs.read_runs(entries(opened(0), step(1, "failed", failures={"web": "no image"}, stage="check")))
+    assert run.steps["image-revert"].state == "failed"
+    assert run.steps["image-revert"].failures == {"web": "no image"}
+    assert run.steps["image-revert"].saved == {}
+
+
+@pytest.mark.parametrize(
+    ("told", "given"),
+    [
+        ([], False),
+        ([step(1, "done", "smoke-test", phase="verify")], False),
+        ([step(1, "started", "traffic-restore", phase="restore", saved={})], True),
+        ([step(1, "done", "traffic-restore", phase="restore")], True),
+        ([step(1, "failed", "traffic-restore", phase="restore", failures={})], False),
+        ([(1, "r1", "watched", {"verdict": "unknown"}), step(2, "failed", "t", phase="restore", failures={})], True),
+        ([(1, "r1", "watched", {"verdict": "unsafe"}), step(2, "failed", "t", phase="restore", failures={})], False),
+    ],
+)
+def test_whether_the_traffic_was_given_back(told: Sequence[Any], given: bool) -> None:
+    (run,) = runs.read_runs(entries(opened(0), *told))
+    assert run.traffic_given_back is given
+
+
+# Answers
+
+
+def counted(told: Sequence[Any], valid: float = 3600) -> list[str]:
+    record = entries(*told)
+    return [a.reason for a in runs.answers_for_run(record, runs.read_runs(record)[-1], valid)]
+
+
+def test_an_answer_counts_when_it_was_given_in_the_run_or_shortly_before() -> None:
+    assert counted([word(0, "go", reason="before"), opened(30), word(31, "go", run="r1", reason="in")]) == [
+        "before",
+        "in",
+    ]
+
+
+def test_an_answer_from_too_long_before_does_not_count() -> None:
+    assert counted([word(0, "go"), opened(61)]) == []
+    assert counted([word(0, "go"), opened(2)], valid=60) == []
+
+
+def test_each_rollback_is_decided_anew() -> None:
+    told = [word(0, "go"), opened(1), word(2, "go", run="r1"), outcome(3, runs.ROLLED_BACK), opened(4, "r2")]
+    assert counted(told) == []
+    told.insert(4, word(3.5, "go", reason="after the end of the first"))
+    assert counted(told) == ["after the end of the first"]
+
+
+def test_runs_of_the_same_second_stand_in_the_records_order() -> None:
+    """Their names end in chance; where they stand in the record does not."""
+    told = [word(0, "go"), opened(1, "20260110T200100Z-ffff"), outcome(1, runs.NOTHING_TO_DO, "20260110T200100Z-ffff")]
+    assert counted([*told, opened(1, "20260110T200100Z-0000")]) == []
+
+
+def test_an_answer_in_another_run_does_not_count() -> None:
+    assert counted([opened(0), word(1, "go", run="r1"), outcome(2, runs.NOT_DECIDED), opened(3, "r2")]) == []
+
+
+def test_an_answer_has_all_that_was_said() -> None:
+    (answer,) = runs.read_answers(entries(word(5, "sign-off", role="qa", run="r1", item="looked", reason="bagus")))
+    assert answer == runs.Answer(
+        "sign-off", "qa", "the qa", "sign-off", "bagus", START + timedelta(minutes=5), "r1", "looked", ""
+    )
+
+
+# Where a decision stands
+
+
+def stand(*told: tuple[float, str, str, dict], needed: Sequence[str] = ("lead", "dba")) -> runs.Standing:
+    return runs.standing(runs.read_answers(entries(*told)), needed, "database")
+
+
+def test_nobody_has_answered() -> None:
+    assert stand() == runs.Standing({}, ("lead", "dba"), None)
+    assert not stand().made
+
+
+def test_it_waits_for_who_has_not_answered() -> None:
+    assert stand(word(0, "go")).waiting == ("dba",)
+    assert not stand(word(0, "go")).made
+
+
+def test_all_have_said_go() -> None:
+    found = stand(word(0, "go"), word(1, "go", "dba"))
+    assert (found.made, sorted(found.answers)) == (True, ["dba", "lead"])
+
+
+def test_one_no_go_is_enough_even_while_others_are_waited_for() -> None:
+    found = stand(word(0, "no-go", "dba"))
+    assert found.refused
+    assert (found.refused.role, found.made, found.waiting) == ("dba", False, ("lead",))
+
+
+@pytest.mark.parametrize(("first", "then", "made"), [("no-go", "go", True), ("go", "no-go", False)])
+def test_who_changes_their_mind_is_heard(first: str, then: str, made: bool) -> None:
+    found = stand(word(0, first), word(1, then), needed=["lead"])
+    assert (found.made, found.refused is None) == (made, made)
+
+
+def test_a_word_about_another_remedy_does_not_count_for_this_one() -> None:
+    assert stand(word(0, "go", remedy="deployment"), needed=["lead"]).waiting == ("lead",)
+    assert stand(word(0, "no-go", remedy="deployment"), word(1, "go"), needed=["lead"]).made
+    assert stand(word(0, "go", remedy="database"), needed=["lead"]).made
+
+
+def test_whom_nobody_asked_does_not_count() -> None:
+    assert stand(word(0, "no-go", "intern"), word(1, "go"), needed=["lead"]).made
+
+
+def test_a_sign_off_or_statement_is_no_go() -> None:
+    assert stand(word(0, "sign-off", item="x"), word(0, "unsafe", item="leak"), needed=["lead"]).waiting == ("lead",)
+
+
+# Sign-offs
+
+
+def test_the_newest_word_of_its_role_on_its_item_is_the_sign_off() -> None:
+    answers = runs.read_answers(
+        entries(
+            word(0, "sign-off", "qa", item="looked", reason="first"),
+            word(1, "refuse", "qa", item="looked", reason="second"),
+            word(2, "sign-off", "lead", item="looked"),
+            word(3, "sign-off", "qa", item="other"),
+        )
+    )
+    found = runs.sign_off_of(answers, "looked", "qa")
+    assert found
+    assert (found.answer, found.reason) == ("refuse", "second")
+    assert runs.sign_off_of(answers, "looked", "dba") is None
+
+
+def test_a_sign_off_from_before_the_last_step_saw_something_else() -> None:
+    told = [
+        opened(0),
+        word(1, "sign-off", "qa", "r1", item="x", reason="early"),
+        step(2, "done"),
+        (3, "r1", "asked", {}),
+    ]
+    assert runs.answers_since_last_step(entries(*told)) == []
+    told.append(word(4, "sign-off", "qa", "r1", item="x", reason="late"))
+    assert [a.reason for a in runs.answers_since_last_step(entries(*told))] == ["late"]
+    assert runs.answers_since_last_step([]) == []
