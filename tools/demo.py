@@ -185,12 +185,15 @@ def enough_traffic() -> dict[str, Any]:
 
 def account(entries: list[Entry], outcome: dict[str, Any]) -> list[str]:
     """What happened, from the record: what was wrong, who decided, each step and its time."""
-    lines = []
+    lines: list[tuple[str, str]] = []
+    decided_at = None
     for entry in entries:
         if entry.kind == "criteria":
             for verdict in entry.body["verdicts"]:
                 if verdict["verdict"] != "safe":
                     lines.append(("wrong", f"{verdict['verdict']}: {verdict['says']}: {verdict['reason']}"))
+        elif entry.kind == "decided":
+            decided_at = parse_time(entry.at)
         elif entry.kind in ("decision", "sign-off"):
             body = entry.body
             word = WORDS.get(body["answer"], body["answer"])
@@ -199,6 +202,9 @@ def account(entries: list[Entry], outcome: dict[str, Any]) -> list[str]:
             said = "; ".join(dict.fromkeys(entry.body.get("says", {}).values()))
             took = outcome["steps"][entry.body["step"]]["seconds"]
             lines.append(("step", f"{entry.body['step']:17} {format_duration(took):>6}  {said}"))
+            if entry.body["step"] == "maintenance-page" and decided_at:
+                up = (parse_time(entry.at) - decided_at).total_seconds()
+                lines.append(("step", f"{'':24}  up and read back {format_duration(up)} after the decision"))
     opened, closed = parse_time(outcome["opened"]), parse_time(outcome["closed"])
     lines.append(("in all", format_duration((closed - opened).total_seconds()) + ", with the watch"))
     return table(lines)
