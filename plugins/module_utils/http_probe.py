@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from . import specs
 from .errors import BalikError, Unreachable
@@ -29,7 +29,8 @@ BODY_LIMIT = 1 << 20
 _REDIRECTS = 5
 #: Two classes up to Python 3.9, one since.
 _TIMEOUTS = (TimeoutError, socket.timeout)
-_SECRET_HEADER = re.compile(r"auth|cookie|token|key|secret|password", re.IGNORECASE)
+#: All other headers may hold a secret: they are never shown, nor sent on to another site.
+_PLAIN_HEADERS = {"accept", "accept-encoding", "accept-language", "content-type", "user-agent"}
 
 
 class NotReached(Unreachable):
@@ -178,7 +179,7 @@ def send(request: Request, limit: float = 10.0) -> Response:
 def _redirected(request: Request, status: int, url: str) -> Request:
     headers = dict(request.headers)
     if urlsplit(url)[:2] != urlsplit(request.url)[:2]:
-        headers = {name: value for name, value in headers.items() if not _SECRET_HEADER.search(name)}
+        headers = {name: value for name, value in headers.items() if name.lower() in _PLAIN_HEADERS}
     method, body = request.method, request.body
     if status == 303 or (status in {301, 302} and method == "POST"):
         method, body = ("HEAD" if method == "HEAD" else "GET"), None
@@ -195,7 +196,7 @@ def _exchange(request: Request, deadline: Deadline, started: float) -> Response:
         raise NotReached(what, "is not a URL", "http://… or https://…")
     headers = {"User-Agent": "balik", "Accept": "*/*", **request.headers, "Connection": "close"}
     if parts.username is not None and "Authorization" not in headers:
-        headers["Authorization"] = basic(parts.username, parts.password or "")
+        headers["Authorization"] = basic(unquote(parts.username), unquote(parts.password or ""))
     path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
     path += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~-._?[]") if parts.query else ""
     sock = connect(host, port, what, deadline)
@@ -393,6 +394,41 @@ def run_sequence(spec: Mapping[str, Any], limit: float) -> Answers:
     assert last is not None  # a sequence has at least one request
     says = f"{last.status} after {format_duration(slowest)}"
     return Answers(last, slowest, says, cleaned)
+
+
+def secrets_of(spec: Mapping[str, Any]) -> list[str]:
+    """What a sequence or a request sends that nobody may read; also of one that is not written as it should."""
+    lists = [spec.get(key) for key in ("requests", "after")]
+    parts = [spec, *(part for each in lists if isinstance(each, list) for part in each)]
+    found = []
+    for part in (part for part in parts if isinstance(part, Mapping)):
+        headers = part.get("headers")
+        for name, value in headers.items() if isinstance(headers, Mapping) else ():
+            found += [] if str(name).lower() in _PLAIN_HEADERS else [str(value)]
+        found += url_passwords(part.get("url")) + url_passwords(part.get("base"))
+    return found
+
+
+def url_passwords(url: object) -> list[str]:
+    """The password in a URL: as it is written, as it is meant, and as HTTP sends it."""
+    try:
+        parts = urlsplit(str(url))
+    except ValueError:
+        return []
+    if not parts.password:
+        return []
+    sent = basic(unquote(parts.username or ""), unquote(parts.password))
+    return [parts.password, unquote(parts.password), sent]
+
+
+def masked(text: str, secrets: Sequence[str]) -> str:
+    """``text`` without the secrets. Those of less than four letters would blot out half of it."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= 4:
+            text = text.replace(secret, "***")
+        for cut in range(len(secret) - 1, 3, -1):
+            text = text.replace(f"{secret[:cut]}…", "***…")
+    return text
 
 
 def cleaning_limit(spec: Mapping[str, Any], limit: float) -> float:

@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from . import specs
 from .concurrently import Late, as_done
@@ -32,8 +31,11 @@ from .http_probe import (
     cleaning_limit,
     connect,
     dig,
+    masked,
     run_sequence,
+    secrets_of,
     shortened,
+    url_passwords,
 )
 from .units import format_duration, parse_duration
 
@@ -406,7 +408,8 @@ def _try(check: Mapping[str, Any], tries: int) -> Outcome:
     except BalikError as error:
         ok, found, expected = False, f"{error.what}: {error.found}", error.expected
     ms = round((time.monotonic() - began) * 1000)
-    return Outcome(check["name"], kind, ok, ms, tries, _masked(found, check), _masked(expected, check))
+    found, expected = (masked(text, _secrets(check)) for text in (found, expected))
+    return Outcome(check["name"], kind, ok, ms, tries, found, expected)
 
 
 def _asked(kind: str, check: Mapping[str, Any]) -> str:
@@ -425,22 +428,8 @@ def _asked(kind: str, check: Mapping[str, Any]) -> str:
     raise WrongAnswer("it", f"answers ({found})", "no answer")
 
 
-def _masked(text: str, check: Mapping[str, Any]) -> str:
-    for secret in _secrets(check):
-        text = text.replace(secret, "***")
-    return text
-
-
 def _secrets(check: Mapping[str, Any]) -> list[str]:
     spec = check[_kind(check)]
-    requests = [spec, *spec.get("requests", ()), *spec.get("after", ())]
-    found = [str(value) for request in requests for value in request.get("headers", {}).values()]
-    found += [spec["key"]] if "key" in spec else []
-    for url in (spec.get("dsn", ""), spec.get("url", "")):
-        match = re.search(r"password\s*=\s*'?([^'\s&]+)", str(url))
-        found += [match[1]] if match else []
-        with contextlib.suppress(ValueError):
-            password = urlsplit(str(url)).password or ""
-            found += [password, unquote(password)]
-    # Shorter ones would blot out half of the message.
-    return [secret for secret in found if len(secret) >= 4]
+    dsn = str(spec.get("dsn", ""))
+    in_words = re.findall(r"password\s*=\s*'?([^'\s&]+)", dsn)
+    return [*secrets_of(spec), spec.get("key", ""), *in_words, *url_passwords(dsn)]

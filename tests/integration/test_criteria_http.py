@@ -239,6 +239,19 @@ def test_secrets_stay_with_the_site_they_are_for_and_out_of_evidence(app: Server
     assert "hunter2" not in str(evaluation.as_dict())
 
 
+def test_a_server_that_echoes_secrets_does_not_bring_them_into_evidence(app: Server) -> None:
+    url = app.url.replace("//", "//ana:hunter2@") + "/echo"
+    request = {"url": url, "headers": {"X-Bypass": "hunter2"}, "expect": {"contains": "no such text"}}
+    evaluation = evaluate([criterion({"requests": [request]})])
+    assert "you sent" in evaluation.reason
+    assert "hunter2" not in str(evaluation.as_dict())
+    assert "YW5hOmh1bnRlcjI" not in str(evaluation.as_dict())
+    # Cut in the middle it is still a secret.
+    request["headers"] = {"X-Bypass": "correct-horse-" * 10}
+    evaluation = evaluate([criterion({"requests": [request]})])
+    assert "correct" not in str(evaluation.as_dict())
+
+
 def test_a_user_in_the_url_becomes_a_header(app: Server) -> None:
     found(criterion({"requests": [{"url": app.url.replace("//", "//ana:s3cret@") + "/ok"}]}))
     assert app.headers[0]["authorization"] == "Basic YW5hOnMzY3JldA=="

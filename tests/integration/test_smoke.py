@@ -214,6 +214,18 @@ def test_http(app: web.Server) -> None:
     assert app.documents == {}
 
 
+def test_secrets_that_come_back_do_not_show(app: web.Server, postgresql: database.Server) -> None:
+    headers = {"X-Bypass": PASSWORD}
+    checks = [
+        {"http": {"url": f"{app.url}/echo", "headers": headers, "expect": {"contains": "no such text"}}},
+        {"postgresql": {"dsn": f"{postgresql.dsn()} password={PASSWORD}", "query": f"SELECT '{PASSWORD}'"}},
+    ]
+    for check in checks:
+        outcome = one(check)
+        assert "***" in outcome.found
+        assert PASSWORD not in str(outcome.as_dict())
+
+
 # ---- must: not-answer -----------------------------------------------------------------------------
 
 

@@ -117,6 +117,10 @@ class Handler(BaseHTTPRequestHandler):
     def get_ok(self) -> None:
         self.answer(200, {"status": "ok", "version": "1.9.4", "load": 0.25, "parts": [{"name": "db"}]})
 
+    def get_echo(self) -> None:
+        sent = {name: value for name, value in self.headers.items() if name.startswith(("X-", "Auth"))}
+        self.answer(200, {"you sent": sent})
+
     def get_unicode(self) -> None:
         self.answer(200, "Dokumen hukum telah disimpan — ✓ §".encode(), Content_Type="text/html; charset=utf-8")
 

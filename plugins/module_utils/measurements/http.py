@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,7 +21,9 @@ from ..http_probe import (
     cleaning_limit,
     dig,
     full_url,
+    masked,
     run_sequence,
+    secrets_of,
     shown_url,
 )
 from ..units import utc_now
@@ -84,7 +87,8 @@ class Http:
         while True:
             after = time.monotonic() - started
             at = begin + timedelta(seconds=after)
-            samples.append(_sample(spec, ask, at))
+            sample = _sample(spec, ask, at)
+            samples.append(replace(sample, note=masked(sample.note, secrets_of(spec))))
             value = samples[-1].value
             took = time.monotonic() - started - after
             # A probe that took its time watched for that long: no gap.
