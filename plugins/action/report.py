@@ -75,6 +75,6 @@ def _write(path: Path, text: str) -> bool:
         raise BalikError(
             str(path),
             f"cannot be written: {error.strerror}",
-            do="The record has everything; once that is mended, `ansible-playbook playbooks/report.yml` writes the report.",
+            do="The record has everything: mend that, and `ansible-playbook playbooks/report.yml` writes the report.",
         ) from None
     return True

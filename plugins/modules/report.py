@@ -10,12 +10,12 @@ short_description: Write the report of a rollback
 description:
   - Reads one run from the product's record, and writes C(report.html), C(report.md) and C(report.json) into
     C(<rollback_state_dir>/<product>/reports/<run>/).
-  - Head, timeline, criteria with their samples, decision, steps with their evidence, sign-offs, messages, the watch, the
-    checklist, people and their tasks, the draft of a post-mortem, and how to prove that the record is whole; in the plan's
-    language.
+  - Head, timeline, criteria with their samples, decision, steps with their evidence, sign-offs, messages, the watch,
+    the checklist, people and their tasks, the draft of a post-mortem, and how to prove that the record is whole; in the
+    plan's language.
   - Works for any run, also one that failed, was never decided, or is still open. The same record gives the same bytes.
-  - The HTML is one file without scripts or anything to load. Files are readable by their owner only. Addresses of people
-    and secrets are not in them.
+  - The HTML is one file without scripts or anything to load. Files are readable by their owner only. Addresses of
+    people and secrets are not in them.
   - The keys of the JSON are described in C(plugins/module_utils/report/document.py).
 version_added: 0.1.0
 author: The balik authors

@@ -13,17 +13,18 @@ is not known is null. Texts of the plan and of people stay in their language; ``
 ``remedy``     ``{name, says}``; ``procedure`` likewise
 ``speed``      by which waiting times were divided; 1 but in a sandbox
 ``held``       how long the maintenance page was up: ``{from, until, seconds}``, or null
-``warnings``   list of ``sandbox-clock``, ``traffic-held``, ``still-open``, ``glass-broken``, ``unreadable``, ``plan-changed``
+``warnings``   list of ``sandbox-clock``, ``traffic-held``, ``still-open``, ``glass-broken``, ``unreadable``,
+               ``plan-changed``
 ``unreadable`` how many entries were not as they should be
-``criteria``   the newest evaluation: ``{at, verdict, reason, trigger, evaluations, criteria: [...]}``, or null; each of its
-               criteria ``{name, says, verdict, reason, query, at, took, touches, unsafe, threshold, hold, sample_count,
-               samples: [{at, value, note}]}``
+``criteria``   the newest evaluation: ``{at, verdict, reason, trigger, evaluations, criteria: [...]}``, or null; each
+               of its criteria ``{name, says, verdict, reason, query, at, took, touches, unsafe, threshold, hold,
+               sample_count, samples: [{at, value, note}]}``
 ``watch``      the newest watch, the same with ``seconds`` for how long; or null
-``decision``   ``{outcome, reason, at, asked_at, seconds, answers: [...], glass_broken}``; each answer ``{role, title, by,
-               answer, reason, at, after}``, with ``answer`` null for who was asked and did not answer
+``decision``   ``{outcome, reason, at, asked_at, seconds, answers: [...], glass_broken}``; each answer ``{role, title,
+               by, answer, reason, at, after}``, with ``answer`` null for who was asked and did not answer
 ``steps``      list of ``{phase, step, state, started_at, seconds, attempts, hosts: [{host, says, saved, evidence}],
                failures: [{at, stage, host, says}]}``; ``state`` is done, failed, started or not-begun
-``sign_offs``  list of ``{name, role, title, phase, says, answer, by, reason, at, after}``
+``sign_offs``  list of ``{name, role, title, phase, says, asked_at, answer, by, reason, at, after}``
 ``messages``   list of ``{at, moment, role, title, subject, ways: {way: result}}``
 ``checklist``  list of ``{when, items: [{role, title, says, sign_off, done, answer, by, at, reason}]}``
 ``people``     list of ``{role, title, does, names, reach: [way], escalates_to, after}``
@@ -38,15 +39,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
 
 from .. import run as runs
-from ..criteria import UNKNOWN
+from ..criteria import SAFE, UNKNOWN
 from ..errors import BalikError
-from ..plan import CHECKLIST_MOMENTS, Plan
+from ..plan import CHECKLIST_MOMENTS, PHASES, Plan
 from ..record import Entry
 from ..units import format_duration, iso, parse_time
 from .words import WORDS
@@ -122,6 +123,10 @@ def build(plan: Plan, entries: Sequence[Entry], run_id: str, inventory: Sequence
     return _cleaned(_Builder(plan, readable, entries, run, inventory).document())
 
 
+#: What went well or badly: the name of its sentence, and the facts in it.
+Lesson = tuple[str, Mapping[str, Any]]
+
+
 class _Builder:
     """Holds what the parts of a document are made of."""
 
@@ -156,28 +161,23 @@ class _Builder:
         return person.title if person else _text(role)
 
     def document(self) -> dict[str, Any]:
-        steps, sign_offs = self.steps(), self.sign_offs()
-        head = self.head()
-        criteria, watch = self.criteria(self.newest("criteria")), self.watch()
-        decision = self.decision()
-        held = self.held()
-        return {
+        head, steps, sign_offs = self.head(), self.steps(), self.sign_offs()
+        found = {
             **head,
-            "held": held,
+            "held": self.held(),
             "warnings": self.warnings(head, steps),
             "unreadable": len(self.unreadable),
-            "criteria": criteria,
-            "decision": decision,
+            "criteria": self.criteria(self.newest("criteria")),
+            "decision": self.decision(),
             "steps": steps,
             "sign_offs": sign_offs,
-            "watch": watch,
+            "watch": self.watch(),
             "messages": self.messages(),
             "checklist": self.checklist(sign_offs),
             "people": self.people(),
             "timeline": [self.event(entry) for entry in self.shown],
-            "post_mortem": self.post_mortem(head, criteria, watch, decision, steps, sign_offs),
-            "record": self.record(),
         }
+        return {**found, "post_mortem": self.post_mortem(found), "record": self.record()}
 
     def head(self) -> dict[str, Any]:
         run, opened = self.run, self.run.opened
@@ -338,7 +338,10 @@ class _Builder:
         asked = {e.body["item"]: parse_time(e.at) for e in reversed(self.all("asked")) if _text(e.body.get("item"))}
         found = []
         for item in self.plan.sign_offs:
-            answer = runs.sign_off_of(self.answers, item.name, item.role)
+            # Steps of later phases come after this sign-off by rights, and take nothing from it.
+            later = PHASES[PHASES.index(item.phase) + 1 :]
+            until = [e for e in self.of_run if not (e.kind.startswith("step-") and e.body.get("phase") in later)]
+            answer = runs.sign_off_of(runs.answers_since_last_step(until), item.name, item.role)
             if self.remedy_name not in item.remedies and self.remedy and not answer:
                 continue
             given = self.answer(answer, asked.get(item.name)) if answer else {}
@@ -349,6 +352,7 @@ class _Builder:
                     "title": self.title(item.role),
                     "phase": item.phase,
                     "says": item.says,
+                    "asked_at": iso(asked[item.name]) if item.name in asked else None,
                     **{key: given.get(key) for key in ("answer", "by", "reason", "at", "after")},
                 }
             )
@@ -505,7 +509,7 @@ class _Builder:
 
     def tone(self, kind: str, body: Mapping[str, Any]) -> str:
         if kind == "message":
-            return _PLAIN if set(map(str, _mapping(body.get("ways")).values())) == {"sent"} else _WARN
+            return _PLAIN if _arrived(body) else _WARN
         fixed = {"step-done": _GOOD, "step-failed": _BAD, "glass-broken": _WARN, "run-resumed": _WARN}
         return fixed.get(kind) or tone_of(body.get("verdict") or body.get("outcome") or body.get("answer"))
 
@@ -514,73 +518,71 @@ class _Builder:
 
     # The post-mortem, as far as the record can write it
 
-    def post_mortem(
-        self,
-        head: dict[str, Any],
-        criteria: dict[str, Any] | None,
-        watch: dict[str, Any] | None,
-        decision: dict[str, Any],
-        steps: list[dict[str, Any]],
-        sign_offs: list[dict[str, Any]],
-    ) -> dict[str, Any]:
+    def post_mortem(self, found: Mapping[str, Any]) -> dict[str, Any]:
         texts = self.words["post_mortem"]
-        well: list[str] = []
-        badly: list[str] = []
-
-        def note(where: list[str], name: str, **facts: Any) -> None:
-            where.append(texts[name].format_map(_Words(facts)))
-
-        for each in (criteria or {}).get("criteria", []):
-            if each["verdict"] in (UNKNOWN, NOT_MEASURED):
-                note(badly, "unknown_badly", criterion=each["says"] or each["name"], reason=each["reason"])
-        for each in decision["answers"]:
-            if each["answer"] is None:
-                note(badly, "answer_badly", title=each["title"])
-            elif each["after"] is not None:
-                note(well, "decision_well", title=each["title"], took=self.duration(each["after"]))
-        if decision["glass_broken"]:
-            note(badly, "glass_badly", reason=decision["glass_broken"]["reason"])
-        for step in steps:
-            if step["state"] == "done" and step["attempts"] == 1:
-                note(well, "step_well", step=step["step"], took=self.duration(step["seconds"]))
-            elif step["state"] == "started":
-                note(badly, "step_open", step=step["step"])
-            # A failure that each host of twenty had is one line.
-            for (_at, stage), many in groupby(step["failures"], key=lambda each: (each["at"], each["stage"])):
-                failures = "; ".join(f"{each['host']}: {each['says']}" for each in many)
-                note(badly, "step_badly", step=step["step"], stage=stage, failures=_short(failures, 500))
-        for item in sign_offs:
-            facts = {"item": item["name"], "by": item["by"], "title": item["title"], "reason": item["reason"]}
-            if item["answer"] == runs.SIGN_OFF:
-                note(well, "sign_off_well", **facts)
-            elif item["answer"]:
-                note(badly, "refused_badly", **facts)
-        if watch and watch["verdict"] == "safe":
-            note(well, "watch_well")
-        elif watch:
-            verdict = self.words["verdict"].get(watch["verdict"], watch["verdict"])
-            note(badly, "watch_badly", verdict=verdict, reason=watch["reason"])
-        missed = {
-            (self.title(entry.body.get("role")), self.ways(_mapping(entry.body.get("ways"))))
-            for entry in self.all("message")
-            if set(map(str, _mapping(entry.body.get("ways")).values())) != {"sent"}
-        }
-        for title, ways in sorted(missed, key=str):
-            note(badly, "message_badly", title=title, ways=ways)
-        if head["resumed"]:
-            note(badly, "resumed_badly", count=len(head["resumed"]))
-        outcome = self.words["outcome"].get(head["outcome"], head["outcome"])
-        facts = {key: head[key] for key in ("product", "release", "environment", "reason")}
+        outcome = self.words["outcome"].get(found["outcome"], found["outcome"])
+        lessons = [
+            *self.lessons_of_measuring(found["criteria"], found["watch"]),
+            *self.lessons_of_people(found["decision"], found["sign_offs"]),
+            *self.lessons_of_steps(found["steps"]),
+            *self.lessons_of_messages(),
+        ]
+        if found["resumed"]:
+            lessons.append(("resumed_badly", {"count": len(found["resumed"])}))
+        said = [(name, texts[name].format_map(_Words(facts))) for name, facts in lessons]
         return {
-            "summary": texts["summary_text"].format_map(_Words({**facts, "outcome": outcome})),
-            "well": well,
-            "badly": badly,
+            "summary": texts["summary_text"].format_map(_Words({**found, "outcome": outcome})),
+            "well": [text for name, text in said if name.endswith("_well")],
+            "badly": [text for name, text in said if name.endswith("_badly")],
             "actions": [
                 {"role": item["role"], "title": self.title(item["role"]), "says": item["says"]}
                 for item in self.plan.checklist
                 if item["when"] == "after"
             ],
         }
+
+    def lessons_of_measuring(self, criteria: dict[str, Any] | None, watch: dict[str, Any] | None) -> Iterator[Lesson]:
+        for each in (criteria or {}).get("criteria", []):
+            if each["verdict"] == UNKNOWN:
+                yield "unknown_badly", {"criterion": each["says"] or each["name"], "reason": each["reason"]}
+        if watch and watch["verdict"] == SAFE:
+            yield "watch_well", {}
+        elif watch:
+            verdict = self.words["verdict"].get(watch["verdict"], watch["verdict"])
+            yield "watch_badly", {"verdict": verdict, "reason": watch["reason"]}
+
+    def lessons_of_people(self, decision: dict[str, Any], sign_offs: list[dict[str, Any]]) -> Iterator[Lesson]:
+        for each in decision["answers"]:
+            if each["answer"] is None:
+                yield "answer_badly", each
+            elif each["after"] is not None:
+                yield "decision_well", {**each, "took": self.duration(each["after"])}
+        if decision["glass_broken"]:
+            yield "glass_badly", decision["glass_broken"]
+        for item in sign_offs:
+            if item["answer"]:
+                name = "sign_off_well" if item["answer"] == runs.SIGN_OFF else "refused_badly"
+                yield name, {**item, "item": item["name"]}
+
+    def lessons_of_steps(self, steps: list[dict[str, Any]]) -> Iterator[Lesson]:
+        for step in steps:
+            if step["state"] == "done" and step["attempts"] == 1:
+                yield "step_well", {**step, "took": self.duration(step["seconds"])}
+            elif step["state"] == "started":
+                yield "open_badly", step
+            # A failure that each of twenty hosts had is one line.
+            for (_at, stage), many in groupby(step["failures"], key=lambda each: (each["at"], each["stage"])):
+                failures = _listed({each["host"]: each["says"] for each in many}, 500)
+                yield "step_badly", {"step": step["step"], "stage": stage, "failures": failures or None}
+
+    def lessons_of_messages(self) -> Iterator[Lesson]:
+        missed = {
+            (self.title(entry.body.get("role")), self.ways(_mapping(entry.body.get("ways"))))
+            for entry in self.all("message")
+            if not _arrived(entry.body)
+        }
+        for title, ways in sorted(missed, key=str):
+            yield "message_badly", {"title": title, "ways": ways}
 
     def record(self) -> dict[str, Any]:
         of_run = [entry for entry in self.shown if entry.run == self.run.id]
@@ -645,12 +647,21 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _listed(value: Any) -> str:
-    """``{host: text}`` as one line; the control node itself needs no name."""
-    texts = {host: _text(text) for host, text in _mapping(value).items()}
-    return _short(
-        "; ".join(f"{host}: {text}" if host != "localhost" else text for host, text in texts.items() if text), 1000
-    )
+def _arrived(message: Mapping[str, Any]) -> bool:
+    return set(map(str, _mapping(message.get("ways")).values())) == {"sent"}
+
+
+def _listed(value: Any, longest: int = 1000) -> str:
+    """``{host: text}`` as one line; a text that names its host already, and the control node, need no name."""
+    texts = [named(host, text) for host, said in _mapping(value).items() if (text := _text(said))]
+    return _short("; ".join(texts), longest)
+
+
+def named(host: str, text: str | None) -> str:
+    """What a host said, with its name where that is not plain."""
+    if not text:
+        return host
+    return text if host in ("", "localhost") or text.startswith(host) else f"{host}: {text}"
 
 
 def _time(value: Any) -> str | None:

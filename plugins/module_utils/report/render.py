@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..units import parse_time
-from .document import spoken_duration, tone_of
+from .document import named, spoken_duration, tone_of
 from .words import WORDS, ZONES
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -46,16 +46,15 @@ def to_json(document: Mapping[str, Any]) -> str:
 
 def _render(template: str, document: Mapping[str, Any]) -> str:
     language = document["language"] if document["language"] in WORDS else "en"
-    zone = ZONES[language]
-    offset = parse_time(document["opened_at"]).astimezone(zone).strftime("%z")
-    name = zone.tzname(None)
-    return (
-        _environment(language, template.endswith(".md.j2"))
-        .get_template(template)
-        .render(
-            r=document, zone=name if name == "UTC" else f"{name} (UTC{offset[:3]}:{offset[3:]})", is_utc=name == "UTC"
-        )
-    )
+    template_of = _environment(language, template.endswith(".md.j2")).get_template(template)
+    return template_of.render(r=document, zone=_zone_name(language, document["opened_at"]))
+
+
+def _zone_name(language: str, at: str) -> str:
+    """``UTC``, or ``WIB (UTC+07:00)``."""
+    local = parse_time(at).astimezone(ZONES[language])
+    offset = local.strftime("%z")
+    return "UTC" if not local.utcoffset() else f"{local.tzname()} (UTC{offset[:3]}:{offset[3:]})"
 
 
 @cache
@@ -84,11 +83,12 @@ def _environment(language: str, markdown: bool) -> Environment:
         figure=_figure,
         spark=_spark,
         code=_code,
+        named=lambda said: named(said["host"], said["says"]),
         or_dash=lambda text: words["none"] if text is None or text == "" else text,
         word_scope=lambda name: word("scope", name),
         word_way=lambda name: word("way", name),
     )
-    environment.globals.update(w=words, word=word, utc=timezone.utc)
+    environment.globals.update(w=words, word=word, utc=timezone.utc, is_utc=zone == timezone.utc)
     return environment
 
 
@@ -157,7 +157,7 @@ def _is_figure(value: Any) -> bool:
 
 _SPECIAL = re.compile(r"([\\`*\[\]|~$])")
 _LONE_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
-_BLOCK = re.compile(r"^(\d+(?=[.)])|(?=[#+\-=]))")
+_BLOCK = re.compile(r"^(\d+(?=[.)](?:\s|$))|(?=[#+\-=]))")
 
 
 def _as_markdown(value: Any) -> Markup:

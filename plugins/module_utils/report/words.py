@@ -48,6 +48,7 @@ _EN: dict[str, Any] = {
         "unsafe": "unsafe",
         "safe": "safe",
         "none": "no answer",
+        "not-asked": "not asked yet",
     },
     "decided": {
         "go": "Go: roll back",
@@ -69,7 +70,7 @@ _EN: dict[str, Any] = {
         "failed": "failed",
         "not-decided": "not decided",
     },
-    "trigger": {"any": "any one unsafe criterion", "all": "all criteria unsafe"},
+    "trigger": {"any": "any one unsafe criterion", "all": "all criteria unsafe together"},
     "scope": {"frontend": "frontend", "backend": "backend", "database": "database"},
     "way": {"email": "mail", "webhook": "web hook", "phone": "phone"},
     "warning": {
@@ -81,8 +82,8 @@ _EN: dict[str, Any] = {
         "command again takes it up. This report shows what was written until {at}.",
         "glass-broken": "The glass was broken: the rollback began without the answers that the plan asks for.",
         "unreadable": "{count} entries of the record could not be read; the timeline shows them as they are.",
-        "plan-changed": "Shown with the plan as it is now. What the run names and the plan no longer has is shown by its "
-        "name only.",
+        "plan-changed": "Shown with the plan as it is now. What the run names and the plan no longer has is shown by "
+        "its name only.",
     },
     "head": {
         "product": "Product",
@@ -163,7 +164,7 @@ _EN: dict[str, Any] = {
     },
     "text": {
         "not_evaluated": "The criteria were not measured in this run.",
-        "evaluated": "{verdict} at {at}. It is unsafe when: {trigger}.",
+        "evaluated": "{verdict} at {at}. A rollback is due with {trigger}.",
         "evaluations": "Measured {count} times; the newest is shown.",
         "touches": "Touches {scopes}.",
         "spark": "{count} values from {low} to {high}, the newest {last}; the dashed line is the limit.",
@@ -183,8 +184,8 @@ _EN: dict[str, Any] = {
         "refused": "refused by {by}, {at}: {reason}",
     },
     "post_mortem": {
-        "intro": "A draft. What stands here comes from the record; the rest is for the people who were there. It asks what "
-        "happened and why, not who is to blame.",
+        "intro": "A draft. What stands here comes from the record; the rest is for the people who were there. It asks "
+        "what happened and why, not who is to blame.",
         "summary": "Summary",
         "impact": "Impact",
         "timeline": "Timeline",
@@ -206,8 +207,8 @@ _EN: dict[str, Any] = {
         "decision_well": "{title} answered {took} after being asked",
         "watch_well": "The watch after the traffic was given back found nothing unsafe",
         "step_badly": "{step} failed ({stage}): {failures}",
-        "step_open": "{step} was begun and did not end",
-        "resumed_badly": "The run had to be taken up again {count} times",
+        "open_badly": "{step} was begun and did not end",
+        "resumed_badly": "The run was interrupted or failed, and was taken up again ({count} ×)",
         "glass_badly": "The glass was broken: {reason}",
         "unknown_badly": "{criterion} could not be measured: {reason}",
         "message_badly": "{title} was not told everywhere: {ways}",
@@ -218,8 +219,8 @@ _EN: dict[str, Any] = {
     "record": {
         "entries": "{count} entries of this run, {first} to {last} of the product's record.",
         "head": "Hash of the run's last entry:",
-        "how": "Each entry holds the hash of the one before. This proves that nothing until then was changed, removed or "
-        "added, if the hash was kept elsewhere too (in a mail, a ticket):",
+        "how": "Each entry holds the hash of the one before. This proves that nothing until then was changed, removed "
+        "or added, if the hash was kept elsewhere too (in a mail, a ticket):",
     },
     "event": {
         "run-opened": "Run opened by {by}: {release} → {stable}",
@@ -279,6 +280,7 @@ _ID: dict[str, Any] = {
         "unsafe": "tidak aman",
         "safe": "aman",
         "none": "tidak menjawab",
+        "not-asked": "belum diminta",
     },
     "decided": {
         "go": "Go: lakukan rollback",
@@ -309,13 +311,14 @@ _ID: dict[str, Any] = {
     "scope": {"frontend": "frontend", "backend": "backend", "database": "database"},
     "way": {"email": "surel", "webhook": "web hook", "phone": "telepon"},
     "warning": {
-        "sandbox-clock": "Dijalankan dengan jam sandbox: waktu tunggu {speed} kali lebih singkat daripada dalam rencana. "
-        "Ini membuktikan prosedurnya, bukan waktunya.",
+        "sandbox-clock": "Dijalankan dengan jam sandbox: waktu tunggu {speed} kali lebih singkat daripada dalam "
+        "rencana. Ini membuktikan prosedurnya, bukan waktunya.",
         "traffic-held": "Traffic belum dikembalikan: pengguna masih melihat halaman maintenance. Perbaiki penyebab "
         "kegagalan lalu jalankan perintah yang sama lagi; rollback diteruskan dari titik itu.",
-        "still-open": "Rollback ini belum memiliki hasil akhir: masih berjalan, atau terputus; menjalankan perintah yang "
-        "sama akan meneruskannya. Laporan ini memuat yang tercatat sampai {at}.",
-        "glass-broken": "Jalur darurat dipakai (break glass): rollback dimulai tanpa jawaban yang diminta oleh rencana.",
+        "still-open": "Rollback ini belum memiliki hasil akhir: masih berjalan, atau terputus; menjalankan perintah "
+        "yang sama akan meneruskannya. Laporan ini memuat yang tercatat sampai {at}.",
+        "glass-broken": "Jalur darurat dipakai (break glass): rollback dimulai tanpa jawaban yang "
+        "diminta oleh rencana.",
         "unreadable": "{count} entri catatan tidak dapat dibaca; lini masa menampilkannya apa adanya.",
         "plan-changed": "Ditampilkan dengan rencana yang berlaku sekarang. Yang disebut dalam catatan tetapi tidak ada "
         "lagi dalam rencana hanya ditampilkan namanya.",
@@ -399,7 +402,7 @@ _ID: dict[str, Any] = {
     },
     "text": {
         "not_evaluated": "Kriteria tidak diukur dalam rollback ini.",
-        "evaluated": "{verdict} pada {at}. Dinilai tidak aman bila: {trigger}.",
+        "evaluated": "{verdict} pada {at}. Rollback dipicu bila {trigger}.",
         "evaluations": "Diukur {count} kali; yang ditampilkan adalah yang terbaru.",
         "touches": "Mengenai {scopes}.",
         "spark": "{count} nilai antara {low} dan {high}, yang terbaru {last}; garis putus-putus adalah batasnya.",
@@ -419,8 +422,8 @@ _ID: dict[str, Any] = {
         "refused": "ditolak oleh {by}, {at}: {reason}",
     },
     "post_mortem": {
-        "intro": "Sebuah draf. Yang sudah terisi berasal dari catatan; selebihnya diisi oleh orang-orang yang terlibat. "
-        "Yang dicari adalah apa yang terjadi dan mengapa, bukan siapa yang salah.",
+        "intro": "Sebuah draf. Yang sudah terisi berasal dari catatan; selebihnya diisi oleh orang-orang yang "
+        "terlibat. Yang dicari adalah apa yang terjadi dan mengapa, bukan siapa yang salah.",
         "summary": "Ringkasan",
         "impact": "Dampak",
         "timeline": "Lini masa",
@@ -442,8 +445,8 @@ _ID: dict[str, Any] = {
         "decision_well": "{title} menjawab {took} setelah diminta",
         "watch_well": "Pemantauan setelah traffic dikembalikan tidak menemukan hal yang tidak aman",
         "step_badly": "{step} gagal ({stage}): {failures}",
-        "step_open": "{step} dimulai tetapi tidak selesai",
-        "resumed_badly": "Rollback harus diteruskan {count} kali",
+        "open_badly": "{step} dimulai tetapi tidak selesai",
+        "resumed_badly": "Rollback terputus atau gagal, lalu diteruskan ({count} ×)",
         "glass_badly": "Jalur darurat dipakai: {reason}",
         "unknown_badly": "{criterion} tidak dapat diukur: {reason}",
         "message_badly": "{title} tidak berhasil diberi tahu lewat semua cara: {ways}",
@@ -454,8 +457,8 @@ _ID: dict[str, Any] = {
     "record": {
         "entries": "{count} entri rollback ini, nomor {first} sampai {last} dari catatan produk.",
         "head": "Hash entri terakhir rollback ini:",
-        "how": "Setiap entri memuat hash entri sebelumnya. Perintah ini membuktikan bahwa sampai titik itu tidak ada yang "
-        "diubah, dihapus atau ditambahkan, asalkan hash tersebut juga disimpan di tempat lain (surel, tiket):",
+        "how": "Setiap entri memuat hash entri sebelumnya. Perintah ini membuktikan bahwa sampai titik itu tidak ada "
+        "yang diubah, dihapus atau ditambahkan, asalkan hash tersebut juga disimpan di tempat lain (surel, tiket):",
     },
     "event": {
         "run-opened": "Rollback dibuka oleh {by}: {release} → {stable}",

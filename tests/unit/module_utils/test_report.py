@@ -414,7 +414,7 @@ def test_criteria_come_with_their_samples_drawn(story: Story) -> None:
     page = Reader(html)
     drawn = [attributes["points"] for tag, attributes in page.tags if tag == "polyline"]
     assert len(drawn) == 2, "a missing sample interrupts the line"
-    assert [len(points.split()) for points in drawn] == [3, 11]
+    assert [len((points or "").split()) for points in drawn] == [3, 11]
     assert "14 values from 0.145 to 0.159, the newest 0.159" in page.text
     assert '`errors{code=~"5.."} | x`' in markdown
 
@@ -436,6 +436,17 @@ def test_the_checklist_is_by_moment_and_ticks_what_was_signed_off(story: Story) 
     assert "- [x] It works as before (QA Lead; signed off by Sari" in markdown
     assert "- [ ] Take screenshots (Lead Engineer)" in markdown
     assert html.count("☑") == 1
+
+
+def test_a_sign_off_on_what_was_done_again_since_is_not_ticked(story: Story) -> None:
+    story.opened()
+    story.decided()
+    story.done("smoke-test", "verify")
+    story.tell("sign-off", role="qa-lead", by="Sari", answer="sign-off", reason="fine", item="verification")
+    story.started("traffic-restore", "restore")
+    assert story.document()["sign_offs"][0]["answer"] == "sign-off"
+    story.done("image-revert", "revert")
+    assert story.document()["sign_offs"][0]["answer"] is None
 
 
 def test_a_refused_sign_off_is_not_ticked(story: Story) -> None:
@@ -483,7 +494,10 @@ def test_the_post_mortem_knows_what_the_plan_wants_afterwards(story: Story) -> N
         "Analyse the root cause",
         "Add a test case",
     ]
-    assert "smoke-test: done in" in "\n".join(found["post_mortem"]["well"])
+    assert len(found["post_mortem"]["well"]) == 7, "four steps, the answer, the sign-off, the watch"
+    assert "verification: signed off by Sari (QA Lead)" in found["post_mortem"]["well"]
+    assert not [line["says"] for line in found["timeline"] if "—" in line["says"]], "a fact is missing"
+    assert "—" not in "".join([*found["post_mortem"]["well"], found["post_mortem"]["summary"]])
     for heading in ("Root cause analysis", "What went well", "What went badly", "Actions"):
         assert heading in html
         assert f"### {heading}" in markdown
@@ -543,7 +557,11 @@ def test_every_word_of_the_record_has_a_word(language: str) -> None:
     words = WORDS[language]
     assert set(words["outcome"]) == {*runs.FINAL, runs.FAILED, OPEN}
     assert set(words["verdict"]) == {criteria.SAFE, criteria.UNSAFE, criteria.UNKNOWN, NOT_MEASURED}
-    assert set(words["answer"]) == {*(answer for answers in runs.ANSWERS.values() for answer in answers), "none"}
+    assert set(words["answer"]) == {
+        *(answer for answers in runs.ANSWERS.values() for answer in answers),
+        "none",
+        "not-asked",
+    }
     assert set(words["phase"]) == set(plans.PHASES)
     assert set(words["moment"]) == set(plans.CHECKLIST_MOMENTS)
     assert set(words["told_at"]) == set(plans.MOMENTS)
