@@ -52,6 +52,15 @@ KINDS = {
     "healthy": _SERVES + _CHECKED.format(check=_PROBE),
     "unchecked": _SERVES,
     "unhealthy": _SERVES + _CHECKED.format(check="sh -c 'echo {version}-secret-of-the-check; exit 1'"),
+    # A few MB of its own instead of the base image, for what goes through a registry.
+    "small": """
+RUN mkdir /small && cp --parents --dereference /bin/sleep $(ldd /bin/sleep | grep --only-matching '/[^ ]*') /small
+FROM scratch
+COPY --from=0 /small /
+ENV APP_VERSION={version}
+STOPSIGNAL SIGKILL
+CMD ["/bin/sleep", "600"]
+""",
     "exits": _SERVES + 'CMD ["sh", "-c", "echo {version}-secret-of-the-log; exit 3"]\n',
 }
 
@@ -136,6 +145,8 @@ class Lab:
             (("network", "ls", "--format", "{{.Name}}"), ("network", "rm")),
             (("volume", "ls", "--format", "{{.Name}}"), ("volume", "rm", "--force")),
             (("images", "--format", "{{.Repository}}:{{.Tag}}"), ("rmi", "--force")),
+            # What was pulled by digest has no tag.
+            (("images", "--digests", "--format", "{{.Repository}}@{{.Digest}}"), ("rmi", "--force")),
         )
         for listing, removal in kinds:
             names = [name for name in docker(*listing).split() if self.prefix in name and "<none>" not in name]
