@@ -10,7 +10,7 @@ import pytest
 from ansible_collections.balik.rollback.plugins.module_utils.criteria import Criterion, evaluate, parse_criterion
 
 from tests.servers.http_app import http_app
-from tests.servers.prometheus import Server, prometheus
+from tests.servers.prometheus import History, Server, prometheus
 
 NOW = datetime.fromtimestamp(int(time.time()) - 60, timezone.utc)
 
@@ -21,7 +21,7 @@ def row(minutes: float, value: float, until: float = 0, step: float = 15) -> lis
     return [(first + step * index, value) for index in range(int((last - first) / step) + 1)]
 
 
-HISTORY = {
+HISTORY: History = {
     'bad{app="1"}': row(30, 0.125),
     'good{app="1"}': row(30, 0.01),
     'recovered{app="1"}': row(30, 0.125, until=5) + row(4.75, 0.01, until=2) + row(1.75, 0.125),

@@ -216,7 +216,7 @@ def test_http(app: web.Server) -> None:
 
 def test_secrets_that_come_back_do_not_show(app: web.Server, postgresql: database.Server) -> None:
     headers = {"X-Bypass": PASSWORD}
-    checks = [
+    checks: list[dict] = [
         {"http": {"url": f"{app.url}/echo", "headers": headers, "expect": {"contains": "no such text"}}},
         {"postgresql": {"dsn": f"{postgresql.dsn()} password={PASSWORD}", "query": f"SELECT '{PASSWORD}'"}},
     ]

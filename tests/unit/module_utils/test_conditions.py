@@ -26,7 +26,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.errors import Balik
 )
 def test_conditions_as_plans_write_them(text: str, op: str, threshold: float) -> None:
     condition = Condition.parse(text)
-    assert condition == Condition(op, pytest.approx(threshold))
+    assert (condition.op, condition.threshold) == (op, pytest.approx(threshold))
 
 
 @pytest.mark.parametrize(
