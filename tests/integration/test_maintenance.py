@@ -260,7 +260,9 @@ def test_something_else_answers_at_the_url(ready: Entrance, app: Upstream) -> No
 
 def test_nobody_listens(ready: Entrance) -> None:
     ready.server.stop()
-    with pytest.raises(BalikError, match=r"refused.* Is (nginx|HAProxy) running|admin\.sock"):
+    with pytest.raises(
+        BalikError, match=r"refused.* Is the load balancer running|no such socket|admin\.sock.* Is HAProxy"
+    ):
         replace(ready.maintenance, within=0.2).check(PAGE)
 
 
@@ -311,6 +313,18 @@ def test_nginx_cache_and_order_and_unknown_server(app: Upstream) -> None:
         other = Nginx(str(one.server.switch), one.server.command, ["shop.example"])
         with pytest.raises(BalikError, match=r"no server block has server_name shop\.example; found hub\.example"):
             replace(one.maintenance, balancer=other).check(PAGE)
+
+
+def test_nginx_with_a_password_still_serves_the_page(app: Upstream) -> None:
+    with entrance("nginx", app) as one:
+        prepare(one)
+        (one.server.folder / "users").write_text("x:x\n")
+        one.server.configure(f"{one.lines} auth_basic hub; auth_basic_user_file {one.server.folder}/users; deny all;")
+        one.server.stop()
+        one.server.start()
+        one.maintenance.on()
+        assert one.ask()[0] == 503
+        assert one.ask(X_Maintenance_Bypass=SECRET)[0] in (401, 403)
 
 
 def test_killed_between_the_file_and_the_runtime_map(app: Upstream) -> None:

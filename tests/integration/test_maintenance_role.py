@@ -73,7 +73,7 @@ class World:
             cwd=PROJECT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         assert SECRET not in done.stdout + done.stderr
@@ -174,14 +174,13 @@ def live(one: World) -> None:
     assert all(result["changed"] for result in would.values())
     assert not (one.servers["lb-web"].switch / "on").exists()
 
-    everything = [PREPARE, CHECK, MAIN, VERIFY, MAIN, restore(CHECK), DOWN, restore(VERIFY), DOWN]
+    everything = [CHECK, MAIN, VERIFY, MAIN, restore(CHECK), DOWN, restore(VERIFY)]
     parts = one.run(*everything, restore(undo("on")), undo("off"))
-    prepared, checked, main, verified, again, served, down, passing, down_again, on, off = map(dict.values, parts)
-    assert not any(result["changed"] or result["missing"] for result in prepared)
+    checked, main, verified, again, served, down, passing, on, off = map(dict.values, parts)
     assert [result["before"] for result in checked] == [{"page": "off"}] * 2
     assert all(result["changed"] and result["evidence"]["status"] == 503 for result in main)
     assert all("no-store" in result["says"] for result in verified)
-    assert not any(result["changed"] for result in [*again, *down_again])
+    assert not any(result["changed"] for result in again)
     assert [result["before"] for result in served] == [{"page": "on"}] * 2
     assert [result["evidence"]["page"] for result in [*down, *on, *off]] == [*["off"] * 2, *["on"] * 2, *["off"] * 2]
     assert [result["evidence"]["status"] for result in passing] == [200] * 2

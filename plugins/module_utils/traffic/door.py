@@ -12,6 +12,7 @@ from ..errors import BalikError, Unreachable
 from .page import MARKER
 
 _ONE_REQUEST = 3.0
+_DO = "Is the load balancer running, and listening where maintenance_page_url says?"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1
 
 
@@ -83,7 +84,7 @@ class Door:
             found = {name.lower(): value for name, value in answer.getheaders()}
             return Answer(answer.status, found, answer.read(1 << 20).decode(errors="replace"))
         except (OSError, HTTPException) as error:
-            raise Unreachable(self.url, f"no answer: {error or type(error).__name__}") from error
+            raise Unreachable(self.url, f"no answer: {error or type(error).__name__}", do=_DO) from error
         finally:
             connection.close()
 

@@ -74,7 +74,7 @@ class HAProxy(Balancer):
     def switch(self, on: bool) -> None:
         word = "on" if on else "off"
         try:
-            write_whole(self.map, _render({**self._kept(), "page": word}))
+            write_whole(self.map, _render({**self._live(), **self._kept(), "page": word}))
         except OSError as error:
             raise BalikError(str(self.map), f"not written: {error.strerror}") from error
         said = self._tell(f"set map {self.map} page {word}").strip()

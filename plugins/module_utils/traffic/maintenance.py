@@ -257,7 +257,7 @@ class Maintenance:
 
     def _look(self, last: Answer | Unreachable) -> str:
         if not isinstance(last, Answer):
-            return f"Is {self.balancer.title} running, and listening where maintenance_page_url says?"
+            return last.do
         return (
             f"maintenance_page_url must reach this {self.balancer.title} itself, not a CDN or another load balancer "
             "in front of it, and a server or frontend that has the switch."

@@ -12,14 +12,15 @@ from ..errors import BalikError
 from .balancer import Balancer, File, State, names, need_writable, run, sync_folder, write_whole
 from .page import BYPASS, COOKIE, MARKER, PREVIEW, Page
 
-_FILE = re.compile(r"^# configuration file (.+):$", re.MULTILINE)
+_FILE = re.compile(r"^# configuration file (.+):\n", re.MULTILINE)
 _TOKEN = re.compile(
     r"""\s+|\#[^\n]*|[{};]|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|(?:\\.|\$\{|[^\s{};"'\\])+|.""", re.DOTALL
 )
 
 # `error_page` stands in the locations only: in the server it would cut off those that the server inherits, and would
 # catch the application's own 503. The page is reached by an internal redirect to a file, because that turns every
-# method into GET; nginx would answer 405 to a POST in a named location.
+# method into GET; nginx would answer 405 to a POST in a named location. `satisfy any; allow all;` shows it also where
+# the server asks for a password or for another service's permission, which may be what is down.
 _SWITCH = """\
 # The switch of the maintenance page. Written by balik (role maintenance-page): changes are lost.
 # It stands in a server block, before everything that returns or rewrites:
@@ -40,7 +41,8 @@ location = /.maintenance/answer {{
 }}
 location ^~ /.maintenance/ {{
     internal;
-    auth_basic off;
+    satisfy any;
+    allow all;
     alias {folder}/page/;
     types {{ text/html html; application/json json; }}
     charset utf-8;
