@@ -9,6 +9,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ..module_utils.errors import BalikError
 from ..module_utils.plan import PlanRefused
+from ..module_utils.smoke import check_checks
 from ..module_utils.units import utc_now
 from ..plugin_utils.action import RollbackAction, read_specs, step_roles
 
@@ -28,6 +29,10 @@ class ActionModule(RollbackAction):
             specs = read_specs(roles[step] / "meta" / "argument_specs.yml")
             options = {k: v for entry in ("check", "main") for k, v in (specs[entry].get("options") or {}).items()}
             problems += self._check_step(step, options)
+        if "smoke-test" in steps:
+            # A spec cannot say what a check may hold, and the step itself comes when the page is up already.
+            checks = self.variables.get("smoke_test_checks", [])
+            problems += [*self.variables.problems, *map(self.with_place, check_checks(checks))]
         if problems:
             raise PlanRefused(problems)
         warnings = []

@@ -77,10 +77,11 @@ class RollbackAction(ActionBase):
         except PlanRefused as refused:
             problems += [p for p in refused.problems if p.what.split(".")[0].split("[")[0] not in broken]
         if problems:
-            raise PlanRefused([self._with_place(problem) for problem in problems])
+            raise PlanRefused([self.with_place(problem) for problem in problems])
         return plan
 
-    def _with_place(self, problem: BalikError) -> BalikError:
+    def with_place(self, problem: BalikError) -> BalikError:
+        """The problem with the file and line of its key path."""
         place = self.variables.place(problem.what)
         what = f"{place}: {problem.what}" if place else problem.what
         return BalikError(what, problem.found, problem.expected, problem.do)
