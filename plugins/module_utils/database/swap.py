@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 ATTEMPTS = 2  # of five seconds each, in which new sessions wait
+_WAKES = 10
 _END_SESSIONS = """
 select pg_terminate_backend(pid) from pg_stat_activity where datname = any(%s) and pid <> pg_backend_pid()
 and (backend_type <> 'autovacuum worker' or current_setting('is_superuser')::bool)
@@ -83,14 +84,19 @@ def _attempt(
         except psycopg.Error as error:
             outcome.append(error)
 
+    renamer.execute("LISTEN balik_gone")
     thread = threading.Thread(target=rename, daemon=True)
     ender.execute(_END_SESSIONS, [both[1:]])  # a worker of autovacuum there would cost the others 0.1 s
     began = time.monotonic()
     ender.execute(_END_SESSIONS, [both])
     thread.start()
     try:
+        woken = 0
         while thread.is_alive():
-            ender.execute(_END_SESSIONS, [both])
+            if ender.execute(_END_SESSIONS, [both]).rowcount == 0 and woken < _WAKES:
+                # The rename looks every 0.1 s whether all are gone. A signal ends its sleep; of 50 looks these are a few.
+                ender.execute("NOTIFY balik_gone")
+                woken += 1
             thread.join(0.005)
     except psycopg.Error as error:
         renamer.cancel()
