@@ -94,7 +94,9 @@ def main() -> None:
         size = int(server.psql("SELECT pg_database_size('live')"))
         sources = {"live.sql": "-Fp", "live.dump": "-Fc"}
         for file, form in sources.items():
-            subprocess.run([server.bin / "pg_dump", "-d", server.dsn("live"), form, "-f", folder / file], check=True)
+            subprocess.run(
+                [str(server.bin / "pg_dump"), "-d", server.dsn("live"), form, "-f", str(folder / file)], check=True
+            )
         plain, custom = folder / "live.sql", folder / "live.dump"
         megabytes = plain.stat().st_size / 1e6
         print(f"Database {size / 1e9:.2f} GB; plain SQL {megabytes:.0f} MB; medians of {given.rounds} rounds.\n")

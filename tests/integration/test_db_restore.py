@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import IO, Any
 
 import psycopg
 import pytest
@@ -98,9 +99,14 @@ def databases(server: Server) -> list[str]:
     return sorted(names - {"postgres", "template0", "template1", "known_good"})
 
 
-def task(server: Server, tmp_path: Path, source: Path, **more: object) -> Task:
+def task(server: Server, tmp_path: Path, source: Path, **more: Any) -> Task:
     access = Access(server.host, server.port, "postgres", application=f"balik {RUN}")
-    given = {"jobs": 1, "limit": 60, "checks": [{"query": "SELECT count(*) FROM documents", "expect": 4000}], **more}
+    given: dict[str, Any] = {
+        "jobs": 1,
+        "limit": 60,
+        "checks": [{"query": "SELECT count(*) FROM documents", "expect": 4000}],
+        **more,
+    }
     return Task(access, DATABASE, RUN, source=str(source), folder=str(tmp_path / "now"), **given)
 
 
@@ -258,6 +264,18 @@ def test_a_spoiled_backup_is_refused_by_check(live, dumps, tmp_path, what):
     with untouched(live), pytest.raises(BalikError, match=reason):
         check(job)
     assert not (tmp_path / "now").exists()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_glance_is_enough_where_reading_all_takes_hours(live, dumps, tmp_path, kind):
+    job = task(live, tmp_path, dumps / FORMATS[kind], inspect=False)
+    assert check(job)["before"]["backup"] == str(dumps / FORMATS[kind])
+
+
+def test_a_glance_sees_the_missing_end_of_a_plain_dump(live, dumps, tmp_path):
+    job = task(live, tmp_path, cut(dumps / "s.sql", tmp_path / "x.sql"), inspect=False)
+    with untouched(live), pytest.raises(BalikError, match="truncated"):
+        check(job)
 
 
 FAIL: dict[str, tuple[Callable[[Path, Path, Server], Path], str]] = {
@@ -487,6 +505,12 @@ def started(job: Task) -> Iterator[subprocess.Popen]:
         process.wait()
 
 
+def said(process: subprocess.Popen) -> bytes:
+    stderr: IO[bytes] | None = process.stderr
+    assert stderr
+    return stderr.read()
+
+
 def kill_and_restore(live: Server, job: Task, process: subprocess.Popen) -> None:
     process.kill()  # -9
     process.wait()
@@ -541,7 +565,7 @@ def test_a_swap_that_cannot_be_made_says_who_is_in_the_way(live, dumps, tmp_path
             assert process.wait(LIMIT + 20) == 1
         finally:
             live.psql("ROLLBACK PREPARED 'owed'", DATABASE)
-        assert b"still there: prepared transaction owed" in process.stderr.read()
+        assert b"still there: prepared transaction owed" in said(process)
 
 
 def test_the_server_dies_half_way(dumps, tmp_path):
@@ -557,7 +581,7 @@ def test_the_server_dies_half_way(dumps, tmp_path):
             time.sleep(0.3)
             server.kill()
             assert process.wait(LIMIT) == 1
-            message = process.stderr.read()
+            message = said(process)
         assert b"BalikError" in message
         assert b"psql ended with" in message
         server.start()

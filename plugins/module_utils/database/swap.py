@@ -94,7 +94,7 @@ def _attempt(
         woken = 0
         while thread.is_alive():
             if ender.execute(_END_SESSIONS, [both]).rowcount == 0 and woken < _WAKES:
-                # The rename looks every 0.1 s whether all are gone. A signal ends its sleep; of 50 looks these are a few.
+                # The rename looks every 0.1 s whether all are gone, 50 times; being notified ends its sleep.
                 ender.execute("NOTIFY balik_gone")
                 woken += 1
             thread.join(0.005)
