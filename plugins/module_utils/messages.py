@@ -7,19 +7,26 @@ each person and stop the play at the first mail server that does not answer.
 
 from __future__ import annotations
 
+import http.client
 import json
+import re
 import smtplib
+import ssl
 import urllib.request
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from email.message import EmailMessage
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
+
+from .concurrently import Late, as_done
 
 if TYPE_CHECKING:
     from .plan import Person, Plan
 
+#: Seconds for one message, from looking up the server's name to its last word.
 LIMIT = 5.0
+#: What may become of a message without anything being wrong with this project.
+_UNSENT = (OSError, smtplib.SMTPException, http.client.HTTPException, ValueError, Late)
 
 
 def tell(
@@ -36,34 +43,39 @@ def tell(
     if not message:
         return []
     words = {"product": plan.product, "release": plan.release, "stable": plan.stable, **(facts or {})}
-    subject, text = (_filled(message[key], words) for key in ("subject", "says"))
+    # One line: what stands after the end of a line in a header would be a header of its own.
+    subject = " ".join(_filled(message["subject"], words).split())[:200]
+    text = _filled(message["says"], words)
     people = [plan.people[role] for role in roles or message["to"]]
-    with ThreadPoolExecutor(max_workers=max(1, len(people))) as pool:
-        sent = pool.map(lambda person: _send(plan, person, subject, text), people)
-        return [_account(moment, person, subject, ways) for person, ways in zip(people, sent)]
+    jobs: dict[str, tuple[Callable[[], None], float]] = {}
+    for person in people:
+        for way, address in person.reach.items():
+            if way == "email":
+                jobs[f"{person.role} {way}"] = (_mail(plan, address, subject, text), LIMIT)
+            elif way == "webhook":
+                body = {"product": plan.product, "to": person.role, "subject": subject, "text": text}
+                jobs[f"{person.role} {way}"] = (_hook(address, body), LIMIT)
+    results = dict(as_done(jobs))
+    told = []
+    for person in people:
+        ways = {way: _became(results[key]) for way in person.reach if (key := f"{person.role} {way}") in results}
+        told.append(_account(moment, person, subject, ways))
+    return told
 
 
 def _filled(text: str, words: Mapping[str, str]) -> str:
-    for name, word in words.items():
-        text = text.replace(f"<{name}>", str(word))
-    return text
+    filled = re.sub(r"<(\w+)>", lambda found: str(words.get(found[1], found[0])), text)
+    # A program's output may hold bytes that are no UTF-8, and no message could carry them.
+    return filled.encode("utf-8", "replace").decode().replace("\0", "")
 
 
-def _send(plan: Plan, person: Person, subject: str, text: str) -> dict[str, str]:
-    """What became of each way to reach a person: ``sent``, or why not."""
-    ways = {}
-    for way, address in person.reach.items():
-        try:
-            if way == "email":
-                _mail(plan.smtp, plan.mail_from, address, subject, text)
-            elif way == "webhook":
-                _hook(address, {"product": plan.product, "to": person.role, "subject": subject, "text": text})
-            else:
-                continue
-            ways[way] = "sent"
-        except (OSError, smtplib.SMTPException, ValueError) as error:
-            ways[way] = f"not sent: {error}"
-    return ways
+def _became(result: object) -> str:
+    """What became of a message: ``sent``, or why not."""
+    if isinstance(result, _UNSENT):
+        return f"not sent: {result}"
+    if isinstance(result, Exception):
+        raise result
+    return "sent"
 
 
 def _account(moment: str, person: Person, subject: str, ways: dict[str, str]) -> tuple[str, dict[str, Any]]:
@@ -75,23 +87,35 @@ def _account(moment: str, person: Person, subject: str, ways: dict[str, str]) ->
     return f"{person.title} was not told everywhere ({'; '.join(missed) or 'no mail or web hook'}){call}", body
 
 
-def _mail(smtp: str, sender: str, address: str, subject: str, text: str) -> None:
-    if not smtp:
-        raise ValueError("rollback_smtp is not set")
-    server = urlsplit(smtp if "://" in smtp else f"smtp://{smtp}")
-    mail = EmailMessage()
-    mail["From"], mail["To"], mail["Subject"] = sender, address, subject
-    mail.set_content(text)
-    client = smtplib.SMTP_SSL if server.scheme == "smtps" else smtplib.SMTP
-    with client(server.hostname or "localhost", server.port or 0, timeout=LIMIT) as connection:
-        if server.scheme == "smtp+starttls":
-            connection.starttls()
-        if server.username:
-            connection.login(server.username, server.password or "")
-        connection.send_message(mail)
+def _mail(plan: Plan, address: str, subject: str, text: str) -> Callable[[], None]:
+    def send() -> None:
+        if not plan.smtp:
+            raise ValueError("rollback_smtp is not set")
+        mail = EmailMessage()
+        mail["From"], mail["To"], mail["Subject"] = plan.mail_from, address, subject
+        mail.set_content(text)
+        server = urlsplit(plan.smtp if "://" in plan.smtp else f"smtp://{plan.smtp}")
+        where = (server.hostname or "localhost", server.port or 0)
+        trusted = ssl.create_default_context()
+        if server.scheme == "smtps":
+            client: smtplib.SMTP = smtplib.SMTP_SSL(*where, timeout=LIMIT, context=trusted)
+        else:
+            client = smtplib.SMTP(*where, timeout=LIMIT)
+        with client:
+            if server.scheme == "smtp+starttls":
+                client.starttls(context=trusted)
+            if server.username:
+                client.login(unquote(server.username), unquote(server.password or ""))
+            client.send_message(mail)
+
+    return send
 
 
-def _hook(url: str, body: dict[str, str]) -> None:
+def _hook(url: str, body: dict[str, str]) -> Callable[[], None]:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=LIMIT):
-        pass
+
+    def send() -> None:
+        with urllib.request.urlopen(request, timeout=LIMIT):
+            pass
+
+    return send
