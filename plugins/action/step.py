@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, ClassVar
+
+from ansible.template import Templar
 
 from ..module_utils.errors import BalikError
 from ..module_utils.plan import PHASES
 from ..module_utils.units import format_duration, parse_duration
 from ..plugin_utils.action import LEASE, RollbackAction
+from ..plugin_utils.variables import Variables
 
 
 class ActionModule(RollbackAction):
@@ -19,6 +23,15 @@ class ActionModule(RollbackAction):
         "phase": {"type": "str", "required": True, "choices": list(PHASES)},
         "step": {"type": "str", "required": True},
     }
+
+    @cached_property
+    def secrets(self) -> set[str]:
+        """Those of each host of the step: what failed there may have shown its own."""
+        found = self.variables.secrets()
+        for host in self._hosts():
+            own = self.task_vars["hostvars"].raw_get(host)
+            found |= Variables(own, Templar(self._loader, variables=own)).secrets()
+        return found
 
     def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
         self.run_id, self.phase, self.step = (arguments[key] for key in ("run", "phase", "step"))

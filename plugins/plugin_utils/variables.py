@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
+from urllib.parse import unquote
 
 from ansible.errors import AnsibleError
+from ansible.parsing.vault import EncryptedString
 
 from ..module_utils.errors import BalikError
 
@@ -16,8 +19,15 @@ try:  # where a value stands in its file is a courtesy of ansible-core's interna
 except ImportError:
     Origin = None
 
-_SECRET_NAME = re.compile(r"(password|passwd|secret|token|bearer|private_key|api_key|_key$|dsn)", re.IGNORECASE)
-_URL_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/@]+@", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"passw|passphrase|[_-]pass$|secret|token|bearer|credential|authorization|(^|[_-])key$|dsn", re.IGNORECASE
+)
+_URL_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*):([^\s/]+)@", re.IGNORECASE)
+_DSN_PASSWORD = re.compile(r"\bpassword\s*=\s*('(?:\\.|[^'\\])*'|[^\s&'\"]+)", re.IGNORECASE)
+#: A file whose variables are secrets whatever they are called.
+_SECRETS_FILE = re.compile(r"(^|/)vault[^/]*(/[^/]*)?$")
+#: What Ansible itself hands to each task, and what holds other hosts' variables.
+_NOT_OWN = ("hostvars", "groups", "vars")
 HIDDEN = "********"
 #: A shorter "secret" would hide half of the words in a report.
 SHORTEST_SECRET = 6
@@ -50,15 +60,31 @@ class Variables:
         return {name: self.get(name) for name in names}
 
     def secrets(self) -> set[str]:
-        """The values of all variables that are named like secrets."""
-        values = set()
-        for name in self._vars:
-            if _SECRET_NAME.search(name) and isinstance(self._vars[name], str):
-                try:
-                    values.add(str(self._templar.template(self._vars[name])))
-                except AnsibleError:
-                    continue  # a secret that cannot be read cannot get out either
+        """All values, to any depth, that are named like secrets, encrypted by ansible-vault, or stand in a file named
+        vault; and the passwords in URLs and DSNs among them."""
+        values: set[str] = set()
+        for name, value in self._vars.items():
+            if name not in _NOT_OWN:
+                self._gather_secrets(name, value, False, values)
+        inside = [_unquoted(found[-1]) for value in values for found in _passwords(value)]
+        values.update(inside, map(unquote, inside))
+        # A program that quotes a text of many lines shows them one by one.
+        values.update([line.strip() for value in values for line in value.splitlines()])
         return {value for value in values if len(value) >= SHORTEST_SECRET}
+
+    def _gather_secrets(self, name: str, value: Any, is_secret: bool, values: set[str]) -> None:
+        is_secret = is_secret or isinstance(value, EncryptedString) or bool(_SECRET_NAME.search(name))
+        if Origin is not None and not is_secret and (origin := Origin.get_tag(value)):
+            is_secret = bool(_SECRETS_FILE.search(str(origin.path)))
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                self._gather_secrets(str(key), item, is_secret, values)
+        elif isinstance(value, Sequence) and not isinstance(value, (str, bytes, EncryptedString)):
+            for item in value:
+                self._gather_secrets("", item, is_secret, values)
+        elif is_secret and isinstance(value, (str, int, EncryptedString)) and not isinstance(value, bool):
+            with suppress(AnsibleError):  # a secret that cannot be read cannot get out either
+                values.update(_leaves(self._templar.template(value)))
 
     def place(self, path: str) -> str:
         """``group_vars/all/plan.yml:12`` of a key path, or of its nearest parent; empty where it is unknown."""
@@ -86,13 +112,39 @@ class Variables:
 
 
 def scrub(value: Any, secrets: set[str]) -> Any:
-    """The value without any of the secrets, and without passwords in URLs, to any depth."""
+    """The value without any of the secrets, and without passwords in URLs and DSNs, to any depth."""
+    return _scrub(value, sorted(secrets, key=len, reverse=True))
+
+
+def _scrub(value: Any, secrets: Sequence[str]) -> Any:
     if isinstance(value, str):
-        for secret in sorted(secrets, key=len, reverse=True):
+        for secret in secrets:
             value = value.replace(secret, HIDDEN)
-        return _URL_PASSWORD.sub(rf"\1:{HIDDEN}@", value)
+        return _DSN_PASSWORD.sub(f"password={HIDDEN}", _URL_PASSWORD.sub(rf"\1:{HIDDEN}@", value))
     if isinstance(value, Mapping):
-        return {scrub(str(key), secrets): scrub(item, secrets) for key, item in value.items()}
+        return {_scrub(str(key), secrets): _scrub(item, secrets) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [scrub(item, secrets) for item in value]
+        return [_scrub(item, secrets) for item in value]
+    if isinstance(value, int) and not isinstance(value, bool) and str(value) in secrets:
+        return HIDDEN
     return value
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from _leaves(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _leaves(item)
+    elif isinstance(value, (str, int)) and not isinstance(value, bool):
+        yield str(value)
+
+
+def _passwords(text: str) -> list[Any]:
+    return [*_URL_PASSWORD.findall(text), *((password,) for password in _DSN_PASSWORD.findall(text))]
+
+
+def _unquoted(password: str) -> str:
+    """A DSN's password without its quotes."""
+    return re.sub(r"\\(.)", r"\1", password[1:-1]) if password.startswith("'") else password
