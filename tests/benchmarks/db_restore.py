@@ -78,8 +78,8 @@ def main() -> None:
     with postgresql(shared_buffers="512MB", max_wal_size="4GB") as server, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         server.psql("CREATE DATABASE live")
-        pgbench = [
-            server.bin / "pgbench",
+        pgbench: list[str] = [
+            str(server.bin / "pgbench"),
             "-i",
             "-q",
             "-s",
