@@ -189,7 +189,7 @@ def account(entries: list[Entry], outcome: dict[str, Any]) -> list[str]:
     decided_at = None
     for entry in entries:
         if entry.kind == "criteria":
-            for verdict in entry.body["verdicts"]:
+            for verdict in entry.body["criteria"]:
                 if verdict["verdict"] != "safe":
                     lines.append(("wrong", f"{verdict['verdict']}: {verdict['says']}: {verdict['reason']}"))
         elif entry.kind == "decided":
