@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tests.servers.docker_engine import Lab, docker, docker_lab, eventually, ima
 
 pytestmark = pytest.mark.docker
 Json = dict[str, Any]
+HOST = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
 ROOT = Path(__file__).parents[2]
 RUN = "20260110T130000Z-3f9a"
 BAD, GOOD = "2.0.0", "1.9.4"
@@ -62,7 +64,8 @@ def arguments(entry: str, *names: str, **more: Any) -> Json:
         "limit": "20s",
         "steady": "500ms",
         "parallel": 10,
-        "docker_host": "unix:///var/run/docker.sock",
+        # Another engine, a newer one say, can be tested by this variable.
+        "docker_host": HOST,
         "containers": [{"name": name} for name in names],
         **more,
     }
@@ -287,7 +290,7 @@ def test_labels_select_also_what_an_interrupted_run_renamed_and_nothing_that_was
 def test_a_chosen_mac_address(lab: Lab) -> None:
     # Not through the command line: newer ones refuse it for older engines.
     body = {"Image": bad(lab), "MacAddress": "de:ad:be:ef:00:01"}
-    name, client = lab.name("mac"), APIClient()
+    name, client = lab.name("mac"), APIClient(HOST)
     client.create_container_from_config(body, name=name)
     client.start(name)
     step("main", name, image=good(lab))
@@ -431,7 +434,7 @@ def test_every_reason_is_told_at_once_and_nothing_is_touched(lab: Lab, app: str)
     with pytest.raises(BalikError) as told:
         step("main", app, fleeting, swarm, lab.name("nobody"), image=good(lab))
     for reason in (
-        f"container {lab.name('nobody')}: does not exist at unix:///var/run/docker.sock; expected one of: ",
+        f"container {lab.name('nobody')}: does not exist at {HOST}; expected one of: ",
         f"container {fleeting}: was started with --rm",
         f"container {swarm}: belongs to a Swarm service",
         "No container was touched.",

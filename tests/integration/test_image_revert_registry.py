@@ -9,7 +9,7 @@ import pytest
 from ansible_collections.balik.rollback.plugins.module_utils.docker_revert.engine import Engine, Image
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
 
-from tests.integration.test_image_revert import BAD, GOOD, step
+from tests.integration.test_image_revert import BAD, GOOD, HOST, step
 from tests.servers.docker_engine import Lab, docker, docker_lab, image_id, inspect
 from tests.servers.registry import Registry, registry
 
@@ -73,7 +73,7 @@ def test_a_moved_tag_means_what_is_here_unless_the_registry_is_asked(store: Regi
     _, second = pushed(store, lab, GOOD, "stable")
     docker("pull", "--quiet", f"{repository}@{first}")
     docker("tag", f"{repository}@{first}", tag)
-    engine = Engine()
+    engine = Engine(HOST)
     assert engine.find_image(tag, "missing") == engine.find_image(tag, "never")
     assert engine.find_image(tag, "missing").digest == first
     there = engine.find_image(tag, "always")

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import secrets
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -19,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# By its path: a test may hide the program from what it tests.
+DOCKER = shutil.which("docker") or "docker"
 BASE = "balik/debian:12"
 PREFIX = "balik-test-ir-"
 _LIMIT = 120.0
@@ -71,7 +74,7 @@ def docker(*arguments: str, check: bool = True) -> str:
     :raises AssertionError: it failed; the message holds what it said.
     """
     ended = subprocess.run(
-        ["docker", *arguments], capture_output=True, text=True, timeout=_LIMIT, stdin=subprocess.DEVNULL, check=False
+        [DOCKER, *arguments], capture_output=True, text=True, timeout=_LIMIT, stdin=subprocess.DEVNULL, check=False
     )
     assert not check or ended.returncode == 0, f"docker {' '.join(arguments)}: {ended.stderr}"
     return ended.stdout.strip()

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,12 +115,12 @@ class Project:
         begun = time.monotonic()
         try:
             if go:
-                self._up({service: job.target.reference for service, job in go.items()}, settings)
+                self._up({service: job.target.reference for service, job in go.items()}, wanted, settings)
             health = self._wait(jobs_images(jobs), wanted, settings)
         except BalikError as error:
             if not go:
                 raise
-            self._up({service: self._again(job.was) for service, job in go.items()}, settings)
+            self._up({service: self._again(job.was) for service, job in go.items()}, wanted, settings)
             raise BalikError(
                 f"Compose project {self.name}",
                 f"did not come up, its services run again what they ran before.\n{error}",
@@ -144,7 +145,7 @@ class Project:
             if self._container(name)["Image"] != image.id
         }
         if go:
-            self._up(go, settings)
+            self._up(go, wanted, settings)
         health = self._wait({name: image.id for name, image in was.items()}, wanted, settings)
         source = f"the image before, through {self._override(settings)}" if go else "nothing had to be put back"
         return {name: {"from": source, "health": words} for name, words in health.items()}, bool(go)
@@ -174,7 +175,10 @@ class Project:
         return {int(container["Config"]["Labels"][f"{_LABEL}container-number"]): container for container in found}
 
     def _container(self, name: str) -> Json:
-        return self._containers(_service(name))[int(name.rpartition("-")[2])]
+        found = self._containers(_service(name)).get(int(name.rpartition("-")[2]))
+        if found is None:
+            raise BalikError(f"{name} of Compose project {self.name}", "is gone")
+        return found
 
     def _again(self, image: Image) -> str:
         """A reference that means this image and no other.
@@ -209,7 +213,7 @@ class Project:
     def _override(self, settings: Settings) -> Path:
         return self.folder / _OVERRIDE.format(run_id=settings.run_id)
 
-    def _up(self, images: Mapping[str, str], settings: Settings) -> None:
+    def _up(self, images: Mapping[str, str], wanted: Iterable[Wanted], settings: Settings) -> None:
         override = self._override(settings)
         services = {service: {"image": image} for service, image in sorted(images.items())}
         # JSON is YAML; and docker-compose 1 wants the same version, or none, in all its files.
@@ -219,7 +223,10 @@ class Project:
             override.write_text(json.dumps(content, indent=2) + "\n")
         except OSError as error:
             raise BalikError(f"file {override}", f"cannot be written ({error.strerror})") from error
-        more = ["up", "--detach", "--no-deps", "--no-build", *sorted(images)]
+        # As many as there are; without, Compose goes back to the number in the file.
+        numbers = Counter(_service(one.name) for one in wanted)
+        scale = [f"--scale={service}={numbers[service]}" for service in sorted(images)]
+        more = ["up", "--detach", "--no-deps", "--no-build", *scale, *sorted(images)]
         self._compose(more, "Compose could not start them", (str(override),))
 
     def _compose(self, arguments: list[str], failure: str, more_files: tuple[str, ...] = ()) -> None:
