@@ -67,6 +67,7 @@ _SHAPE: dict[str, dict[str, type]] = {
     "step-started": {"step": str, "phase": str, "saved": dict},
     "step-done": {"step": str, "phase": str},
     "step-failed": {"step": str, "phase": str},
+    "decided": {"outcome": str},
     "watched": {"verdict": str},
     "outcome": {"outcome": str},
     **{kind: {"role": str, "by": str, "answer": str, "reason": str} for kind in runs.ANSWERS},
@@ -294,7 +295,8 @@ class _Builder:
     def decision(self) -> dict[str, Any]:
         asked = [entry for entry in self.all("asked") if not entry.body.get("item")]
         first = parse_time(asked[0].at) if asked else None
-        entry = self.newest("decided")
+        # A run that is taken up again forgets what was not a Go.
+        entry = self.newest("decided") if self.run.decided else None
         body = entry.body if entry else {}
         answers = [self.answer(a, first) for a in self.answers if a.kind == "decision"]
         answered = {each["role"] for each in answers}
@@ -566,7 +568,7 @@ class _Builder:
 
     def lessons_of_steps(self, steps: list[dict[str, Any]]) -> Iterator[Lesson]:
         for step in steps:
-            if step["state"] == "done" and step["attempts"] == 1:
+            if step["state"] == "done" and step["attempts"] == 1 and not step["failures"]:
                 yield "step_well", {**step, "took": self.duration(step["seconds"])}
             elif step["state"] == "started":
                 yield "open_badly", step
@@ -618,7 +620,7 @@ def _readable(entry: Entry) -> bool:
     if not isinstance(body, dict) or not isinstance(entry.kind, str):
         return False
     wanted = _SHAPE.get(entry.kind, {})
-    if entry.kind in runs.ANSWERS and not all(isinstance(body.get(key, ""), str) for key in _OPTIONAL_TEXT):
+    if not all(isinstance(body.get(key, ""), str) for key in _OPTIONAL_TEXT):
         return False
     return all(isinstance(body.get(key), kind) for key, kind in wanted.items())
 

@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -343,6 +344,35 @@ def test_a_failed_run_says_where_and_that_the_page_is_still_up(story: Story) -> 
     assert found["post_mortem"]["badly"] == ["image-revert failed (main): app2: no such image\nat all"]
 
 
+def test_a_step_that_failed_its_check_first_was_not_done_at_the_first_attempt(story: Story) -> None:
+    story.opened()
+    story.decided()
+    story.tell("step-failed", step="maintenance-page", phase="hold", stage="check", failures={"lb1": "unreachable"})
+    story.tell("run-resumed", by="budi@desk", found=[])
+    story.done("maintenance-page", "hold", "lb1")
+    assert story.document()["post_mortem"]["well"] == []
+
+
+def test_the_page_counts_as_down_when_the_watch_begins(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    def at(second: int) -> None:
+        now = datetime(2026, 1, 10, 13, 0, second, tzinfo=timezone.utc)
+        monkeypatch.setattr(f"{Record.__module__}.utc_now", lambda: now)
+
+    at(0)
+    story.opened()
+    story.decided()
+    story.done("maintenance-page", "hold")
+    at(20)
+    story.started("traffic-restore", "restore")
+    at(55)
+    story.criteria("safe", "watched", seconds=30)
+    assert story.document()["held"] == {
+        "from": "2026-01-10T13:00:00.000000Z",
+        "until": "2026-01-10T13:00:25.000000Z",
+        "seconds": 25.0,
+    }
+
+
 def test_a_run_that_is_still_open(story: Story) -> None:
     story.opened()
     story.decided()
@@ -378,6 +408,7 @@ def test_a_run_that_was_taken_up_again(story: Story) -> None:
     assert [resumed["by"] for resumed in found["resumed"]] == ["budi@desk", "budi@desk"]
     step = found["steps"][0]
     assert (step["state"], step["attempts"], len(step["failures"])) == ("done", 3, 1)
+    assert not [line for line in found["post_mortem"]["well"] if "first attempt" in line]
     assert step["hosts"][0]["saved"] == {"page": "off"}, "what stood there first"
     assert "2 times: budi@desk" in Reader(html).text
 
