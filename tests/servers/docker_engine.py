@@ -141,10 +141,14 @@ class Lab:
         docker("run", "--detach", "--name", self.name(name), *options, image, *command)
         return self.name(name)
 
+    def remove_containers(self) -> None:
+        """Remove the containers whose names begin with the prefix."""
+        self._remove(("ps", "--all", "--format", "{{.Names}}"), ("rm", "--force", "--volumes"))
+
     def remove(self) -> None:
         """Remove everything whose name begins with the prefix."""
+        self.remove_containers()
         kinds = (
-            (("ps", "--all", "--format", "{{.Names}}"), ("rm", "--force", "--volumes")),
             (("network", "ls", "--format", "{{.Name}}"), ("network", "rm")),
             (("volume", "ls", "--format", "{{.Name}}"), ("volume", "rm", "--force")),
             (("images", "--format", "{{.Repository}}:{{.Tag}}"), ("rmi", "--force")),
@@ -152,9 +156,12 @@ class Lab:
             (("images", "--digests", "--format", "{{.Repository}}@{{.Digest}}"), ("rmi", "--force")),
         )
         for listing, removal in kinds:
-            names = [name for name in docker(*listing).split() if self.prefix in name and "<none>" not in name]
-            if names:
-                docker(*removal, *names, check=False)
+            self._remove(listing, removal)
+
+    def _remove(self, listing: tuple[str, ...], removal: tuple[str, ...]) -> None:
+        names = [name for name in docker(*listing).split() if self.prefix in name and "<none>" not in name]
+        if names:
+            docker(*removal, *names, check=False)
 
 
 def image_id(name: str) -> str:
