@@ -22,6 +22,8 @@ import uvloop
 from aiohttp import web
 
 LIMIT = 30.0
+# Well below what servers keep an idle connection for: as browsers do, a customer does not use one that may be closing.
+IDLE = 15.0
 CONNECTIONS = 400
 SAVED = json.dumps({"title": "Surat Kuasa (lalu lintas)", "body": "Kuasa penuh — § 1792 KUH Perdata. 委任状"}).encode()
 ASKED = json.dumps({"question": "Berapa lama masa berlaku surat kuasa?"}).encode()
@@ -63,21 +65,32 @@ class Stats:
 
 
 class Entrance:
-    """One load balancer, and the idle connections to it; the one used last is taken first, so that few grow old."""
+    """One load balancer, and the idle connections to it, each with the moment of its last answer, oldest first."""
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.host, port = address.rsplit(":", 1)
         self.port = int(port)
-        self.idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self.idle: collections.deque[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = collections.deque()
         self.room = asyncio.Semaphore(CONNECTIONS)
+
+    async def connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """The connection that was used last, so that the others can grow old and go; a new one when there is none."""
+        while self.idle and (self.idle[0][0] < time.monotonic() - IDLE or self.idle[0][1].at_eof()):
+            self.idle.popleft()[2].close()
+        while self.idle:
+            _, reader, writer = self.idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return await asyncio.open_connection(self.host, self.port)
 
     async def ask(self, method: str, path: str, body: bytes = b"") -> int:
         """The answer's status, once the whole answer is read.
 
         :raises OSError: refused or reset. :raises EOFError: closed before the answer was complete.
         """
-        reader, writer = self.idle.pop() if self.idle else await asyncio.open_connection(self.host, self.port)
+        reader, writer = await self.connection()
         try:
             head = f"{method} {path} HTTP/1.1\r\nHost: lawyers-hub.example\r\n"
             if body:
@@ -97,7 +110,7 @@ class Entrance:
         if headers.get("connection", "").lower() == "close":
             writer.close()
         else:
-            self.idle.append((reader, writer))
+            self.idle.append((time.monotonic(), reader, writer))
         return int(answer[0].split()[1])
 
 
