@@ -91,7 +91,8 @@ def verdict(container: Json, running_for: float, steady: float) -> tuple[str, st
         return _verdict_of_health(health)
     if status == "running" and running_for >= steady:
         return "serves", f"running for {format_duration(running_for)}, no health check"
-    return "wait", f"{status}, not yet for {format_duration(steady)}"
+    restarts = f", restarted {container['RestartCount']} times" if container["RestartCount"] else ""
+    return "wait", f"{status}, not yet for {format_duration(steady)}{restarts}"
 
 
 def _verdict_of_health(health: Json) -> tuple[str, str]:
