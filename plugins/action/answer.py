@@ -34,6 +34,7 @@ class ActionModule(RollbackAction):
         says = f"{body['by']} ({title}): {body['answer']}{about}: {body['reason']}"
         if kind == "decision" and not found:
             says += " (no rollback is running; this counts for one that begins within the plan's `valid` time)"
+        self.say(says)
         return {"changed": not self.check_mode, "says": says}
 
     def _check(self, kind: str, body: dict[str, Any]) -> None:

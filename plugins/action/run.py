@@ -6,13 +6,12 @@ import json
 import os
 from typing import Any, ClassVar
 
-from ansible.module_utils.parsing.convert_bool import boolean
-
 from ..module_utils import run as runs
 from ..module_utils.errors import BalikError
 from ..module_utils.plan import PlanRefused
+from ..module_utils.record import Lock
 from ..module_utils.units import format_duration, iso, utc_now
-from ..plugin_utils.action import RollbackAction
+from ..plugin_utils.action import LEASE, RollbackAction
 
 WORDS = {
     runs.ROLLED_BACK: "ROLLED BACK",
@@ -51,10 +50,8 @@ class ActionModule(RollbackAction):
     # Opening
 
     def _open(self) -> dict[str, Any]:
-        if not self.check_mode:
-            take_over = boolean(self.variables.get("rollback_take_lock", False))
-            if taken := self.record.acquire(self.holder, 600, take_over):
-                self.say(f"took over the lock of {taken.holder}, which had it since {iso(taken.since)}")
+        if not self.check_mode and (taken := self._lock()):
+            self.say(f"took over the lock of {taken.holder}, which had it since {iso(taken.since)}")
         found = runs.unfinished_run(self.entries())
         if found and (why := self._why_not_resumed(found)):
             self.say(f"run {found.id} is left as it is ({why}); this is a new one")
@@ -75,9 +72,12 @@ class ActionModule(RollbackAction):
         self.append("run-opened", body, run)
         return self._opened(run, f"run {run} is opened")
 
+    def _lock(self) -> Lock | None:
+        return self.record.acquire(self.holder, LEASE, self.flag("rollback_take_lock"))
+
     def _why_not_resumed(self, found: runs.Run) -> str:
         """An old decision must not roll back what it was never about."""
-        if boolean(self.variables.get("rollback_fresh", False)):
+        if self.flag("rollback_fresh"):
             return "a fresh one was asked for"
         if found.opened["release"] != self.plan.release:
             return f"it was about release {found.opened['release']}, not {self.plan.release}"

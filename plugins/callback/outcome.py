@@ -41,6 +41,12 @@ class CallbackModule(CallbackBase):
                     "What to do: mend what is said above, then run the same command again; it goes on from there."
                 )
 
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        task = getattr(result, "task", None) or result._task
+        found = getattr(result, "result", None) or result._result
+        if task.action == "balik.rollback.run" and task.args.get("state") == "closed":
+            self.lines = [f"FAILED, and the outcome could not be written down: {found.get('msg')}"]
+
     def v2_playbook_on_stats(self, stats: Any) -> None:
         for line in self.lines:
             self._display.display(f"balik: {line}")

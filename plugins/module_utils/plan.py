@@ -17,6 +17,7 @@ from .criteria import SCOPES, Criterion, check_criterion, parse_criterion
 from .errors import BalikError
 from .units import format_duration, parse_duration, parse_time
 
+PREFIX = "rollback_"
 PHASES = ("hold", "revert", "verify", "restore")
 LANGUAGES = ("id", "en")
 MOMENTS = ("asked", "rolled-back", "failed", "not-decided")
@@ -358,9 +359,11 @@ class _Reader:
     # Rules that span keys
 
     def refuse_unknown(self) -> None:
+        known = {name.removeprefix(PREFIX): name for name in self.seen}
         for name in self.variables:
             if name not in self.seen:
-                self.unknown(name, name, self.seen)
+                near = difflib.get_close_matches(name.removeprefix(PREFIX), known, 1)
+                self.unknown(name, known[near[0]] if near else "")
 
     def refuse_unsafe_order(self, values: Mapping[str, Any]) -> None:
         every_phase = [values["hold"], values["verify"], values["restore"]]
@@ -407,7 +410,8 @@ class _Reader:
             return dict.fromkeys(keys)
         for key in data:
             if key not in keys:
-                self.unknown(f"{where}.{key}", str(key), keys)
+                near = difflib.get_close_matches(str(key), keys, 1)
+                self.unknown(f"{where}.{key}", near[0] if near else "")
         values = {}
         for key, (check, default) in keys.items():
             if data.get(key) is not None:
@@ -439,10 +443,9 @@ class _Reader:
     def problem(self, where: str, found: Any, expected: str) -> None:
         self.problems.append(BalikError(where, f"found {found!r}", expected))
 
-    def unknown(self, where: str, key: str, known: Iterable[str]) -> None:
-        near = difflib.get_close_matches(key, list(known), 1)
-        hint = f"Did you mean {near[0]}?" if near else ""
-        self.problems.append(BalikError(where, "it is no key of a plan", do=hint or "Remove it."))
+    def unknown(self, where: str, near: str) -> None:
+        do = f"Did you mean {near}?" if near else "Remove it."
+        self.problems.append(BalikError(where, "it is no key of a plan", do=do))
 
     def duration(self, value: Any, where: str) -> float:
         return parse_duration(value, where) / self.speed

@@ -141,8 +141,7 @@ class Record:
             raise Unreachable(
                 f"record {self.place}",
                 f"cannot be opened: {_first_line(error)}",
-                do="Mend that, or name another place with rollback_record_dsn or rollback_state_dir. "
-                "Nothing was touched.",
+                do="Mend that, or name another place with rollback_record_dsn or rollback_state_dir.",
             ) from error
 
     def __enter__(self) -> Record:

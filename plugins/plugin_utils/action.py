@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import yaml
 from ansible import constants as C
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 
@@ -71,11 +72,11 @@ class RollbackAction(ActionBase):
         variables = self.variables.starting_with("rollback_", INTERNAL_PREFIXES)
         problems = list(self.variables.problems)
         # What could not be templated is None by now, and would be reported a second time as missing.
-        broken = {problem.what.split(".")[0].split("[")[0] for problem in problems}
+        broken = {problem.what for problem in problems}
         try:
             plan = read_plan(variables, step_roles())
         except PlanRefused as refused:
-            problems += [p for p in refused.problems if p.what.split(".")[0].split("[")[0] not in broken]
+            problems += [p for p in refused.problems if p.what not in broken]
         if problems:
             raise PlanRefused([self.with_place(problem) for problem in problems])
         return plan
@@ -102,6 +103,14 @@ class RollbackAction(ActionBase):
             return str(named)
         user = os.environ.get("SUDO_USER") or getpass.getuser()
         return f"{user}@{socket.gethostname()}"
+
+    def flag(self, name: str) -> bool:
+        """A variable of one run that says yes or no; AWX gives a question that was left blank as an empty text."""
+        value = self.variables.get(name)
+        try:
+            return value not in (None, "") and boolean(value)
+        except TypeError:
+            raise BalikError(name, f"found {value!r}", "true or false") from None
 
     def step_hosts(self, step: str) -> list[str]:
         """The hosts of a step: those that ``<role>_hosts`` of the plan, or else of the role's defaults, matches."""

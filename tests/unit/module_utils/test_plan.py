@@ -381,6 +381,11 @@ def test_an_unknown_key_is_refused_with_what_was_meant(path: str, meant: str) ->
     assert problem.do == f"Did you mean {meant}?"
 
 
+def test_an_unknown_key_that_is_like_no_other_is_to_be_removed() -> None:
+    (problem,) = refused(changed("rollback_colour", "red"))
+    assert problem.do == "Remove it."
+
+
 def test_a_misspelt_step_is_refused_with_the_one_that_was_meant() -> None:
     assert refused(changed("rollback_hold", ["maintenance-pag"]))[0].do == "Did you mean maintenance-page?"
 

@@ -52,7 +52,7 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match="not a database") as refused:
         Record(str(place), "shop")
     assert str(place) in refused.value.what
-    assert "Nothing was touched" in refused.value.do
+    assert "rollback_state_dir" in refused.value.do
     assert place.read_text().startswith("Rapat")
 
 

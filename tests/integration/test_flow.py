@@ -1,0 +1,372 @@
+"""The flow of ``rollback.yml``, by the real ``ansible-playbook`` on a product of four small steps: from the question to
+the report, and through all that may come between."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import ansible_runner
+import pytest
+
+from tests.integration.flow.product import BREAK_GLASS, HOSTS, PROJECT, STEPS, Product
+
+ALL_ON = {f"{step} {host}": "on" for step in STEPS for host in HOSTS[step]}
+ALL_OFF = dict.fromkeys(ALL_ON, "off")
+
+
+@pytest.fixture
+def product(tmp_path: Path) -> Product:
+    return Product(tmp_path)
+
+
+def said(stdout: str) -> list[str]:
+    """What balik itself said."""
+    return [line for line in stdout.splitlines() if line.startswith("balik: ")]
+
+
+def test_from_the_question_to_the_report_and_to_nothing_to_do(product: Product) -> None:
+    assert product.decide("unsafe", "dokumen klien terlihat — 委任状", decide_item="leak").returncode == 0
+
+    with product.started() as rollback:
+        rollback.until(lambda: product.entries("asked"))
+        running = product.outcome()
+        answer = product.decide("go")
+        assert "rina (Lead Engineer — Kepala Insinyur 工程师): go: sudah dilihat" in answer.stdout
+        assert rollback.wait() == 0, rollback.stdout()
+    assert running["outcome"] == "running"
+    assert product.lines() == ALL_ON
+    lines = said(rollback.stdout())
+    assert any("UNSAFE   Kebocoran data §" in line for line in lines)
+    assert any("waiting up to 1m for Go or No-Go on remedy all from Lead Engineer" in line for line in lines)
+    assert rollback.stdout().splitlines()[-2].startswith("balik: ROLLED BACK: Go by rina (Lead Engineer"), lines
+    kinds = [(entry.kind, entry.body.get("step")) for entry in product.entries()]
+    assert kinds == [
+        ("statement", None),
+        ("run-opened", None),
+        ("criteria", None),
+        ("asked", None),
+        ("decision", None),
+        ("decided", None),
+        *[(f"step-{what}", step) for step in STEPS for what in ("started", "done")],
+        ("outcome", None),
+    ]
+    outcome = product.outcome()
+    assert (outcome["outcome"], outcome["verdict"], outcome["remedy"]) == ("rolled-back", "unsafe", "all")
+    assert {name: step["state"] for name, step in outcome["steps"].items()} == dict.fromkeys(STEPS, "done")
+    assert outcome["record_head"] == product.entries()[-1].hash
+    assert Path(outcome["report"]).read_text().count("工程师")
+    assert [path.name for path in product.state.glob("*.part")] == []
+
+    status = product.play(playbook="playbooks/status.yml")
+    assert status.returncode == 0
+    assert [line for line in said(status.stdout) if "outcome: rolled-back" in line], status.stdout
+    assert (
+        len([line for line in said(status.stdout) if re.search(r"(hold|revert|verify|restore)-it: done in", line)]) == 4
+    )
+
+    whole = product.play(
+        "-e", "verify=true", "-e", f"record_head={outcome['record_head']}", playbook="playbooks/record.yml"
+    )
+    assert whole.returncode == 0, whole.stdout
+    assert f"its head is {outcome['record_head']}" in whole.stdout
+
+    product.decide("safe", "sudah ditutup", decide_item="leak")
+    again = product.play()
+    assert again.returncode == 0, again.stdout
+    assert again.stdout.splitlines()[-2].startswith("balik: NOTHING TO DO: safe"), again.stdout
+    assert product.outcome()["outcome"] == "nothing-to-do"
+    assert {product.times(step) for step in STEPS} == {1}
+
+    with sqlite3.connect(product.state / "record.sqlite") as connection:
+        connection.executescript(
+            "DROP TRIGGER balik_no_update; UPDATE balik_entries SET body = '{}' WHERE kind = 'decision'"
+        )
+    broken = product.play("-e", "verify=true", playbook="playbooks/record.yml")
+    assert broken.returncode != 0
+    assert "the chain is broken at entry 5: entry 5 (decision, " in broken.stdout
+
+
+def test_without_an_answer_or_with_a_no_nothing_is_done(product: Product) -> None:
+    product.write(rollback_decision={**product.plan["rollback_decision"], "wait": "2m"})
+    silent = product.play("-e", "rollback_reason='keluhan pengguna'")
+    assert silent.returncode != 0
+    assert "NOT DECIDED: no answer from Lead Engineer" in silent.stdout.splitlines()[-3], silent.stdout
+    assert (product.outcome()["outcome"], product.lines()) == ("not-decided", ALL_OFF)
+
+    product.decide("no-go", "tunggu sampai pagi")
+    refused = product.play("-e", "rollback_reason='keluhan pengguna'")
+    assert refused.returncode != 0
+    assert "NOT DECIDED: No-Go by rina" in refused.stdout.splitlines()[-3], refused.stdout
+    assert "tunggu sampai pagi" in product.outcome()["reason"]
+    assert product.lines() == ALL_OFF
+    assert len({entry.run for entry in product.entries("run-opened")}) == 2, "each is a run of its own"
+
+
+def test_the_glass_is_broken_by_those_who_may(product: Product) -> None:
+    refused = product.play("-e", "rollback_break_glass=terbakar")
+    assert refused.returncode != 0
+    assert "a role that may break the glass (lead)" in refused.stdout
+    assert product.lines() == ALL_OFF
+    # The refusal is a failure of the run; with the role it goes on.
+    assert product.outcome()["outcome"] == "failed"
+
+
+def test_a_failure_on_one_host_stops_with_the_page_on_and_the_next_call_goes_on(product: Product) -> None:
+    """With a look beforehand, a look between, and secrets in what the failing step shows."""
+    product.hosts["all"]["children"]["web"]["hosts"]["web-2"] = {"web_two_api_token": "only-web-2-knows"}
+    product.write(flow_db_password="geheim-bagi-semua", flow_copy="{{ flow_db_password }}")
+    check = product.play("--check", "--diff", *BREAK_GLASS)
+    assert check.returncode == 0, check.stdout
+    assert "CHECK ONLY" in check.stdout.splitlines()[-1]
+    assert (product.lines(), product.state.exists()) == (ALL_OFF, False)
+
+    shown = "login as postgresql://rina:pintu-belakang@db/x failed: geheim-bagi-semua, only-web-2-knows"
+    (product.folder / "revert-it" / "break-web-2").write_text(shown)
+    failed = product.play(*BREAK_GLASS)
+    assert failed.returncode != 0
+    assert {step: product.line(step, HOSTS[step][-1]) for step in STEPS} == {
+        "hold-it": "on",
+        "revert-it": "half",
+        "verify-it": "off",
+        "restore-it": "off",
+    }
+    assert product.line("revert-it", "web-1") == "on", "one host's failure does not end the other's work half-way"
+    last = said(failed.stdout)
+    assert "FAILED: revert-it failed on web-2: Write the line: " in last[-3], failed.stdout
+    assert "then run the same command again" in last[-1]
+    (entry,) = product.entries("step-failed")
+    assert list(entry.body["failures"]) == ["web-2"]
+    assert "login as" in entry.body["failures"]["web-2"], "a command's own words are the reason"
+    for secret in ("geheim-bagi-semua", "only-web-2-knows", "pintu-belakang"):
+        assert [name for name, text in product.everything_written().items() if secret in text] == []
+        assert secret not in "\n".join(last)
+        assert secret not in failed.stdout.rpartition("write down how it went] ***")[2]
+
+    before = record_dump(product)
+    check = product.play("--check", "--diff")
+    assert "CHECK ONLY" in check.stdout.splitlines()[-1], check.stdout
+    assert record_dump(product) == before
+    assert product.line("revert-it", "web-2") == "half"
+
+    (product.folder / "revert-it" / "break-web-2").unlink()
+    resumed = product.play("-e", "rollback_take_lock=false", "-e", "rollback_fresh=false")
+    assert resumed.returncode == 0, resumed.stdout
+    assert product.lines() == ALL_ON
+    assert (product.times("hold-it"), product.times("revert-it", "web-2")) == (1, 2)
+    assert "balik: hold-it: done before, and it still holds" in said(resumed.stdout)
+    assert len(product.entries("run-opened")) == 1
+    assert product.outcome()["outcome"] == "rolled-back"
+
+
+def record_dump(product: Product) -> list[str]:
+    with sqlite3.connect(product.state / "record.sqlite") as connection:
+        return list(connection.iterdump())
+
+
+def test_killed_after_each_step_has_started_it_comes_to_the_same_end(product: Product) -> None:
+    with product.started("-e", "rollback_reason=keluhan") as waiting:
+        waiting.until(lambda: product.entries("asked"))
+        # Only the play's own process: its worker goes on waiting, and must neither hold the lock nor go on writing.
+        waiting.kill_alone()
+    for step in STEPS:
+        slow = product.folder / step / "slow"
+        slow.write_text("60")
+        with product.started(*BREAK_GLASS) as killed:
+            killed.until(lambda step=step: all(product.line(step, host) == "half" for host in HOSTS[step]))
+            killed.kill()
+        assert [entry.body["step"] for entry in product.entries("step-started")][-1] == step
+        slow.unlink()
+    ended = product.play(*BREAK_GLASS)
+    assert ended.returncode == 0, ended.stdout
+    assert product.lines() == ALL_ON
+    assert f"balik: found {STEPS[-1]}: interrupted; it is checked and done again" in said(ended.stdout)
+    assert len(product.entries("run-opened")) == 1
+    assert len(product.entries("run-resumed")) == 5
+    assert len(product.entries("decided")) == 1
+    for step in STEPS:
+        assert product.times(step) == 2
+        saved = [entry.body["saved"] for entry in product.entries("step-started") if entry.body["step"] == step]
+        assert [each[HOSTS[step][0]]["line"] for each in saved] == ["off", "half"]
+        given = (product.folder / step / f"saved-{HOSTS[step][0]}").read_text()
+        assert given == "off", "what stood there at the first start, not the step's own half-done work"
+
+
+def test_a_host_that_cannot_be_reached_is_named_with_what_to_do(product: Product) -> None:
+    unreachable = {
+        "ansible_connection": "ssh",
+        "ansible_host": "127.0.0.1",
+        "ansible_port": 1,
+        "ansible_user": "deploy",
+    }
+    product.hosts["all"]["children"]["web"]["hosts"]["web-2"] = unreachable
+    product.write()
+    found = product.play(*BREAK_GLASS)
+    assert found.returncode != 0
+    (entry,) = product.entries("step-failed")
+    assert list(entry.body["failures"]) == ["web-2"]
+    assert "web-2 could not be reached (tried ssh to deploy@127.0.0.1" in entry.body["failures"]["web-2"]
+    assert "ansible web-2 -m ping" in product.outcome()["reason"]
+    assert "FAILED: hold-it failed on web-2: web-2 could not be reached" in found.stdout.splitlines()[-3], found.stdout
+    assert product.line("revert-it", "web-1") == "off"
+
+
+def test_of_two_operators_the_second_is_told_and_the_first_is_not_disturbed(product: Product) -> None:
+    (product.folder / "revert-it" / "slow").write_text("15")
+    with product.started(*BREAK_GLASS, "-e", "rollback_by=rina") as first:
+        first.until(lambda: product.line("revert-it") == "half")
+        before, outcome = record_dump(product), product.outcome()
+        second = product.play(*BREAK_GLASS, "-e", "rollback_by=budi")
+        assert second.returncode != 0
+        told = said(second.stdout)[-2]
+        assert f"rina (process {first.pid} on " in told, second.stdout
+        assert re.search(r"has held the lock since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \(.* ago\)", told)
+        assert (record_dump(product), product.outcome()) == (before, outcome)
+        assert first.wait() == 0, first.stdout()
+    assert product.lines() == ALL_ON
+    assert {product.times(step) for step in STEPS} == {1}
+
+
+def test_a_sign_off_is_waited_for_refused_and_given(product: Product) -> None:
+    item = {"name": "looked", "role": "lead", "phase": "verify", "says": "Sudah dilihat", "wait": "1m"}
+    product.write(rollback_sign_offs=[item])
+    silent = product.play(*BREAK_GLASS)
+    assert silent.returncode != 0
+    assert "sign-off looked: no word from Lead Engineer" in silent.stdout.splitlines()[-3], silent.stdout
+    assert "-e decide_item=looked" in silent.stdout
+    assert (product.line("verify-it"), product.line("restore-it")) == ("on", "off"), "the page stays"
+
+    product.decide("refuse", "kolom hilang", decide_item="looked")
+    refused = product.play()
+    assert refused.returncode != 0
+    assert "refused: kolom hilang" in refused.stdout.splitlines()[-3], refused.stdout
+    assert product.line("restore-it") == "off"
+
+    product.decide("sign-off", "sudah benar", decide_item="looked")
+    given = product.play()
+    assert given.returncode == 0, given.stdout
+    assert (product.lines(), product.times("verify-it")) == (ALL_ON, 1)
+
+
+def test_a_bad_plan_is_refused_with_every_place_and_nothing_is_touched(product: Product) -> None:
+    product.write(
+        rollback_colour="merah",
+        rollback_hold=["hold-it", "hold-that"],
+        rollback_people={**product.plan["rollback_people"], "dba": {"title": "DBA"}},
+        rollback_criteria=[
+            {
+                "name": "errors",
+                "measure": {"prometheus": {"url": "{{ flow_prometheus_url }}", "query": "up"}},
+                "unsafe": "> 5",
+            },
+            {"name": "slow", "measure": {"prometheus": {"url": "http://p:9090", "query": "up"}}, "unsafe": "much > 5"},
+        ],
+        rollback_smtp="{{ flow_mail_server }}",
+    )
+    refused = product.play(*BREAK_GLASS)
+    assert refused.returncode != 0
+    for key, written, what in (
+        ("rollback_colour", "rollback_colour:", "it is no key of a plan"),
+        ("rollback_hold", "- hold-it", "found 'hold-that', which is no step"),
+        ("rollback_people.dba.reach", "title: DBA", "it is missing"),
+        ("rollback_criteria[1].unsafe", "unsafe: much", "much > 5"),
+        ("rollback_criteria[0].measure.prometheus.url", "url: '{{ flow", "flow_prometheus_url"),
+        ("rollback_smtp", "rollback_smtp:", "flow_mail_server"),
+    ):
+        lines = product.plan_file.read_text().splitlines()
+        number = 1 + next(n for n, line in enumerate(lines) if line.strip().startswith(written))
+        assert re.search(rf"plan\.yml:{number}: {re.escape(key)}: .*{re.escape(what)}", refused.stdout), (
+            f"{key} at line {number}\n{refused.stdout}"
+        )
+    assert (product.lines(), product.entries()) == (ALL_OFF, [])
+    assert refused.stdout.splitlines()[-1].startswith("balik: "), refused.stdout
+    assert product.outcome()["outcome"] == "failed"
+
+
+def test_an_inventory_without_a_steps_hosts_is_refused(product: Product) -> None:
+    found = product.play(*BREAK_GLASS, "--limit", "localhost,web-1")
+    assert found.returncode != 0
+    assert "web-2" in found.stdout
+    assert "--limit" in found.stdout
+    del product.hosts["all"]["hosts"]["localhost"]
+    product.write(hold_it_hosts="nowhere")
+    found = product.play(*BREAK_GLASS)
+    assert found.returncode != 0
+    assert "hold_it_hosts: no host of the inventory matches it" in found.stdout
+    assert "verify-it on localhost: the inventory does not have it, or --limit leaves it out" in found.stdout
+    assert (product.lines(), product.entries()) == (ALL_OFF, [])
+
+
+def test_under_ansible_runner_as_awx_runs_it(product: Product, tmp_path: Path) -> None:
+    """Extra variables are texts there, blank ones too, and settings of callbacks and stdout are not ours."""
+    (tmp_path / "runner").mkdir()
+    environment = {
+        name: value for name, value in product.environment().items() if name.startswith("ANSIBLE_") or name == "PATH"
+    }
+    found = ansible_runner.run(
+        private_data_dir=str(tmp_path / "runner"),
+        project_dir=str(PROJECT),
+        playbook="rollback.yml",
+        inventory=str(product.inventory),
+        envvars=environment,
+        extravars={
+            "rollback_break_glass": "dari AWX",
+            "rollback_role": "lead",
+            "rollback_scope": "backend, database",
+            "rollback_remedy": "",
+            "rollback_procedure": "",
+            "rollback_reason": "",
+            "rollback_take_lock": "",
+            "rollback_fresh": "false",
+            "rollback_speed": "120",
+            "awx_user_name": "rina",
+            "awx_job_id": 42,
+        },
+        timeout=120,
+        quiet=True,
+    )
+    stdout = found.stdout.read()
+    assert found.rc == 0, stdout
+    assert product.lines() == ALL_ON
+    assert "balik: ROLLED BACK: glass broken by rina" in stdout.split("PLAY RECAP")[1], stdout
+    (opened,) = product.entries("run-opened")
+    assert (opened.body["by"], str(opened.body["job"])) == ("rina", "42")
+    (measured,) = product.entries("criteria")
+    assert sorted(measured.body["scope"]) == ["backend", "database"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"rollback_take_lock": "perhaps"}, "rollback_take_lock: found 'perhaps'; expected true or false"),
+        ({"rollback_scope": "network"}, "rollback_scope: found ['network']; expected one of frontend"),
+        ({"rollback_remedy": "magic"}, "rollback_remedy: found 'magic'; expected one of all"),
+    ],
+)
+def test_a_variable_of_one_run_that_cannot_be_read_is_refused(
+    product: Product, variables: dict[str, Any], message: str
+) -> None:
+    found = product.play(*BREAK_GLASS, "-e", json.dumps(variables))
+    assert found.returncode != 0
+    assert message in " ".join(found.stdout.split()), found.stdout
+    assert product.lines() == ALL_OFF
+
+
+def test_the_outcome_is_said_though_it_could_not_be_written(product: Product) -> None:
+    """The record's place goes away in the middle: the last lines say so, and not only a task in the middle."""
+    (product.folder / "verify-it" / "slow").write_text("3")
+    with product.started(*BREAK_GLASS) as rollback:
+        rollback.until(lambda: product.line("verify-it") == "half")
+        for path in product.state.glob("record.sqlite*"):
+            path.unlink()
+        (product.state / "record.sqlite").write_text("no database\n" * 500)
+        assert rollback.wait() != 0
+    last = rollback.stdout().splitlines()[-6:]
+    assert any(
+        "balik: FAILED, and the outcome could not be written down: " in line and "not a database" in line
+        for line in last
+    ), rollback.stdout()
+    assert product.line("restore-it") == "off"
