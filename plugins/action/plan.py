@@ -56,7 +56,7 @@ class ActionModule(RollbackAction):
             return [BalikError(name, "no host of the inventory matches it", "a group or a host", "Mend the inventory.")]
         if left_out := sorted(set(hosts) - set(self.task_vars.get("ansible_play_hosts_all", hosts))):
             found = "the inventory does not have it, or --limit leaves it out"
-            return [BalikError(f"{step} on {', '.join(left_out)}", found, do="Name it in hosts.yml; run without --limit.")]
+            return [BalikError(f"{step} on {', '.join(left_out)}", found, do="Name it in hosts.yml.")]
         spec = {name: option for name, option in options.items() if name not in FROM_WRAPPER}
         problems: dict[str, list[str]] = {}
         for host in hosts:
