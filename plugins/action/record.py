@@ -93,7 +93,7 @@ def _waiting(entries: list[Entry], run: runs.Run) -> list[dict[str, Any]]:
             waiting = [entry.body]
         elif entry.run == run.id and entry.kind in ("decided", "outcome", "run-resumed"):
             waiting = []
-        elif waiting and entry.kind in runs.ANSWERS:
+        elif waiting and entry.kind == ("sign-off" if "item" in waiting[0] else "decision"):
             left = [role for role in waiting[0]["roles"] if role != entry.body["role"]]
             waiting = [{**waiting[0], "roles": left}] if left else []
     return waiting

@@ -108,6 +108,9 @@ class ActionModule(RollbackAction):
             return {"says": says, "good": outcome != runs.FAILED}
         if not run:
             return self._never_opened(outcome, reason)
+        if not self.holds_lock():
+            # It was taken over: the run's end is for whoever has it now to say.
+            return {"good": False, "says": f"{WORDS[runs.FAILED]}: {reason}"}
         found = self.run_of(run)
         self.tell(outcome, run, {"remedy": (found.decided or {}).get("remedy", ""), "reason": reason})
         body = {"outcome": outcome, "reason": reason, "by": self.operator}

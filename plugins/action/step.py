@@ -77,7 +77,8 @@ class ActionModule(RollbackAction):
         return {"changed": not self.check_mode, "saved": begun.saved if begun else saved}
 
     def _finished(self) -> dict[str, Any]:
-        """After ``main`` and ``verify``: write *done*, or *failed* and stop."""
+        """After ``main`` and ``verify``: write *done*, or *failed* and stop; nothing if the lock was taken over."""
+        self.keep_lock()
         if failures := self._failures():
             return self._failed("main or verify", failures, "")
         if self.check_mode:
@@ -91,7 +92,6 @@ class ActionModule(RollbackAction):
             }
             for host in hosts
         }
-        self.keep_lock()
         body = {"phase": self.phase, "step": self.step, "says": says, "evidence": evidence}
         self.append("step-done", body, self.run_id)
         took = format_duration(self.run_of(self.run_id).steps[self.step].seconds or 0)

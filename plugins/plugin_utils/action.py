@@ -24,9 +24,9 @@ from ansible.template import trust_as_template
 from ..module_utils.errors import BalikError
 from ..module_utils.messages import tell
 from ..module_utils.plan import INTERNAL_PREFIXES, Plan, PlanRefused, read_plan
-from ..module_utils.record import Entry, Holder, Record
+from ..module_utils.record import Entry, Holder, Lock, Record
 from ..module_utils.run import Run, read_runs
-from ..module_utils.units import parse_duration, utc_now
+from ..module_utils.units import iso, parse_duration, utc_now
 from .variables import Variables, scrub
 
 ENTRY_POINTS = {"check", "main", "verify", "undo"}
@@ -164,9 +164,23 @@ class RollbackAction(ActionBase):
             self.record.append(kind, self.scrubbed(body), run)
 
     def keep_lock(self, seconds: float = LEASE) -> None:
-        """Renew the lease, so that nobody takes a long step's lock."""
-        if not self.check_mode:
-            self.record.acquire(self.holder, max(seconds, LEASE))
+        """Renew the lease, so that nobody takes a long step's lock.
+
+        :raises BalikError: somebody took it over, on purpose: what they do must not be done by two.
+        """
+        if self.check_mode:
+            return
+        if not self.holds_lock():
+            raise BalikError(
+                f"the lock of {self.plan.product}",
+                f"it was taken over: {_now_held(self.record.lock())}",
+                do="Leave it to them; `ansible-playbook playbooks/status.yml` shows how far they are.",
+            )
+        self.record.acquire(self.holder, max(seconds, LEASE))
+
+    def holds_lock(self) -> bool:
+        lock = self.record.lock()
+        return lock is not None and lock.holder.same_process(self.holder)
 
     def tell(self, moment: str, run: str, facts: dict[str, str], roles: Sequence[str] = ()) -> None:
         """Send the plan's message of a moment; say and write down whom it reached. A check run tells nobody."""
@@ -182,6 +196,10 @@ class RollbackAction(ActionBase):
     def say(self, text: str) -> None:
         """A line for the operator, at once and not only when the task is over."""
         self._display.display("balik: " + self.scrubbed(text))
+
+
+def _now_held(lock: Lock | None) -> str:
+    return f"{lock.holder} has it since {iso(lock.since)[:19]}Z" if lock else "and has been given back since"
 
 
 def step_roles() -> dict[str, Path]:

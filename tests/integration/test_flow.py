@@ -34,6 +34,9 @@ def test_from_the_question_to_the_report_and_to_nothing_to_do(product: Product) 
     with product.started() as rollback:
         rollback.until(lambda: product.entries("asked"))
         running = product.outcome()
+        status = product.play(playbook="playbooks/status.yml")
+        assert any("waiting for lead: unsafe: " in line for line in said(status.stdout)), status.stdout
+        assert any(f"(process {rollback.pid} on " in line for line in said(status.stdout))
         answer = product.decide("go")
         assert "rina (Lead Engineer — Kepala Insinyur 工程师): go: sudah dilihat" in answer.stdout
         assert rollback.wait() == 0, rollback.stdout()
@@ -144,7 +147,7 @@ def test_a_failure_on_one_host_stops_with_the_page_on_and_the_next_call_goes_on(
     for secret in ("geheim-bagi-semua", "only-web-2-knows", "pintu-belakang"):
         assert [name for name, text in product.everything_written().items() if secret in text] == []
         assert secret not in "\n".join(last)
-        assert secret not in failed.stdout.rpartition("write down how it went] ***")[2]
+        assert secret not in failed.stdout.rpartition("TASK [Note what failed]")[2]
 
     before = record_dump(product)
     check = product.play("--check", "--diff")
@@ -228,6 +231,24 @@ def test_of_two_operators_the_second_is_told_and_the_first_is_not_disturbed(prod
         assert first.wait() == 0, first.stdout()
     assert product.lines() == ALL_ON
     assert {product.times(step) for step in STEPS} == {1}
+
+
+def test_whose_lock_was_taken_over_stops_and_leaves_the_end_to_the_other(product: Product) -> None:
+    """Somebody was sure that the first was dead, and was wrong."""
+    slow = product.folder / "revert-it" / "slow"
+    slow.write_text("100")
+    with product.started(*BREAK_GLASS, "-e", "rollback_by=rina") as first:
+        first.until(lambda: product.line("revert-it") == "half")
+        slow.unlink()
+        second = product.play("-e", "rollback_by=budi", "-e", "rollback_take_lock=true")
+        assert second.returncode == 0, second.stdout
+        assert any(f"took over the lock of rina (process {first.pid} on" in line for line in said(second.stdout))
+        before = record_dump(product)
+        first.wake_up()
+        assert first.wait() != 0
+    assert "the lock of flow: it was taken over: and has been given back since" in first.stdout().splitlines()[-2]
+    assert record_dump(product) == before
+    assert (product.outcome()["outcome"], product.times("verify-it")) == ("rolled-back", 1)
 
 
 def test_a_sign_off_is_waited_for_refused_and_given(product: Product) -> None:

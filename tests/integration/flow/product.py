@@ -208,6 +208,12 @@ class Process:
     def wait(self) -> int:
         return self._process.wait(LIMIT)
 
+    def wake_up(self) -> None:
+        """End the sleep of a slow step, which fails by that."""
+        for pid in _tree(self.pid):
+            if Path(f"/proc/{pid}/cmdline").read_text().startswith("sleep\0"):
+                os.kill(pid, signal.SIGTERM)
+
     def kill(self) -> None:
         """``kill -9`` of it and of all that it started, at one moment."""
         kill_tree(self.pid)
@@ -233,6 +239,13 @@ def kill_tree(pid: int) -> None:
             os.kill(each, signal.SIGKILL)
         except ProcessLookupError:
             continue
+
+
+def _tree(pid: int) -> list[int]:
+    found = [pid]
+    for each in found:
+        found += _children(each)
+    return found
 
 
 def _children(pid: int) -> list[int]:
