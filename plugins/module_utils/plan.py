@@ -206,7 +206,7 @@ class _Reader:
     def plan(self) -> Plan:
         self.speed = self.top("rollback_speed", _speed, 1.0) or 1.0
         people = self.people()
-        self.roles = set(people)
+        self.roles = tuple(people)
         remedies = self.remedies()
         decision = self.table(
             self.raw("rollback_decision"),

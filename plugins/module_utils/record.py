@@ -302,8 +302,10 @@ class Record:
                         self._connection.execute(statement)
 
     def _has_tables(self) -> bool:
-        found = "to_regclass('balik_locks')" if self._postgresql else "max(name) FROM pragma_table_info('balik_locks')"
-        return self._connection.execute(f"SELECT {found}").fetchone()[0] is not None
+        # Not to_regclass(), which within a transaction remembers that there was none.
+        tables = "pg_class WHERE relname =" if self._postgresql else "sqlite_master WHERE name ="
+        visible = " AND pg_table_is_visible(oid)" if self._postgresql else ""
+        return bool(self._connection.execute(f"SELECT count(*) FROM {tables} 'balik_locks'{visible}").fetchone()[0])
 
     def _execute(self, query: str, *values: Any) -> Any:
         return self._connection.execute(query.replace("?", "%s") if self._postgresql else query, values)

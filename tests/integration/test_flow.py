@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,7 @@ def test_killed_after_each_step_has_started_it_comes_to_the_same_end(product: Pr
         slow = product.folder / step / "slow"
         slow.write_text("60")
         with product.started(*BREAK_GLASS) as killed:
-            killed.until(lambda step=step: all(product.line(step, host) == "half" for host in HOSTS[step]))
+            killed.until(partial(product.everywhere, step, "half"))
             killed.kill()
         assert [entry.body["step"] for entry in product.entries("step-started")][-1] == step
         slow.unlink()

@@ -159,6 +159,9 @@ class Product:
         path = self.folder / step / (host or HOSTS[step][0])
         return path.read_text().strip() if path.exists() else "off"
 
+    def everywhere(self, step: str, line: str) -> bool:
+        return all(self.line(step, host) == line for host in HOSTS[step])
+
     def lines(self) -> dict[str, str]:
         return {f"{step} {host}": self.line(step, host) for step in STEPS for host in HOSTS[step]}
 
