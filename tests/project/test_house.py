@@ -87,8 +87,9 @@ def test_an_action_is_documented_as_it_is(action: str, documentation: dict[str, 
     documented = documentation[action]["doc"].get("options") or {}
     assert set(arguments) == set(documented)
     for name, spec in arguments.items():
-        for key in ("type", "required", "default", "choices"):
+        for key in ("type", "required", "default"):
             assert spec.get(key) in (documented[name].get(key), None if key != "required" else False), f"{name}.{key}"
+        assert list(spec.get("choices", [])) == documented[name].get("choices", []), f"{name}.choices"
 
 
 def test_each_unit_test_stands_where_what_it_tests_does() -> None:
