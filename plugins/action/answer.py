@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from ..module_utils import run as runs
 from ..module_utils.errors import BalikError
+from ..module_utils.units import utc_now
 from ..plugin_utils.action import RollbackAction
 
 KIND_OF = {answer: kind for kind, answers in runs.ANSWERS.items() for answer in answers}
@@ -28,6 +29,8 @@ class ActionModule(RollbackAction):
         body = {**arguments, "by": arguments["by"].strip() or self.operator, "reason": arguments["reason"].strip()}
         self._check(kind, body)
         found = runs.unfinished_run(self.entries())
+        if found and runs.why_not_resumed(found, self.plan.release, utc_now()):
+            found = None  # the next rollback leaves that run as it is, and must not leave this answer with it
         self.append(kind, body, found.id if found else "")
         title = self.plan.people[body["role"]].title
         about = f" on {body['item']}" if body["item"] else ""

@@ -30,7 +30,7 @@ class ActionModule(RollbackAction):
     def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if decided := self.run_of(arguments["run"]).decided:
             says = f"decided before: {decided['reason']}"
-            return {"verdict": criteria.UNSAFE, "remedy": decided["remedy"], "says": says}
+            return {"verdict": criteria.UNSAFE, "remedy": decided["remedy"], "says": says, "ask": False}
         found = measure(self)
         for verdict in found.verdicts:
             self.say(f"{MARKS[verdict.verdict]}  {verdict.says}: {verdict.reason}")
@@ -44,5 +44,12 @@ class ActionModule(RollbackAction):
             "remedy": remedy.name,
             "says": f"{found.verdict}: {found.reason}",
         }
+        wished = self.variables.get("rollback_reason") or self.variables.get("rollback_break_glass")
         self.append("criteria", {**found.as_dict(), **result}, arguments["run"])
-        return {**result, "changed": not self.check_mode, "evaluation": found.as_dict()}
+        return {
+            **result,
+            "changed": not self.check_mode,
+            "ask": bool(wished) or found.verdict != criteria.SAFE,
+            "hold": list(self.plan.hold),
+            "evaluation": found.as_dict(),
+        }

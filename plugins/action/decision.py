@@ -37,6 +37,9 @@ class ActionModule(RollbackAction):
         wish = self.variables.get("rollback_reason")
         if arguments["verdict"] == "safe" and not wish:
             return self._outcome(runs.NOTHING_TO_DO, arguments["says"], remedy, procedure, {})
+        if not needed and arguments["verdict"] != "unsafe" and not wish:
+            reason = f"the criteria are {arguments['verdict']}, and the plan asks nobody: {arguments['says']}"
+            return self._outcome(runs.NOT_DECIDED, reason, remedy, procedure, {})
         if self.check_mode:
             reason = f"would wait for the Go of {', '.join(needed)}"
             return self._outcome(runs.GO, reason, remedy, procedure, {})
@@ -55,7 +58,8 @@ class ActionModule(RollbackAction):
                 return self._outcome(runs.NOT_DECIDED, reason, remedy, procedure, names)
             if standing.made:
                 by = ", ".join(f"{a.by} ({self.plan.people[a.role].title})" for a in standing.answers.values())
-                return self._outcome(runs.GO, f"Go by {by}", remedy, procedure, names)
+                reason = f"Go by {by}" if by else f"the plan asks nobody: {why}"
+                return self._outcome(runs.GO, reason, remedy, procedure, names)
             waited = time.monotonic() - began
             titles = ", ".join(self.plan.people[role].title for role in standing.waiting)
             if waited > self.plan.wait:

@@ -19,8 +19,6 @@ WORDS = {
     runs.NOT_DECIDED: "NOT DECIDED",
     runs.FAILED: "FAILED",
 }
-#: Seconds; after that, the world and the people's minds have moved on.
-RESUME_WITHIN = 24 * 3600
 FOUND = {
     "started": "interrupted; it is checked and done again",
     "failed": "failed; it is done again",
@@ -76,13 +74,9 @@ class ActionModule(RollbackAction):
         return self.record.acquire(self.holder, LEASE, self.flag("rollback_take_lock"))
 
     def _why_not_resumed(self, found: runs.Run) -> str:
-        """An old decision must not roll back what it was never about."""
         if self.flag("rollback_fresh"):
             return "a fresh one was asked for"
-        if found.opened["release"] != self.plan.release:
-            return f"it was about release {found.opened['release']}, not {self.plan.release}"
-        age = (utc_now() - found.last_at).total_seconds()
-        return f"it was last heard of {format_duration(age)} ago" if age > RESUME_WITHIN else ""
+        return runs.why_not_resumed(found, self.plan.release, utc_now())
 
     def _resume(self, found: runs.Run) -> dict[str, Any]:
         lines = [f"run {found.id}, last heard of {format_duration((utc_now() - found.last_at).total_seconds())} ago"]

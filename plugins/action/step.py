@@ -13,12 +13,14 @@ from ..module_utils.units import format_duration, parse_duration
 from ..plugin_utils.action import LEASE, RollbackAction
 from ..plugin_utils.variables import Variables
 
+MOMENTS = ("ready", "looked", "confirmed", "checked", "finished")
+
 
 class ActionModule(RollbackAction):
     """Before a step: what is to be done, and *started*. After it: *done* or *failed*."""
 
     ARGUMENTS: ClassVar[dict[str, Any]] = {
-        "moment": {"type": "str", "required": True, "choices": ["looked", "confirmed", "checked", "finished"]},
+        "moment": {"type": "str", "required": True, "choices": MOMENTS},
         "run": {"type": "str", "required": True},
         "phase": {"type": "str", "required": True, "choices": list(PHASES)},
         "step": {"type": "str", "required": True},
@@ -37,11 +39,27 @@ class ActionModule(RollbackAction):
         self.run_id, self.phase, self.step = (arguments[key] for key in ("run", "phase", "step"))
         return getattr(self, "_" + arguments["moment"])()
 
+    def _ready(self) -> dict[str, Any]:
+        """After ``check`` before the decision: keep what stands there, so that it need not be read again, or stop
+        before anybody is asked to decide on what cannot be done."""
+        if failures := self._failures():
+            return self._failed("check", failures, "Nothing was touched, and nobody was asked.")
+        ready = {**self._ready_steps(), self.step: self._before()}
+        return {"ansible_facts": {"rollback_step_ready": ready}}
+
+    def _ready_steps(self) -> dict[str, Any]:
+        return self.task_vars.get("rollback_step_ready") or {}
+
+    def _before(self) -> dict[str, Any]:
+        """What ``check`` saw on each host."""
+        return {host: self._result(host, "check").get("before") or {} for host in self._hosts()}
+
     def _looked(self) -> dict[str, Any]:
-        """What the record says: ``do`` the step, ``confirm`` that it still holds, or ``skip`` it."""
+        """What is to be done: ``do`` the step, only ``begin`` it where it was checked before the decision, ``confirm``
+        that it still holds, or ``skip`` it."""
         run = self.run_of(self.run_id)
         before = run.steps.get(self.step)
-        todo = "do"
+        todo = "begin" if self.step in self._ready_steps() else "do"
         if before and before.state == "done":
             todo = "confirm"
             if run.traffic_given_back and self.phase != "restore":
@@ -68,7 +86,7 @@ class ActionModule(RollbackAction):
         """After ``check``: write *started* with what stands there, or stop before anything is touched."""
         if failures := self._failures():
             return self._failed("check", failures, "Nothing of this step was done.")
-        saved = {host: self._result(host, "check").get("before") or {} for host in self._hosts()}
+        saved = self._ready_steps().get(self.step) or self._before()
         limit = self.step_setting(self.step, "limit")
         self.keep_lock(parse_duration(limit) * 2 + LEASE if limit else LEASE)
         self.append("step-started", {"phase": self.phase, "step": self.step, "saved": saved}, self.run_id)

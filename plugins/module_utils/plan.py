@@ -374,6 +374,11 @@ class _Reader:
         early += [step for remedy in values["remedies"].values() for step in remedy.revert or ()]
         if "traffic-restore" in early:
             self.problem("traffic-restore", "it stands before the verification", "it in rollback_restore only")
+        if "maintenance-page" in (values["hold"] or ()) and "traffic-restore" not in (values["restore"] or ()):
+            expected = (
+                "traffic-restore in it, for rollback_hold has maintenance-page and nothing else takes the page down"
+            )
+            self.problem("rollback_restore", list(values["restore"] or ()), expected)
 
     def refuse_twins(self, where: str, names: Sequence[str]) -> None:
         for name in sorted({name for name in names if name is not None and names.count(name) > 1}):

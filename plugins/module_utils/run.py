@@ -13,13 +13,15 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from .record import Entry
-from .units import parse_time, utc_now
+from .units import format_duration, parse_time, utc_now
 
 ROLLED_BACK = "rolled-back"
 NOTHING_TO_DO = "nothing-to-do"
 NOT_DECIDED = "not-decided"
 FAILED = "failed"
 ABANDONED = "abandoned"
+#: Seconds; after that, the world and the people's minds have moved on.
+RESUME_WITHIN = 24 * 3600
 #: A run that ended so is over; one that failed, or has no outcome, is taken up again by the next call.
 FINAL = (ROLLED_BACK, NOTHING_TO_DO, NOT_DECIDED, ABANDONED)
 GOOD = (ROLLED_BACK, NOTHING_TO_DO)
@@ -145,6 +147,15 @@ def unfinished_run(entries: Iterable[Entry]) -> Run | None:
     """The newest run, if it is not over."""
     runs = read_runs(entries)
     return runs[-1] if runs and not runs[-1].is_over else None
+
+
+def why_not_resumed(run: Run, release: str, now: datetime) -> str:
+    """Why a run that is not over is not taken up again; empty where it is. An old decision must not roll back what it
+    was never about."""
+    if run.opened.get("release") != release:
+        return f"it was about release {run.opened.get('release')}, not {release}"
+    age = (now - run.last_at).total_seconds()
+    return f"it was last heard of {format_duration(age)} ago" if age > RESUME_WITHIN else ""
 
 
 def read_answers(entries: Iterable[Entry]) -> list[Answer]:

@@ -31,5 +31,7 @@ RETURN = r"""
 verdict: {description: "safe, unsafe or unknown.", type: str, returned: success}
 scope: {description: What the unsafe criteria touch., type: list, elements: str, returned: success}
 remedy: {description: The fastest remedy that covers the scope., type: str, returned: success}
+ask: {description: Whether there is something to decide., type: bool, returned: success}
+hold: {description: The steps of the hold phase., type: list, elements: str, returned: success}
 evaluation: {description: Every criterion with its evidence., type: dict, returned: success}
 """

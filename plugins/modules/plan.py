@@ -10,7 +10,8 @@ version_added: 0.1.0
 author: The balik developers
 description:
   - Reads all C(rollback_*) variables and the argument specs of the step roles that the plan names.
-  - Fails with every problem at once, each with its file, key path, what was found and what was expected. Nothing is touched before.
+  - Fails with every problem at once, each with its file, key path, what was found and what was expected.
+  - Nothing is touched before.
 options: {}
 attributes:
   action: {support: full, description: Runs on the control node, in Ansible's own process.}

@@ -9,14 +9,17 @@ short_description: Keeps the record around one step
 version_added: 0.1.0
 author: The balik developers
 description:
-  - V(looked) says whether the step is to be done, confirmed or skipped. V(confirmed) comes after a step that was done was verified anew.
-  - V(checked) writes C(started) with what stood there, before anything is touched. V(finished) writes C(done) or C(failed).
+  - V(looked) says whether the step is to be done, confirmed or skipped.
+  - V(confirmed) comes after a step that was done was verified anew.
+  - V(ready) keeps what a check before the decision saw.
+  - V(checked) writes C(started) with what stood there, before anything is touched.
+  - V(finished) writes C(done) or C(failed).
   - Fails when a host of the step failed or could not be reached.
 options:
   moment:
     description: Where in the step we are.
     type: str
-    choices: [looked, confirmed, checked, finished]
+    choices: [ready, looked, confirmed, checked, finished]
     required: true
   run:
     description: The run's id.
