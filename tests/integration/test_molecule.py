@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 HOUSE = Path(__file__).resolve().parents[2]
-SCENARIOS = sorted(path.parent.name for path in HOUSE.glob("molecule/*/molecule.yml"))
+# A product's scenario is tested with a rollback on it, in a module of its own (test_lawyers_hub.py).
+PRODUCTS = {"lawyers-hub"}
+SCENARIOS = sorted({path.parent.name for path in HOUSE.glob("molecule/*/molecule.yml")} - PRODUCTS)
 LIMIT = 600
 
 
