@@ -1,4 +1,4 @@
-"""Lawyers Hub's production, a bad release on it, and the plan that takes it off: killed at every step, to the same end."""
+"""Lawyers Hub's production, a bad release on it, and the plan that takes it off: killed at each step, to the same end."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+
 from tools import demo
 
 pytestmark = pytest.mark.docker
@@ -96,7 +98,7 @@ def run_to_the_end(log: Path) -> dict:
 
 def test_killed_after_each_step_has_started_it_comes_to_the_same_end(production: demo.Humans, tmp_path: Path) -> None:
     for step in STEPS:
-        killed_when(lambda step=step: started(step), tmp_path / f"{step}.log")
+        killed_when(partial(started, step), tmp_path / f"{step}.log")
 
     outcome = run_to_the_end(tmp_path / "last.log")
 
