@@ -1,4 +1,4 @@
-"""Lawyers Hub's production, a bad release on it, and the plan that takes it off: killed at each step, to the same end."""
+"""Lawyers Hub's production, a bad release on it, and the plan that takes it off: killed at each step, the same end."""
 
 from __future__ import annotations
 
