@@ -10,6 +10,10 @@ from ..module_utils.record import Entry
 from ..module_utils.units import format_duration, iso, utc_now
 from ..plugin_utils.action import RollbackAction
 
+FROZEN = (
+    "AUTOSCALERS ARE FROZEN since {since} (run {run}): {says}. Nothing scales up under load until scale-thaw is done"
+)
+
 
 class ActionModule(RollbackAction):
     """Answers two questions: where are we, and was anything changed afterwards."""
@@ -49,6 +53,7 @@ class ActionModule(RollbackAction):
         found = runs.read_runs(entries)
         newest = found[-1] if found else None
         waiting = _waiting(entries, newest) if newest and newest.outcome is None else []
+        frozen = _told_frozen(runs.still_frozen(entries))
         status = {
             "product": self.plan.product,
             "lock": str(lock.holder) if lock else None,
@@ -58,10 +63,13 @@ class ActionModule(RollbackAction):
             "remedy": (newest.decided or {}).get("remedy") if newest else None,
             "steps": {s.name: s.state for s in newest.steps.values()} if newest else {},
             "waiting": waiting,
+            "frozen": frozen,
             "head": self.record.head(),
         }
         for line in self._lines(newest, lock, waiting):
             self.say(line)
+        if frozen:
+            self.say(FROZEN.format(**frozen))
         return {"status": status, "says": status["outcome"] or "open"}
 
     def _lines(self, run: runs.Run | None, lock: Any, waiting: list[dict[str, Any]]) -> list[str]:
@@ -83,6 +91,13 @@ class ActionModule(RollbackAction):
             quiet = format_duration((utc_now() - run.last_at).total_seconds())
             lines.append(f"not over; last heard of {quiet} ago. Running rollback.yml again goes on from here")
         return lines
+
+
+def _told_frozen(frozen: runs.Frozen | None) -> dict[str, str] | None:
+    if frozen is None:
+        return None
+    says = "; ".join(text for text in frozen.says.values() if text) or "the freeze did not end: some may stand still"
+    return {"run": frozen.run, "since": iso(frozen.since), "says": says}
 
 
 def _waiting(entries: list[Entry], run: runs.Run) -> list[dict[str, Any]]:

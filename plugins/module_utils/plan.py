@@ -379,6 +379,10 @@ class _Reader:
                 "traffic-restore in it, for rollback_hold has maintenance-page and nothing else takes the page down"
             )
             self.problem("rollback_restore", list(values["restore"] or ()), expected)
+        if "scale-thaw" in early:
+            self.problem("scale-thaw", "it stands before the restore phase", "it in rollback_restore only")
+        if "scale-freeze" in early and "scale-thaw" not in (values["restore"] or ()):
+            self.problem("scale-freeze", "nothing would let the autoscalers go again", "scale-thaw in rollback_restore")
 
     def refuse_twins(self, where: str, names: Sequence[str]) -> None:
         for name in sorted({name for name in names if name is not None and names.count(name) > 1}):

@@ -36,6 +36,11 @@ SAFE = "safe"
 ANSWERS = {"decision": (GO, NO_GO), "sign-off": (SIGN_OFF, REFUSE), "statement": (UNSAFE, SAFE)}
 
 
+#: The step that holds autoscalers still, and the one that lets them go, which gives no visitor anything back.
+FREEZE = "scale-freeze"
+THAW = "scale-thaw"
+
+
 @dataclass
 class StepState:
     """One step of a run: ``state`` is started, done, failed or skipped; ``saved`` is what stood on each host before
@@ -76,7 +81,9 @@ class Run:
         """Whether visitors have the application again, so that no earlier step may take it from them: all before was
         proved then. Not so when the watch found it unsafe; but so when the watch could not see."""
         return any(
-            step.phase == "restore" and (step.state in ("started", "done") or self.watched == "unknown")
+            step.phase == "restore"
+            and step.name != THAW
+            and (step.state in ("started", "done") or self.watched == "unknown")
             for step in self.steps.values()
         )
 
@@ -141,6 +148,31 @@ def _take_in(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
         step.seconds = (at - step.started_at).total_seconds()
     elif kind == "outcome":
         run.outcome, run.outcome_body = body["outcome"], body
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Autoscalers that stand still: since when, by which run, and what the freeze said on each host (empty where it
+    did not end, so that some may stand still)."""
+
+    run: str
+    since: datetime
+    says: dict[str, str]
+
+
+def still_frozen(entries: Iterable[Entry]) -> Frozen | None:
+    """What the newest freeze of a record holds still, whichever run it was; None where a thaw came after it."""
+    frozen = None
+    for entry in entries:
+        step = entry.body.get("step") if entry.kind.startswith("step-") else None
+        if step == FREEZE and entry.kind == "step-started":
+            # A second freeze finds what the first has left: the first is when it began.
+            frozen = Frozen(entry.run, frozen.since if frozen else parse_time(entry.at), {})
+        elif step == FREEZE and entry.kind == "step-done" and frozen:
+            frozen = Frozen(entry.run, frozen.since, entry.body.get("says", {}))
+        elif step == THAW and entry.kind == "step-done":
+            frozen = None
+    return frozen
 
 
 def unfinished_run(entries: Iterable[Entry]) -> Run | None:

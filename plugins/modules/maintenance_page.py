@@ -27,16 +27,18 @@ options:
     type: str
     default: this host
   backend:
-    description: Which load balancer stands on this host.
+    description: Which load balancer stands on this host, or that a cluster's routes are to be switched.
     type: str
-    choices: [nginx, haproxy]
+    choices: [nginx, haproxy, kubernetes]
     required: true
   dir:
     description: Folder that holds the switch and the page.
     type: str
     required: true
   url:
-    description: The public entrance, as the load balancer answers it on its own host.
+    description:
+      - The public entrance, as the load balancer answers it on its own host.
+      - With O(backend=kubernetes) it may be empty; only the API's objects are read then, and no visitor's answer.
     type: str
     required: true
   url_host:
@@ -101,6 +103,28 @@ options:
         default: []
       command: {description: How HAProxy is called to try a configuration., type: str, default: haproxy}
       reload: {description: How a running HAProxy is reloaded., type: str, default: systemctl reload haproxy}
+  kubernetes:
+    description: The cluster, its routes, and the page in it.
+    type: dict
+    default: {}
+    suboptions:
+      kubeconfig: {description: The file; by default as C(kubectl) finds it., type: path, default: ""}
+      context: {description: The context in it., type: str, default: ""}
+      name: {description: What everything of the page is called., type: str, default: balik-maintenance}
+      image: {description: nginx as the cluster can pull it., type: str, default: ""}
+      replicas: {description: How many pods serve the page., type: int, default: 2}
+      limit: {description: How long they may take to become ready., type: str, default: 2m}
+      run: {description: The run's name for the note on the routes., type: str, default: ""}
+      routes:
+        description: The routes to switch.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          kind: {description: Its kind., type: str, choices: [Ingress, HTTPRoute], default: Ingress}
+          namespace: {description: Where it is., type: str, required: true}
+          name: {description: Its name., type: str, required: true}
+          paths: {description: Only these of its paths., type: list, elements: str, default: []}
 attributes:
   check_mode: {support: full, description: Says what would be done.}
   diff_mode: {support: full, description: Shows the switch and the page, never the bypass.}
@@ -152,7 +176,7 @@ OPTIONS = {
         "required": True,
     },
     "host": {"type": "str", "default": "this host"},
-    "backend": {"type": "str", "choices": ["nginx", "haproxy"], "required": True},
+    "backend": {"type": "str", "choices": ["nginx", "haproxy", "kubernetes"], "required": True},
     "dir": {"type": "str", "required": True},
     "url": {"type": "str", "required": True},
     "url_host": {"type": "str", "default": ""},
@@ -191,6 +215,31 @@ OPTIONS = {
         },
         "apply_defaults": True,
     },
+    "kubernetes": {
+        "type": "dict",
+        "default": {},
+        "options": {
+            "kubeconfig": {"type": "path", "default": ""},
+            "context": {"type": "str", "default": ""},
+            "name": {"type": "str", "default": "balik-maintenance"},
+            "image": {"type": "str", "default": ""},
+            "replicas": {"type": "int", "default": 2},
+            "limit": {"type": "str", "default": "2m"},
+            "run": {"type": "str", "default": ""},
+            "routes": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "kind": {"type": "str", "choices": ["Ingress", "HTTPRoute"], "default": "Ingress"},
+                    "namespace": {"type": "str", "required": True},
+                    "name": {"type": "str", "required": True},
+                    "paths": {"type": "list", "elements": "str", "default": []},
+                },
+            },
+        },
+        "apply_defaults": True,
+    },
 }
 
 
@@ -202,30 +251,40 @@ def balancer(options: dict) -> Balancer:
     return HAProxy(folder, known["socket"], known["config"], known["frontends"], known["command"], known["reload"])
 
 
-def carry_out(options: dict, dry: bool) -> Result:
+def maintenance(options: dict, dry: bool) -> Maintenance:
     health = tuple(check_health(path) for path in options["health"])
-    maintenance = Maintenance(
-        options["host"],
-        balancer(options),
-        Door(options["url"], options["url_host"], options["validate_certs"]),
-        check_bypass(options["bypass"]),
-        health,
-        parse_duration(options["within"], "maintenance_page_within"),
-        dry,
-    )
+    door = Door(options["url"], options["url_host"], options["validate_certs"])
+    within = parse_duration(options["within"], "maintenance_page_within")
+    common = (door, check_bypass(options["bypass"]), health, within, dry)
+    if options["backend"] != "kubernetes":
+        return Maintenance(options["host"], balancer(options), *common)
+    # Only here: a load balancer's host has no use for it.
+    from ansible_collections.balik.rollback.plugins.module_utils.kubernetes.client import Cluster
+    from ansible_collections.balik.rollback.plugins.module_utils.traffic.kubernetes import KubernetesMaintenance, Routes
+    from ansible_collections.balik.rollback.plugins.module_utils.traffic.kubernetes_routes import check_routes
+
+    known = options["kubernetes"]
+    chosen = check_routes(known["routes"])
+    routes = Routes(Cluster.connect(known["kubeconfig"], known["context"]), known["name"], known["run"], chosen)
+    limit = parse_duration(known["limit"], "maintenance_page_kubernetes_limit")
+    return KubernetesMaintenance(options["host"], routes, *common, known["image"], known["replicas"], limit)
+
+
+def carry_out(options: dict, dry: bool) -> Result:
+    chosen = maintenance(options, dry)
     state = options["state"]
     if state == "on":
-        return maintenance.on()
+        return chosen.on()
     if state == "off":
-        return maintenance.off(options["app_must_answer"])
+        return chosen.off(options["app_must_answer"])
     if state == "verified_on":
-        return maintenance.verify_on()
+        return chosen.verify_on()
     if state == "verified_off":
-        return maintenance.verify_off()
+        return chosen.verify_off()
     given = options["page"]
     retry_after = round(parse_duration(given["retry_after"], "maintenance_page_retry_after"))
-    page = Page(given["html"], given["message"], retry_after, health)
-    return maintenance.check(page) if state == "ready" else maintenance.prepare(page, given["group"])
+    page = Page(given["html"], given["message"], retry_after, chosen.health)
+    return chosen.check(page) if state == "ready" else chosen.prepare(page, given["group"])
 
 
 def main() -> None:

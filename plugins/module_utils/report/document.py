@@ -14,7 +14,8 @@ is not known is null. Texts of the plan and of people stay in their language; ``
 ``speed``      by which waiting times were divided; 1 but in a sandbox
 ``held``       how long the maintenance page was up: ``{from, until, seconds}``, or null
 ``warnings``   list of ``sandbox-clock``, ``traffic-held``, ``still-open``, ``glass-broken``, ``unreadable``,
-               ``plan-changed``
+               ``plan-changed``, ``still-frozen``
+``frozen``     the autoscalers that this run has frozen and nobody has thawed: ``{since, says: [str]}``, or null
 ``unreadable`` how many entries were not as they should be
 ``criteria``   the newest evaluation: ``{at, verdict, reason, trigger, evaluations, criteria: [...]}``, or null; each
                of its criteria ``{name, says, verdict, reason, query, at, took, touches, unsafe, threshold, hold,
@@ -150,6 +151,8 @@ class _Builder:
         self.procedure_name = _text(decided.get("procedure"))
         self.procedure = next((each for each in plan.procedures if each.name == self.procedure_name), None)
         self.glass = self.newest("glass-broken")
+        frozen = runs.still_frozen(readable)
+        self.frozen = frozen if frozen and frozen.run == run.id else None
 
     def newest(self, kind: str) -> Entry | None:
         return next((entry for entry in reversed(self.of_run) if entry.kind == kind), None)
@@ -166,6 +169,7 @@ class _Builder:
         found = {
             **head,
             "held": self.held(),
+            "frozen": self.still_frozen(),
             "warnings": self.warnings(head, steps),
             "unreadable": len(self.unreadable),
             "criteria": self.criteria(self.newest("criteria")),
@@ -225,6 +229,12 @@ class _Builder:
             "seconds": _between(begin, until) if until else None,
         }
 
+    def still_frozen(self) -> dict[str, Any] | None:
+        if self.frozen is None:
+            return None
+        said = (named(host, _text(says)) for host, says in _mapping(self.frozen.says).items())
+        return {"since": iso(self.frozen.since), "says": list(said)}
+
     def warnings(self, head: Mapping[str, Any], steps: list[dict[str, Any]]) -> list[str]:
         state = {name: step.state for name, step in self.run.steps.items()}
         known = {step for _phase, step in self.plan.steps(self.remedy.name)} if self.remedy else set()
@@ -232,6 +242,7 @@ class _Builder:
         found = {
             "still-open": head["outcome"] == OPEN,
             "traffic-held": is_up,
+            "still-frozen": self.frozen is not None,
             "sandbox-clock": head["speed"] != 1,
             "glass-broken": self.glass is not None,
             "plan-changed": bool(

@@ -78,6 +78,8 @@ _EN: dict[str, Any] = {
         "It proves the procedure, not the times.",
         "traffic-held": "The traffic has not been given back: users see the maintenance page. Mend what failed and run "
         "the same command again; it goes on from there.",
+        "still-frozen": "Autoscalers are still frozen, since {frozen}: nothing scales up under load. Let scale-thaw be "
+        "done (run the same command again, or see its README for the way by hand).",
         "still-open": "This run has no outcome yet. It is being carried out, or was interrupted; running the same "
         "command again takes it up. This report shows what was written until {at}.",
         "glass-broken": "The glass was broken: the rollback began without the answers that the plan asks for.",
@@ -316,6 +318,8 @@ _ID: dict[str, Any] = {
         "rencana. Ini membuktikan prosedurnya, bukan waktunya.",
         "traffic-held": "Traffic belum dikembalikan: pengguna masih melihat halaman maintenance. Perbaiki penyebab "
         "kegagalan lalu jalankan perintah yang sama lagi; rollback diteruskan dari titik itu.",
+        "still-frozen": "Auto-scaling masih dimatikan, sejak {frozen}: tidak ada yang bertambah bila beban naik. "
+        "Selesaikan scale-thaw (jalankan perintah yang sama lagi, atau lihat README-nya untuk cara manual).",
         "still-open": "Rollback ini belum memiliki hasil akhir: masih berjalan, atau terputus; menjalankan perintah "
         "yang sama akan meneruskannya. Laporan ini memuat yang tercatat sampai {at}.",
         "glass-broken": "Jalur darurat dipakai (break glass): rollback dimulai tanpa jawaban yang "

@@ -12,7 +12,10 @@ from ansible_collections.balik.rollback.plugins.module_utils.plan import Plan, P
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-STEPS = ("maintenance-page", "image-revert", "db-restore", "smoke-test", "traffic-restore")
+STEPS = (
+    *("maintenance-page", "scale-freeze", "image-revert", "db-restore", "smoke-test"),
+    *("traffic-restore", "scale-thaw"),
+)
 LAUNCHED = datetime(2026, 1, 10, 13, tzinfo=timezone.utc)
 
 
@@ -328,6 +331,8 @@ def test_a_remedy_by_name_and_the_ways_to_have_none() -> None:
             "each name once",
         ),
         ("rollback_hold", ["traffic-restore"], "traffic-restore", "before the verification", "rollback_restore only"),
+        ("rollback_hold", ["scale-freeze"], "scale-freeze", "let the autoscalers go", "scale-thaw in rollback_restore"),
+        ("rollback_verify", ["scale-thaw"], "scale-thaw", "before the restore phase", "rollback_restore only"),
         ("rollback_verify", ["traffic-restore"], "traffic-restore", "before the verification", "rollback_restore only"),
         (
             "rollback_remedies.database.revert",

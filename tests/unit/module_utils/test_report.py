@@ -373,6 +373,23 @@ def test_the_page_counts_as_down_when_the_watch_begins(story: Story, monkeypatch
     }
 
 
+def test_autoscalers_that_stand_still_are_told_until_they_are_let_go(story: Story) -> None:
+    story.opened()
+    story.decided()
+    story.done("scale-freeze", "hold", says="3 autoscalers stand still")
+    story.tell("outcome", outcome="failed", reason="image-revert failed", by="x")
+    found = story.document()
+    assert "still-frozen" in found["warnings"]
+    assert found["frozen"]["says"] == ["3 autoscalers stand still"]
+    html, markdown, _json = everything(found)
+    assert "Autoscalers are still frozen, since 20" in html
+    assert "Autoscalers are still frozen, since 20" in markdown
+    everything(story.document(plan_of(language="id")))
+    # By another run, or by a person with that run's record.
+    Story(story.record, "20260110T150000Z-aaaa").done("scale-thaw", "restore")
+    assert story.document()["frozen"] is None
+
+
 def test_a_run_that_is_still_open(story: Story) -> None:
     story.opened()
     story.decided()

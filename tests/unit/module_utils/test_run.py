@@ -148,6 +148,7 @@ def test_a_check_that_failed_was_never_started() -> None:
         ([step(1, "done", "smoke-test", phase="verify")], False),
         ([step(1, "started", "traffic-restore", phase="restore", saved={})], True),
         ([step(1, "done", "traffic-restore", phase="restore")], True),
+        ([step(1, "done", "scale-thaw", phase="restore")], False),
         ([step(1, "failed", "traffic-restore", phase="restore", failures={})], False),
         ([(1, "r1", "watched", {"verdict": "unknown"}), step(2, "failed", "t", phase="restore", failures={})], True),
         ([(1, "r1", "watched", {"verdict": "unsafe"}), step(2, "failed", "t", phase="restore", failures={})], False),
@@ -156,6 +157,41 @@ def test_a_check_that_failed_was_never_started() -> None:
 def test_whether_the_traffic_was_given_back(told: Sequence[Any], given: bool) -> None:
     (run,) = runs.read_runs(entries(opened(0), *told))
     assert run.traffic_given_back is given
+
+
+# What stands still
+
+FREEZING = step(1, "started", "scale-freeze", phase="hold", saved={})
+FROZEN = step(2, "done", "scale-freeze", phase="hold", says={"localhost": "3 autoscalers stand still"})
+THAWED = step(9, "done", "scale-thaw", phase="restore")
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ([], None),
+        ([step(1, "failed", "scale-freeze", phase="hold", stage="check", failures={})], None),
+        ([FREEZING], {}),
+        ([FREEZING, step(2, "failed", "scale-freeze", phase="hold", failures={"localhost": "no"})], {}),
+        ([FREEZING, FROZEN], {"localhost": "3 autoscalers stand still"}),
+        ([FREEZING, FROZEN, outcome(3, runs.FAILED)], {"localhost": "3 autoscalers stand still"}),
+        (
+            [FREEZING, FROZEN, step(8, "started", "scale-thaw", phase="restore", saved={})],
+            {"localhost": "3 autoscalers stand still"},
+        ),
+        ([FREEZING, FROZEN, THAWED], None),
+    ],
+)
+def test_whether_autoscalers_are_still_frozen(told: Sequence[Any], says: dict[str, str] | None) -> None:
+    found = runs.still_frozen(entries(opened(0), *told))
+    assert (found.says if found else None) == says
+
+
+def test_a_later_run_takes_the_freeze_of_an_earlier_one_with_it() -> None:
+    later = [(30 + at, "r2", kind, body) for at, _run, kind, body in (opened(0), FREEZING, FROZEN)]
+    found = runs.still_frozen(entries(opened(0), FREEZING, FROZEN, outcome(3, runs.ABANDONED), *later))
+    assert found is not None
+    assert (found.run, found.since) == ("r2", START + timedelta(minutes=1))
 
 
 # Answers

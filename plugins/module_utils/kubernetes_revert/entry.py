@@ -1,0 +1,314 @@
+"""From a module's arguments to its result: which entry point, what it says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import BalikError
+from ..kubernetes.client import Cluster, Refused, at_once, name_of
+from ..kubernetes.permissions import Permission, require
+from ..units import parse_duration
+from . import gitops, guards, pods, rollout, selection
+from .gitops import Held, Owner
+from .images import parse, same, short
+from .rollout import Account
+from .selection import Change, Selection
+from .workloads import KINDS, ROLLING, Workload, parts_of
+
+Json = dict[str, Any]
+
+MANIFEST = "roles/image-revert/files/rbac-kubernetes.yml"
+#: How many workloads a sentence names.
+_NAMED = 10
+
+
+def run(arguments: Mapping[str, Any], check_mode: bool) -> Json:
+    """Do what ``arguments["entry"]`` says; the module's result.
+
+    :raises BalikError: for whatever a person must read; :class:`rollout.Partial` where some workloads are as asked for.
+    """
+    cluster = Cluster.connect(arguments.get("kubeconfig") or "", arguments.get("context") or "")
+    return Revert(cluster, arguments).run(check_mode)
+
+
+class Revert:
+    """One call of the step."""
+
+    def __init__(self, cluster: Cluster, arguments: Mapping[str, Any]) -> None:
+        self.cluster, self.arguments = cluster, arguments
+        self.limit = parse_duration(arguments["limit"], "limit")
+        self.owners: str = arguments["owners"]
+        self.argocd: Sequence[str] = arguments["argocd_namespaces"]
+        self.flux: Sequence[str] = arguments["flux_namespaces"]
+        self.product: str = arguments["product"]
+        self.saved: Json = arguments.get("saved") or {}
+        self.begun = time.monotonic()
+
+    def run(self, check_mode: bool) -> Json:
+        """The result of the entry point."""
+        entry = self.arguments["entry"]
+        if entry == "undo":
+            return self.undo(check_mode)
+        if entry in ("resume", "undo_resume"):
+            return {"resume": self.resume, "undo_resume": self.undo_resume}[entry](check_mode)
+        if entry in ("check_resume", "verify_resume"):
+            return {"check_resume": self.check_resume, "verify_resume": self.verify_resume}[entry]()
+        if entry == "check":
+            require(self.cluster, self.permissions(), MANIFEST)
+        found = self.select()
+        if entry == "check":
+            return self.check(found)
+        if entry == "verify":
+            account = rollout.verify(self.cluster, found.changes)
+            account.refuse()
+            return self._result(account.good, False, "")
+        return self.main(found, check_mode)
+
+    def permissions(self) -> list[Permission]:
+        """All that the step takes, as far as the plan alone tells (Flux' objects are named by the workloads)."""
+        given = self.arguments
+        places: dict[tuple[str, str], list[str]] = {}
+        for one in given.get("workloads") or []:
+            places.setdefault((one.get("kind") or "Deployment", one["namespace"]), []).append(one["name"])
+        if not places:
+            places = {(kind, where): [] for kind in given["kinds"] for where in given.get("namespaces") or [""]}
+        wanted = gitops.argocd_permissions(self.cluster, self.argocd, self.owners)
+        for (kind, namespace), names in places.items():
+            known = KINDS[kind]
+            wanted.append(Permission("list", known.group, known.resource, namespace))
+            wanted += [
+                Permission(verb, known.group, known.resource, namespace, tuple(names)) for verb in ("get", "patch")
+            ]
+            if kind == "CronJob":
+                wanted.append(Permission("list", "batch", "jobs", namespace))
+            if kind == "StatefulSet":
+                wanted.append(Permission("delete", "", "pods", namespace))
+            if kind in ROLLING:
+                wanted += [Permission("list", "", name, namespace) for name in ("pods", "events", "resourcequotas")]
+                wanted.append(Permission("list", "policy", "poddisruptionbudgets", namespace))
+        return wanted
+
+    def select(self) -> Selection:
+        """The workloads and what shall become of them.
+
+        :raises BalikError: whatever of the plan does not fit the cluster.
+        """
+        given = self.arguments
+        images = selection.targets([*([given["image"]] if given.get("image") else []), *(given.get("images") or [])])
+        if bool(given.get("workloads")) == bool(given.get("labels")):
+            both = "both workloads and labels are given" if given.get("labels") else "nothing is named"
+            raise BalikError("What to bring back", both, "either workloads or labels")
+        if given.get("workloads"):
+            wanted = selection.wanted_of(given["workloads"], images, self.limit)
+            return selection.by_name(self.cluster, wanted, given["cronjobs"])
+        return selection.by_labels(
+            self.cluster,
+            given["labels"],
+            given.get("namespaces") or [],
+            given["kinds"],
+            images,
+            self.limit,
+            given["cronjobs"],
+        )
+
+    def check(self, found: Selection) -> Json:
+        """Every reason why it could not be done, at once; what stands there."""
+        changes = found.changes
+        require(self.cluster, gitops.flux_permissions(changes, self.owners), MANIFEST)
+        owners = gitops.find(self.cluster, changes, self.argocd)
+        refusals, notes = gitops.judge(owners, self.owners)
+        findings = guards.examine(self.cluster, changes, found.seen)
+        refusals += findings.refusals
+        notes += [*findings.notes, *self._running_jobs(changes)]
+        if self.arguments["already"] == "refuse" and not self.saved:
+            refusals += self._nothing_to_revert(changes)
+        refusals += self._rehearse(changes)
+        if refusals:
+            raise BalikError("Cannot revert", "\n".join(selection.told(refusals)), do="No workload was touched.")
+        return {
+            "changed": False,
+            "says": _sentence([one.line for one in changes], notes + found.left),
+            "before": {
+                "workloads": {one.key: one.before for one in changes},
+                **({"held": held} if (held := [one.path for one in owners if self._holds(one)]) else {}),
+            },
+            "evidence": {"notes": notes, "left": found.left, "cluster": self.cluster.name},
+            "diff": _diff(changes),
+        }
+
+    def main(self, found: Selection, check_mode: bool) -> Json:
+        """Hold off who would put the version back, patch, wait, read back."""
+        changes = found.changes
+        owners = [one for one in gitops.find(self.cluster, changes, self.argocd) if self._holds(one)]
+        if check_mode:
+            loose = [f"would hold off {one.name}" for one in owners if not one.held]
+            says = _sentence([one.line for one in changes], loose)
+            needed = any(one.needed for one in changes)
+            return {"changed": needed or bool(loose), "says": says, "evidence": {}, "diff": _diff(changes)}
+        held = [one.name for one in owners if gitops.hold(self.cluster, one.path, self.product, self.limit)]
+        account = rollout.carry_out(self.cluster, changes)
+        account.refuse("Run again once that is mended: what is done stays done. Nothing else was touched.")
+        more = f"; held off until resumed: {', '.join(held)}" if held else ""
+        result = self._result(account.good, bool(account.patched or held), more, account)
+        return {**result, "diff": _diff(changes)}
+
+    def undo(self, check_mode: bool) -> Json:
+        """Put the saved images back, then let those act again that were held off."""
+        changes, gone = self._saved_changes(self.saved.get("workloads") or {})
+        if check_mode:
+            needed = [one for one in changes if one.needed]
+            says = _sentence([one.line for one in needed], list(gone.values())) or "nothing to put back"
+            return {"changed": bool(needed), "says": says, "evidence": {}, "diff": _diff(changes)}
+        done = rollout.carry_out(self.cluster, changes)
+        done.bad.update(gone)
+        done.refuse("Put these back by hand, or run again once that is mended.")
+        resumed = [gitops.held_at(self.cluster, path, self.product) for path in self.saved.get("held") or []]
+        for one in filter(None, resumed):
+            gitops.give_back(self.cluster, one)
+        names = ", ".join(one.name for one in resumed if one)
+        more = f"; acting again: {names}" if names else ""
+        return self._result(done.good, bool(done.patched or names), more, done)
+
+    def check_resume(self) -> Json:
+        """Who is held off, and for whom Git already wants what runs."""
+        require(self.cluster, gitops.resume_permissions(self.cluster, self.argocd, self.flux), MANIFEST)
+        held = self._held()
+        return {"changed": False, "says": self._resumable(held), "before": {"held": [one.path for one in held]}}
+
+    def resume(self, check_mode: bool) -> Json:
+        """Let those act again for whom Git wants what runs."""
+        held = self._held()
+        ready = [one for one in held if self._ready(one)]
+        for one in () if check_mode else ready:
+            gitops.give_back(self.cluster, one)
+        evidence = {"resumed": [one.name for one in ready], "left": [one.name for one in held if not self._ready(one)]}
+        return {"changed": bool(ready), "says": self._resumable(held), "evidence": evidence}
+
+    def verify_resume(self) -> Json:
+        """Read that nobody is held off without a reason."""
+        held = self._held()
+        ready = [one.name for one in held if self._ready(one)]
+        if ready:
+            raise BalikError(", ".join(ready), "is still held off", do="Run again.")
+        return {"changed": False, "says": self._resumable(held), "evidence": {"left": [one.name for one in held]}}
+
+    def undo_resume(self, check_mode: bool) -> Json:
+        """Hold off again those that were."""
+        paths = self.saved.get("held") or []
+        loose = [path for path in paths if gitops.held_at(self.cluster, path, self.product) is None]
+        for path in () if check_mode else loose:
+            gitops.hold(self.cluster, path, self.product, self.limit)
+        says = f"held off again: {', '.join(map(name_of, loose))}" if loose else "nothing was resumed"
+        return {"changed": bool(loose), "says": says, "evidence": {}}
+
+    def _held(self) -> list[Held]:
+        return gitops.held(self.cluster, self.product, self.argocd, self.flux)
+
+    def _ready(self, one: Held) -> bool:
+        return not one.apart or self.arguments["resume"] == "always"
+
+    def _resumable(self, held: Sequence[Held]) -> str:
+        ready = [one.name for one in held if self._ready(one)]
+        parts = [f"acting again: {', '.join(ready)}"] if ready else []
+        parts += [
+            f"{one.name} stays held off ({one.apart}); revert there, then resume it"
+            for one in held
+            if not self._ready(one)
+        ]
+        return "; ".join(parts) or f"nothing is held off for {self.product}"
+
+    def _saved_changes(self, saved: Mapping[str, Json]) -> tuple[list[Change], dict[str, str]]:
+        """What puts each back, and (by key) why some cannot be."""
+        places = {(kind, namespace) for kind, namespace, _ in map(parts_of, saved)}
+        there: dict[str, Workload] = {}
+        for kind, namespace in sorted(places):
+            there.update((one.key, one) for one in selection.read(self.cluster, kind, namespace))
+        changes, gone = [], {}
+        for key, before in saved.items():
+            try:
+                if key not in there:
+                    raise BalikError(key, "does not exist any more")
+                changes.append(selection.back(there[key], before, self.limit))
+            except BalikError as error:
+                gone[key] = str(error)
+        return changes, gone
+
+    def _holds(self, owner: Owner) -> bool:
+        return self.owners == "suspend" and bool(owner.path) and not owner.cannot and (owner.fights or owner.held)
+
+    def _nothing_to_revert(self, changes: Sequence[Change]) -> list[str]:
+        """Where the target is what runs: a name that has moved, or the release's own image."""
+        refusals = []
+        for change in changes:
+            for one in change.replaced:
+                target = parse(one.new)
+                if same(one.old, one.new) and target and not target.digest:
+                    refusals.append(
+                        f"{change.key}: {one.container} is set to {one.new} already, and a tag that has moved is not "
+                        "seen as a change. Name the image by its digest, or accept it (image_revert_already: accept)"
+                    )
+        running = rollout.pods_of(self.cluster, {one.workload.namespace for one in changes})
+        if changes and not refusals and all(_runs_already(one, running.get(one.key, [])) for one in changes):
+            names = _sentence([one.key for one in changes], [])
+            images = ", ".join(sorted({short(one.new) for change in changes for one in change.replaced}))
+            refusals.append(
+                f"{images or 'What is asked for'} is what runs already: {names}. Name the image of the release before, "
+                "or accept it (image_revert_already: accept)"
+            )
+        return refusals
+
+    def _rehearse(self, changes: Sequence[Change]) -> list[str]:
+        """What the API, with all its admission rules, would say to the patches."""
+        by_key = {one.key: one for one in changes if one.needed}
+        _, failed = at_once(by_key, lambda key: by_key[key].carry_out(self.cluster, dry_run=True))
+        refusals = []
+        for key, error in failed.items():
+            if not isinstance(error, Refused):
+                raise error
+            # Changed since it was read: main reads it anew. A hook that cannot rehearse says nothing of the patch.
+            if error.status not in (404, 409) and "dry run" not in str(error):
+                refusals.append(f"{key}: {error}")
+        return refusals
+
+    def _running_jobs(self, changes: Sequence[Change]) -> list[str]:
+        namespaces = {one.workload.namespace for one in changes if one.workload.kind.name == "CronJob"}
+        jobs = [job for namespace in sorted(namespaces) for job in selection.read(self.cluster, "Job", namespace)]
+        return guards.running_jobs(changes, jobs)
+
+    def _result(self, good: Mapping[str, str], changed: bool, more: str, account: Account | None = None) -> Json:
+        evidence = account.evidence() if account else {"workloads": dict(good)}
+        seconds = round(time.monotonic() - self.begun, 2)
+        says = _sentence([f"{key}: {words}" for key, words in good.items()], []) + more
+        return {"changed": changed, "says": says or "nothing to do", "evidence": {**evidence, "seconds": seconds}}
+
+
+def _runs_already(change: Change, running: Sequence[pods.Pod]) -> bool:
+    if change.suspend is not None:
+        return not change.suspends
+    seen = pods.digests(change, running)
+    return all(
+        same(one.old, one.new) or ((target := parse(one.new)) is not None and seen[one.container] == [target.digest])
+        for one in change.replaced
+    )
+
+
+def _sentence(lines: Sequence[str], notes: Sequence[str]) -> str:
+    parts: list[str] = []
+    for some in (lines, notes):
+        parts += some[:_NAMED]
+        parts += [f"and {len(some) - _NAMED} more"] if len(some) > _NAMED else []
+    return "; ".join(parts)
+
+
+def _diff(changes: Sequence[Change]) -> Json:
+    def page(old: bool) -> str:
+        lines = []
+        for change in changes:
+            lines += [f"{change.key} {one.container}: {one.old if old else one.new}\n" for one in change.replaced]
+            if change.suspend is not None:
+                lines.append(f"{change.key} suspend: {change.workload.suspended if old else change.suspend}\n")
+        return "".join(lines)
+
+    return {"before": page(True), "after": page(False)}

@@ -1,0 +1,339 @@
+"""Who else writes these workloads: Argo CD, Flux, Helm, operators; and holding those off that would put a version back.
+
+What is held off carries the annotation :data:`HELD` with what stood there before, so that it can be given back even
+where nothing else is known of the run.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import BalikError
+from ..kubernetes.client import Cluster, name_of, path_of
+from ..kubernetes.permissions import Permission
+from .guards import controller
+from .selection import Change
+from .workloads import Workload
+
+Json = dict[str, Any]
+
+#: On an Application, Kustomization or HelmRelease: JSON of the product that holds it off, and of the field as it was.
+HELD = "balik.rollback/held"
+_ARGO = ("argoproj.io/v1alpha1", "applications")
+_FLUX = {
+    "kustomize.toolkit.fluxcd.io": ("Kustomization", "kustomizations", ("v1", "v1beta2", "v1beta1")),
+    "helm.toolkit.fluxcd.io": ("HelmRelease", "helmreleases", ("v2", "v2beta2", "v2beta1")),
+}
+_HERE = ("https://kubernetes.default.svc", "in-cluster")
+
+
+@dataclass
+class Owner:
+    """Something that writes workloads. ``path`` is empty where it does not stand in this cluster.
+
+    ``fights``: it puts its own version back by itself. ``cannot``: why it cannot be held off from here.
+    ``held``: it has been already, by this project.
+    """
+
+    name: str
+    path: str
+    kind: str
+    fights: bool
+    cannot: str = ""
+    held: bool = False
+    state: Json = field(default_factory=dict)
+    workloads: list[str] = field(default_factory=list)
+
+    @property
+    def line(self) -> str:
+        """``Deployment shop/web and 2 more``."""
+        more = f" and {len(self.workloads) - 1} more" if len(self.workloads) > 1 else ""
+        return f"{self.workloads[0]}{more}" if self.workloads else "the objects above"
+
+
+def find(cluster: Cluster, changes: Sequence[Change], namespaces: Sequence[str]) -> list[Owner]:
+    """Everybody who writes these workloads, those above them first.
+
+    :param namespaces: where Argo CD's Applications stand.
+    """
+    owners: dict[str, Owner] = {}
+    applications = _Applications(cluster, namespaces)
+    for change in changes:
+        workload = change.workload
+        if controller(workload) and workload.kind.name != "Job":
+            maker = controller(workload)
+            owner = owners.setdefault(maker, Owner(maker, "", "operator", True, "an operator makes this workload"))
+            owner.workloads.append(workload.key)
+        for owner in (*applications.of(workload), *_flux(cluster, workload, owners), *_helm(workload)):
+            owners.setdefault(owner.name, owner).workloads.append(workload.key)
+    return [*applications.above(owners), *owners.values()]
+
+
+class _Applications:
+    """Argo CD's Applications of this cluster, by what they say that they manage."""
+
+    def __init__(self, cluster: Cluster, namespaces: Sequence[str]) -> None:
+        self.served = cluster.offers(*_ARGO)
+        self._raw: dict[str, Json] = {}
+        self._managing: dict[tuple[str, str, str, str], str] = {}
+        for namespace in namespaces if self.served else ():
+            for raw in cluster.list(path_of(*_ARGO, namespace)):
+                name = raw["metadata"]["name"]
+                self._raw[f"{namespace}/{name}"] = raw
+                where = raw["spec"].get("destination") or {}
+                if (where.get("server") or where.get("name") or _HERE[0]) in _HERE:
+                    for one in (raw.get("status") or {}).get("resources") or []:
+                        key = (one.get("group", ""), one["kind"], one.get("namespace", ""), one["name"])
+                        self._managing[key] = f"{namespace}/{name}"
+
+    def of(self, workload: Workload) -> Iterable[Owner]:
+        key = (workload.kind.group, workload.kind.name, workload.namespace, workload.name)
+        found = self._managing.get(key)
+        if found:
+            return [self._owner(found)]
+        tracked, _, what = workload.annotations.get("argocd.argoproj.io/tracking-id", "").partition(":")
+        if what != f"{key[0]}/{key[1]}:{key[2]}/{key[3]}":
+            tracked = ""  # a copy of another object's annotation
+        tracked = tracked or workload.labels.get("argocd.argoproj.io/instance", "")
+        if not tracked:
+            return []
+        for name in self._raw:
+            if name.endswith(f"/{tracked}") or name.replace("/", "_") == tracked:
+                return [self._owner(name)]
+        return [
+            Owner(
+                f"Argo CD's Application {tracked}",
+                "",
+                "Application",
+                True,
+                "it does not stand in this cluster (or not in image_revert_argocd_namespaces)",
+            )
+        ]
+
+    def above(self, owners: Mapping[str, Owner]) -> list[Owner]:
+        """The Applications that manage the Applications among the owners, the highest first."""
+        found: list[Owner] = []
+        known = set(owners)
+        todo = [owner for owner in owners.values() if owner.kind == "Application" and owner.path]
+        while todo:
+            owner = todo.pop()
+            namespace, name = owner.path.split("/")[-3], owner.path.split("/")[-1]
+            parent = self._managing.get(("argoproj.io", "Application", namespace, name))
+            if parent and (above := self._owner(parent)).name not in known:
+                above.workloads.append(owner.name)
+                known.add(above.name)
+                found.insert(0, above)
+                todo.append(above)
+        return found
+
+    def _owner(self, key: str) -> Owner:
+        namespace, name = key.split("/")
+        raw = self._raw[key]
+        automated = (raw["spec"].get("syncPolicy") or {}).get("automated")
+        made_by = next((one for one in raw["metadata"].get("ownerReferences") or [] if one.get("controller")), None)
+        cannot = ""
+        if made_by and made_by["kind"] == "ApplicationSet":
+            cannot = (
+                f"ApplicationSet {made_by['name']} made it and would switch auto-sync on again; let that leave "
+                "/spec/syncPolicy alone (ignoreApplicationDifferences)"
+            )
+        return Owner(
+            f"Argo CD's Application {key}",
+            path_of(*_ARGO, namespace, name),
+            "Application",
+            isinstance(automated, dict) and automated.get("enabled") is not False,
+            cannot,
+            HELD in (raw["metadata"].get("annotations") or {}),
+            {"automated": automated},
+        )
+
+
+def _flux(cluster: Cluster, workload: Workload, known: Mapping[str, Owner]) -> Iterable[Owner]:
+    for group, (kind, resource, versions) in _FLUX.items():
+        name = workload.labels.get(f"{group}/name", "")
+        if not name:
+            continue
+        namespace = workload.labels.get(f"{group}/namespace", workload.namespace)
+        said = f"Flux' {kind} {namespace}/{name}"
+        left_alone = workload.annotations.get(f"{group}/reconcile") == "disabled"
+        if said in known:
+            known[said].fights |= not known[said].state.get("suspend") and not left_alone
+            yield known[said]
+            continue
+        version = cluster.first_offered(group, versions, resource)
+        path = path_of(version, resource, namespace, name) if version else ""
+        raw = cluster.find(path) if path else None
+        if raw is None:
+            yield Owner(said, "", kind, True, "it does not stand in this cluster")
+            continue
+        suspended = bool(raw["spec"].get("suspend"))
+        held = HELD in (raw["metadata"].get("annotations") or {})
+        state = {"suspend": raw["spec"].get("suspend")}
+        yield Owner(said, path, kind, not suspended and not left_alone, held=held, state=state)
+
+
+def _helm(workload: Workload) -> Iterable[Owner]:
+    release = workload.annotations.get("meta.helm.sh/release-name", "")
+    if release and workload.labels.get("app.kubernetes.io/managed-by") == "Helm":
+        namespace = workload.annotations.get("meta.helm.sh/release-namespace", workload.namespace)
+        yield Owner(f"Helm release {namespace}/{release}", "", "Release", False)
+
+
+def judge(owners: Sequence[Owner], policy: str) -> tuple[list[str], list[str]]:
+    """(refusals, notes), each a sentence.
+
+    :param policy: ``refuse``, ``suspend`` or ``accept``.
+    """
+    refusals, notes = [], []
+    for one in owners:
+        if one.kind == "Release":
+            notes.append(
+                f"{one.line} belongs to {one.name}: `helm upgrade` will put its own image back, `helm rollback` too"
+            )
+        elif one.held:
+            notes.append(f"{one.name} of {one.line} is held off already")
+        elif not one.fights:
+            notes.append(f"{one.line} belongs to {one.name}, which does not act by itself now; a sync by hand would")
+        elif policy == "accept":
+            notes.append(f"{one.line} belongs to {one.name}, which may put the version back (accepted by the plan)")
+        elif one.cannot:
+            refusals.append(
+                f"{one.line} belongs to {one.name}, which would put the version back, and cannot be held off from "
+                f"here: {one.cannot}. Revert there, or set image_revert_owners: accept"
+            )
+        elif policy == "suspend":
+            notes.append(f"{one.name} of {one.line} will be held off until it is resumed")
+        else:
+            refusals.append(
+                f"{one.line} belongs to {one.name}, which would put the version back. Revert there, or set "
+                "image_revert_owners: suspend"
+            )
+    return refusals, notes
+
+
+def argocd_permissions(cluster: Cluster, namespaces: Sequence[str], policy: str) -> list[Permission]:
+    """What finding the Applications of these namespaces takes, and holding them off; nothing where there are none."""
+    verbs = ("list", "get", "patch") if policy == "suspend" else ("list",)
+    group, resource = _ARGO[0].partition("/")[0], _ARGO[1]
+    served = cluster.offers(*_ARGO)
+    return [Permission(verb, group, resource, one) for one in namespaces for verb in verbs] if served else []
+
+
+def flux_permissions(changes: Sequence[Change], policy: str) -> list[Permission]:
+    """What looking at the Flux objects that these workloads name takes, and holding them off."""
+    verbs = ("get", "patch") if policy == "suspend" else ("get",)
+    return [
+        Permission(verb, group, resource, labels.get(f"{group}/namespace", one.workload.namespace), (name,))
+        for one in changes
+        for group, (_, resource, _) in _FLUX.items()
+        for labels in [one.workload.labels]
+        if (name := labels.get(f"{group}/name", ""))
+        for verb in verbs
+    ]
+
+
+def resume_permissions(cluster: Cluster, argocd: Sequence[str], flux: Sequence[str]) -> list[Permission]:
+    """What finding those that are held off takes, and letting them go."""
+    served = [
+        (group, resource)
+        for group, (_, resource, versions) in _FLUX.items()
+        if cluster.first_offered(group, versions, resource)
+    ]
+    return argocd_permissions(cluster, argocd, "suspend") + [
+        Permission(verb, *what, one) for what in served for one in flux for verb in ("list", "get", "patch")
+    ]
+
+
+def hold(cluster: Cluster, path: str, product: str, limit: float) -> bool:
+    """Keep an owner from acting, and wait until what it is doing just now has ended; whether there was need to.
+
+    :param limit: seconds for the latter.
+    :raises BalikError: it is gone, or a sync of Argo CD's goes on and on.
+    """
+    raw = cluster.get(path)
+    argo = "/applications/" in path
+    was = {"automated": (raw["spec"].get("syncPolicy") or {}).get("automated")}
+    if not argo:
+        was = {"suspend": raw["spec"].get("suspend")}
+    begun = HELD not in (raw["metadata"].get("annotations") or {})
+    if begun:
+        note = {"annotations": {HELD: json.dumps({"product": product, "was": was})}}
+        change = {"syncPolicy": {"automated": None}} if argo else {"suspend": True}
+        cluster.patch(path, {"metadata": note, "spec": change})
+    end = time.monotonic() + limit
+    while argo:
+        running = (cluster.get(path).get("status") or {}).get("operationState") or {}
+        if running.get("phase") not in ("Running", "Terminating"):
+            break
+        if time.monotonic() > end:
+            raise BalikError(
+                name_of(path),
+                f"its auto-sync is off, but a sync that had begun still goes on ({running.get('message', '')})",
+                do=f"End it: argocd app terminate-op {raw['metadata']['name']}; then run again.",
+            )
+        time.sleep(1)
+    return begun
+
+
+@dataclass(frozen=True)
+class Held:
+    """Something that a product's rollback holds off. ``apart``: how Git differs from what runs; empty: it does not."""
+
+    path: str
+    was: Json
+    apart: str
+
+    @property
+    def name(self) -> str:
+        """``applications hub in namespace argocd``."""
+        return name_of(self.path)
+
+
+def held(cluster: Cluster, product: str, argocd: Sequence[str], flux: Sequence[str]) -> list[Held]:
+    """All that the rollback of this product holds off in these namespaces."""
+    places = [(*_ARGO, one) for one in argocd] if cluster.offers(*_ARGO) else []
+    for group, (_, resource, versions) in _FLUX.items():
+        version = cluster.first_offered(group, versions, resource)
+        places += [(version, resource, one) for one in flux] if version else []
+    found = []
+    for place in places:
+        for raw in cluster.list(path_of(*place)):
+            one = _held(path_of(*place, raw["metadata"]["name"]), raw, product)
+            found += [one] if one else []
+    return found
+
+
+def held_at(cluster: Cluster, path: str, product: str) -> Held | None:
+    """The same of one object; ``None`` where it is not held off, or by another product."""
+    raw = cluster.find(path)
+    return _held(path, raw, product) if raw else None
+
+
+def _held(path: str, raw: Json, product: str) -> Held | None:
+    note = (raw["metadata"].get("annotations") or {}).get(HELD)
+    try:
+        kept = json.loads(note or "null")
+        if not kept or kept["product"] != product:
+            return None
+        was = dict(kept["was"])
+    except (ValueError, TypeError, KeyError):
+        raise BalikError(
+            f"{name_of(path)}: annotation {HELD}",
+            f"is {note!r}, which this project has not written",
+            do="Switch it on by hand, and remove the annotation.",
+        ) from None
+    apart = "Flux does not tell what Git wants"
+    if "automated" in was:
+        synced = ((raw.get("status") or {}).get("sync") or {}).get("status") or "not compared"
+        apart = "" if synced == "Synced" else f"it is {synced}: Git wants another version"
+    return Held(path, was, apart)
+
+
+def give_back(cluster: Cluster, one: Held) -> None:
+    """Put back what :func:`hold` changed."""
+    spec = {"syncPolicy": {"automated": one.was["automated"]}} if "automated" in one.was else one.was
+    cluster.patch(one.path, {"metadata": {"annotations": {HELD: None}}, "spec": spec})

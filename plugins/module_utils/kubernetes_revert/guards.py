@@ -1,0 +1,232 @@
+"""What would keep a revert from happening, or is good to know before: paused, on delete, quotas, budgets, selectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from ..kubernetes.client import Cluster, at_once, path_of
+from .selection import Change
+from .workloads import ROLLING, Workload, awaits, finished, key_of
+
+Json = dict[str, Any]
+
+
+class Findings(NamedTuple):
+    """``refusals``: with these the step cannot be carried out. ``notes``: an operator should know them."""
+
+    refusals: list[str]
+    notes: list[str]
+
+
+def examine(cluster: Cluster, changes: Sequence[Change], seen: Sequence[Workload]) -> Findings:
+    """All reasons there are, each a sentence that begins with the workload's name. Reads quotas and budgets."""
+    rolling = [one for one in changes if one.workload.kind.name in ROLLING]
+    namespaces = sorted({one.workload.namespace for one in rolling})
+    quotas = _all(cluster, "v1", "resourcequotas", namespaces)
+    policy = cluster.first_offered("policy", ("v1", "v1beta1"), "poddisruptionbudgets")
+    budgets = _all(cluster, policy, "poddisruptionbudgets", namespaces) if policy else {}
+    refusals, notes = [], []
+    refusals += [f"{one.key} {why}" for one in rolling for why in held(one.workload)]
+    refusals += shared_selectors([one.workload for one in rolling], seen)
+    for namespace in namespaces:
+        here = [one for one in rolling if one.workload.namespace == namespace]
+        found = quota([one.workload for one in here if one.needed], quotas.get(namespace, []))
+        refusals += found.refusals
+        notes += found.notes
+        notes += [f"{one.key}: {said}" for one in here for said in budget(one.workload, budgets.get(namespace, []))]
+    return Findings(refusals, notes)
+
+
+def _all(cluster: Cluster, version: str, resource: str, namespaces: Sequence[str]) -> dict[str, list[Json]]:
+    found, failed = at_once(namespaces, lambda one: list(cluster.list(path_of(version, resource, one))))
+    for error in failed.values():
+        raise error
+    return found
+
+
+def held(workload: Workload) -> Iterator[str]:
+    """Settings of the workload itself with which a new template does not reach its pods."""
+    spec, kind = workload.spec, workload.kind.name
+    if spec.get("paused"):
+        yield "is paused (spec.paused: true): a change would not be rolled out. Resume it: kubectl rollout resume"
+    strategy = spec.get("updateStrategy") or {}
+    if strategy.get("type") == "OnDelete":
+        yield (
+            "has the updateStrategy OnDelete: its pods keep the image they have until somebody deletes them. "
+            "Set it to RollingUpdate"
+        )
+    partition = (strategy.get("rollingUpdate") or {}).get("partition") or 0
+    if kind == "StatefulSet" and partition and workload.replicas:
+        yield (
+            f"has the partition {partition} in its updateStrategy: pods below that number keep the image they have. "
+            "Set it to 0"
+        )
+
+
+def shared_selectors(workloads: Sequence[Workload], seen: Sequence[Workload]) -> list[str]:
+    """Workloads whose selector takes the pods of another one: nobody can tell whose a pod is."""
+    others: dict[tuple[str, str, str], set[str]] = {}
+    for one in (*seen, *workloads):
+        if one.kind.name in ROLLING:
+            for label, value in _template_labels(one).items():
+                others.setdefault((one.namespace, label, value), set()).add(one.key)
+    found = []
+    for one in workloads:
+        selector = one.spec.get("selector") or {}
+        labels = selector.get("matchLabels") or {}
+        if not labels or selector.get("matchExpressions"):
+            continue
+        # The rarest label first keeps this quick for many workloads.
+        sets = sorted((others.get((one.namespace, *item), set()) for item in labels.items()), key=len)
+        claimed = set.intersection(*sets) - {one.key} if sets else set()
+        if claimed:
+            chosen = ", ".join(f"{label}={value}" for label, value in labels.items())
+            found.append(
+                f"{one.key} selects pods by {chosen}, which those of {', '.join(sorted(claimed))} carry too: "
+                "two workloads claim the same pods. Give each a label of its own, or remove the one too many"
+            )
+    return found
+
+
+def _template_labels(workload: Workload) -> Mapping[str, str]:
+    return (workload.template.get("metadata") or {}).get("labels") or {}
+
+
+def budget(workload: Workload, budgets: Sequence[Json]) -> Iterator[str]:
+    """PodDisruptionBudgets of its pods that leave no room; they hold up a node that is drained, not a rollout."""
+    labels = _template_labels(workload)
+    for one in budgets:
+        chosen = (one["spec"].get("selector") or {}).get("matchLabels") or {}
+        status = one.get("status") or {}
+        if chosen and chosen.items() <= labels.items() and not status.get("disruptionsAllowed"):
+            yield (
+                f"PodDisruptionBudget {one['metadata']['name']} allows no disruption now "
+                f"({status.get('currentHealthy', 0)} healthy, {status.get('desiredHealthy', 0)} wanted): "
+                "the rollout goes on, but a node cannot be drained meanwhile"
+            )
+
+
+def quota(workloads: Sequence[Workload], quotas: Sequence[Json]) -> Findings:
+    """Whether the pods that a rollout starts before it stops old ones fit into the namespace's quotas."""
+    refusals, notes = [], []
+    for one in quotas:
+        spec, status = one["spec"], one.get("status") or {}
+        if spec.get("scopes") or spec.get("scopeSelector"):
+            continue  # only some pods count, and which cannot be told from a template alone
+        name = f"ResourceQuota {one['metadata']['namespace']}/{one['metadata']['name']}"
+        hard, used = status.get("hard") or spec.get("hard") or {}, status.get("used") or {}
+        together: dict[str, Fraction] = {}
+        for workload in workloads:
+            surge, spare = surge_of(workload)
+            needs = needs_of(workload)
+            for resource in hard:
+                need = needs.get(resource)
+                if not surge or not need:
+                    continue
+                free = amount(hard[resource]) - amount(used.get(resource, "0"))
+                together[resource] = together.get(resource, Fraction(0)) + need * surge
+                if need > free and not spare and not awaits(workload):
+                    refusals.append(
+                        f"{workload.key} must start a pod before it may stop one (maxUnavailable 0), and {name} has "
+                        f"{resource} {_said(free)} left of {hard[resource]} where a pod takes {_said(need)}. "
+                        "Raise the quota, or allow maxUnavailable 1"
+                    )
+        for resource, need in together.items():
+            free = amount(hard[resource]) - amount(used.get(resource, "0"))
+            if need > free and not any(name in refusal for refusal in refusals):
+                notes.append(
+                    f"{name} has {resource} {_said(free)} left where all at once would take {_said(need)}: "
+                    "the rollouts will go on more slowly"
+                )
+    return Findings(refusals, notes)
+
+
+def surge_of(workload: Workload) -> tuple[int, int]:
+    """How many pods a rollout may start above the number wanted, and how many may be missing meanwhile."""
+    if workload.kind.name != "Deployment" or not workload.replicas:
+        return 0, 1
+    strategy = workload.spec.get("strategy") or {}
+    if strategy.get("type") == "Recreate":
+        return 0, workload.replicas
+    rolling = strategy.get("rollingUpdate") or {}
+    surge = _share(rolling.get("maxSurge", "25%"), workload.replicas, math.ceil)
+    spare = _share(rolling.get("maxUnavailable", "25%"), workload.replicas, math.floor)
+    return surge, spare
+
+
+def _share(value: Any, of: int, rounded: Any) -> int:
+    if isinstance(value, str) and value.endswith("%"):
+        return int(rounded(Fraction(value[:-1]) * of / 100))
+    return int(value)
+
+
+def needs_of(workload: Workload) -> dict[str, Fraction]:
+    """What one pod takes, by a quota's names: ``pods``, ``requests.cpu``, ``limits.memory``, …"""
+    needs: dict[str, Fraction] = {"pods": Fraction(1), "count/pods": Fraction(1)}
+    for part in ("requests", "limits"):
+        running: dict[str, Fraction] = {}
+        for one in workload.pod_spec["containers"]:
+            resources = one.get("resources") or {}
+            # A limit stands for the request where none is given.
+            for name, value in {**(resources.get("limits") or {}), **(resources.get(part) or {})}.items():
+                if part == "limits" and name not in (resources.get("limits") or {}):
+                    continue
+                running[name] = running.get(name, Fraction(0)) + amount(value)
+        for one in workload.pod_spec["initContainers"]:
+            for name, value in ((one.get("resources") or {}).get(part) or {}).items():
+                running[name] = max(running.get(name, Fraction(0)), amount(value))
+        for name, value in running.items():
+            needs[f"{part}.{name}"] = value
+            if part == "requests":
+                needs[name] = value
+    return needs
+
+
+_SUFFIXES = {
+    **{suffix: Fraction(1024) ** power for power, suffix in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)},
+    **{suffix: Fraction(1000) ** power for power, suffix in enumerate(("k", "M", "G", "T", "P", "E"), 1)},
+    "m": Fraction(1, 1000),
+    "u": Fraction(1, 10**6),
+    "n": Fraction(1, 10**9),
+}
+
+
+def amount(quantity: Any) -> Fraction:
+    """The number of a Kubernetes quantity, such as ``500m`` or ``1.5Gi``."""
+    text = str(quantity)
+    for suffix, factor in _SUFFIXES.items():
+        if text.endswith(suffix):
+            return Fraction(text[: -len(suffix)]) * factor
+    return Fraction(text)
+
+
+def _said(value: Fraction) -> str:
+    if value.denominator != 1:
+        return f"{float(value * 1000):g}m"
+    for suffix in ("Gi", "Mi"):
+        if value and not value % _SUFFIXES[suffix]:
+            return f"{value // _SUFFIXES[suffix]}{suffix}"
+    return str(value)
+
+
+def controller(workload: Workload) -> str:
+    """The object that made this workload and keeps it as it is, such as ``Website shop/main``; empty where none."""
+    for one in workload.raw["metadata"].get("ownerReferences") or []:
+        if one.get("controller"):
+            return key_of(one["kind"], workload.namespace, one["name"])
+    return ""
+
+
+def running_jobs(changes: Sequence[Change], jobs: Sequence[Workload]) -> list[str]:
+    """Jobs under way that CronJobs among these made: they keep the image that they have."""
+    names = {(one.workload.namespace, one.workload.name) for one in changes if one.workload.kind.name == "CronJob"}
+    return [
+        f"{one.key}, made by CronJob {owner['name']}, is under way and keeps its image"
+        for one in jobs
+        if not finished(one)
+        for owner in one.raw["metadata"].get("ownerReferences") or []
+        if owner.get("controller") and owner["kind"] == "CronJob" and (one.namespace, owner["name"]) in names
+    ]

@@ -1,0 +1,165 @@
+"""What really runs: pods cut down to images and troubles, and whether they are what was asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..kubernetes.client import Cluster, path_of
+from .images import digest_of, parse, same, short
+from .selection import Change
+from .workloads import key_of
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Running:
+    """One container of one pod: the image that the pod asks for, what the node says it runs, and what is wrong."""
+
+    image: str
+    image_id: str
+    trouble: str
+
+
+@dataclass(frozen=True)
+class Pod:
+    """What is kept of a pod; ``owner`` is the key of its workload, ``revision`` of a StatefulSet's or DaemonSet's."""
+
+    name: str
+    namespace: str
+    uid: str
+    owner: str
+    revision: str
+    ready: bool
+    trouble: str
+    containers: Mapping[str, Running]
+
+
+def read(cluster: Cluster, namespace: str) -> dict[str, list[Pod]]:
+    """All pods of a namespace that are there to stay: key of the workload → pods."""
+    found: dict[str, list[Pod]] = {}
+    for raw in cluster.list(path_of("v1", "pods", namespace)):
+        if "deletionTimestamp" in raw["metadata"] or raw.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+            continue
+        pod = reduced(raw)
+        found.setdefault(pod.owner, []).append(pod)
+    return found
+
+
+def reduced(raw: Json) -> Pod:
+    """The pod without what need not be kept in memory."""
+    metadata, status = raw["metadata"], raw.get("status") or {}
+    told = {
+        one["name"]: one for part in ("initContainerStatuses", "containerStatuses") for one in status.get(part) or []
+    }
+    conditions = {one["type"]: one for one in status.get("conditions") or []}
+    scheduled = conditions.get("PodScheduled", {})
+    trouble = ""
+    if scheduled.get("status") == "False":
+        trouble = f"{scheduled.get('reason', '')}: {scheduled.get('message', '')}"
+    return Pod(
+        metadata["name"],
+        metadata["namespace"],
+        metadata["uid"],
+        _owner(metadata),
+        (metadata.get("labels") or {}).get("controller-revision-hash", ""),
+        conditions.get("Ready", {}).get("status") == "True",
+        trouble,
+        {
+            one["name"]: Running(
+                one.get("image", ""), (told.get(one["name"]) or {}).get("imageID", ""), _trouble(told.get(one["name"]))
+            )
+            for part in ("initContainers", "containers")
+            for one in raw["spec"].get(part) or []
+        },
+    )
+
+
+def _owner(metadata: Json) -> str:
+    for one in metadata.get("ownerReferences") or []:
+        if one.get("controller"):
+            kind, name = one["kind"], one["name"]
+            template = (metadata.get("labels") or {}).get("pod-template-hash", "")
+            if kind == "ReplicaSet" and template and name.endswith(f"-{template}"):
+                # A Deployment names its ReplicaSets so; they need not be read.
+                kind, name = "Deployment", name[: -len(template) - 1]
+            return key_of(kind, metadata["namespace"], name)
+    return ""
+
+
+def _trouble(status: Json | None) -> str:
+    """Why a container does not run, in its node's words; what the program itself said is left out."""
+    if not status:
+        return ""
+    state = status.get("state") or {}
+    last = (status.get("lastState") or {}).get("terminated")
+    if "waiting" in state:
+        reason, message = state["waiting"].get("reason", "waiting"), state["waiting"].get("message", "")
+        words = f"{reason} ({message})" if message else reason
+        return f"{words}, ended with {last.get('exitCode')} before" if last else words
+    if "terminated" in state and state["terminated"].get("exitCode"):
+        return f"{state['terminated'].get('reason', 'ended')} with {state['terminated']['exitCode']}"
+    if "running" in state and not status.get("ready", True):
+        again = f", started again {status['restartCount']} times" if status.get("restartCount") else ""
+        return f"runs, but is not ready{again}"
+    return ""
+
+
+def wrong(change: Change, pods: Sequence[Pod]) -> str:
+    """What of a workload's running pods is not what was asked for; empty when all is well."""
+    for one in change.replaced:
+        target = parse(one.new)
+        for pod in pods:
+            running = pod.containers.get(one.container)
+            if running is None:
+                return f"pod {pod.name} has no container {one.container}"
+            if not same(running.image, one.new):
+                return f"pod {pod.name} runs {short(running.image)} in {one.container}"
+            if not running.image_id:
+                reasons = ", ".join(troubles([pod]))
+                return f"pod {pod.name}: {one.container} does not run yet" + (f" ({reasons})" if reasons else "")
+        ids = _ids(one.container, pods)
+        if target and target.digest:
+            # An id without a registry's digest (a loaded image) tells nothing; the pod's own image names the content.
+            others = [id_ for id_, of_registry in ids.items() if of_registry and id_ != target.digest]
+            if others:
+                return f"{one.container} runs {short(', '.join(others))}, and not {short(target.digest)}"
+        elif len(ids) > 1:
+            return (
+                f"{one.container} runs different images under the name {one.new} ({short(', '.join(ids))}): "
+                "the tag has moved, name the image by its digest"
+            )
+    return ""
+
+
+def digests(change: Change, pods: Sequence[Pod]) -> dict[str, list[str]]:
+    """Container → the digests (or ids) that its pods run."""
+    return {one.container: list(_ids(one.container, pods)) for one in change.replaced}
+
+
+def _ids(container: str, pods: Sequence[Pod]) -> dict[str, bool]:
+    """What the nodes say that they run: a digest, or an id → whether it is a registry's digest."""
+    said = {pod.containers[container].image_id for pod in pods if container in pod.containers} - {""}
+    return {digest_of(one) or one: bool(digest_of(one)) for one in sorted(said)}
+
+
+def troubles(pods: Sequence[Pod]) -> Iterator[str]:
+    """``pod web-5d9-x2: app ImagePullBackOff (Back-off pulling image …)`` for each that has any."""
+    for pod in pods:
+        parts = [f"{name} {one.trouble}" for name, one in pod.containers.items() if one.trouble]
+        if pod.trouble:
+            parts.append(pod.trouble)
+        if parts:
+            yield f"pod {pod.name}: {', '.join(parts)}"
+
+
+def event(raw: Json) -> str:
+    """A warning of the cluster in one line. What a probe's own command printed is left out: it may hold anything."""
+    reason, message = raw.get("reason") or "", " ".join((raw.get("message") or "").split())
+    if reason == "Unhealthy":
+        code = re.search(r"statuscode: \d+", message)
+        message = message.split(":", 1)[0] + (f": {code[0]}" if code else "")
+    return f"{reason}: {message[:300]}"

@@ -1,0 +1,1 @@
+"""Autoscalers held still while a release goes back, and let go again exactly as they were."""

@@ -1,0 +1,351 @@
+"""Freezing the autoscalers of a cluster's namespaces, and thawing them: all at once, a patch for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ..errors import BalikError
+from ..kubernetes.client import JSON_PATCH, Cluster, Json, Refused, at_once, path_of
+from ..kubernetes.permissions import Permission, require
+from . import kinds
+from .kinds import NOTE, Kind, Note, Values, note_of
+
+Result = dict[str, Any]
+"""``changed``, ``says``, and where they apply ``before``, ``evidence``, ``diff``."""
+
+MANIFEST = "roles/scale-freeze/files/rbac-kubernetes.yml"
+#: How often a patch is computed anew when its object was changed in between; controllers write often.
+_TRIES = 6
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Autoscaler:
+    """One autoscaler as it was read."""
+
+    kind: Kind
+    thing: Json
+
+    @property
+    def namespace(self) -> str:
+        return str(self.thing["metadata"]["namespace"])
+
+    @property
+    def name(self) -> str:
+        return str(self.thing["metadata"]["name"])
+
+    def __str__(self) -> str:
+        return f"{self.kind.name} {self.namespace}/{self.name}"
+
+    @property
+    def path(self) -> str:
+        return path_of(f"{self.kind.group}/{self.kind.version}", self.kind.plural, self.namespace, self.name)
+
+    @property
+    def note(self) -> Note | None:
+        return note_of(self.thing)
+
+    @property
+    def is_still(self) -> bool:
+        return self.kind.is_still(self.thing)
+
+
+@dataclass(frozen=True)
+class Freezer:
+    """The autoscalers of one product in one cluster.
+
+    :param namespaces: where they are; at least one.
+    :param labels: a label selector; empty: all in the namespaces.
+    :param names: ``name`` or ``namespace/name``; empty: all that the labels choose.
+    :param wanted: kinds to hold still, of :data:`kinds.NAMES`; those that the cluster does not have are left out.
+    """
+
+    cluster: Cluster
+    product: str
+    run: str
+    namespaces: Sequence[str]
+    labels: str = ""
+    names: Sequence[str] = ()
+    wanted: Sequence[str] = kinds.NAMES
+    dry: bool = False
+
+    # Before
+
+    def ready(self) -> Result:
+        """Finds the autoscalers, and every reason why they could not be frozen; ``before`` has their settings."""
+        self._permitted()
+        chosen = self._chosen()
+        pins = [one for one in chosen if one.kind.pins and not (one.note and one.is_still)]
+        self._each(pins, self._replicas, "ready")
+        before = {str(one): one.note.was if one.note else one.kind.values(one.thing) for one in chosen}
+        return {
+            "changed": False,
+            "before": {"autoscalers": before},
+            "says": f"{_counted(chosen)} can be frozen ({', '.join(self._ways)})",
+        }
+
+    def ready_to_thaw(self) -> Result:
+        """Finds what is frozen; ``before`` names it, so that an undo can freeze it again."""
+        self._permitted()
+        frozen = self._frozen()
+        says = f"{_counted(frozen)} can be thawed" if frozen else "no autoscaler is frozen"
+        return {"changed": False, "before": {"frozen": [str(one) for one in frozen]}, "says": says}
+
+    # Freezing
+
+    def freeze(self, only: Iterable[str] | None = None) -> Result:
+        """Holds the chosen ones still, and reads each again in the API's own answer.
+
+        :param only: just these, by ``Kind namespace/name``; those that are gone are left out.
+        """
+        chosen = self._chosen() if only is None else self._named(set(only))
+        moving = [one for one in chosen if not (one.note and one.is_still)]
+        if not self.dry:
+            self._each(moving, self._freeze, "frozen")
+        return {
+            "changed": bool(moving),
+            "says": f"{_counted(chosen)} {'would stand' if self.dry else 'stand'} still",
+            "evidence": {"frozen": len(chosen), "patched": len(moving)},
+            "diff": _diff(moving, "scaled", "frozen"),
+        }
+
+    def verify_frozen(self) -> Result:
+        chosen = self._chosen()
+        if moving := [one for one in chosen if not (one.note and one.is_still)]:
+            raise BalikError(_listed(moving), "not frozen", "to stand still", "Did GitOps or a deployment put it back?")
+        return {"changed": False, "says": f"{_counted(chosen)} stand still", "evidence": {"frozen": len(chosen)}}
+
+    # Thawing
+
+    def thaw(self) -> Result:
+        """Gives everything that this product's freeze holds still exactly the settings that it had."""
+        frozen = self._frozen()
+        changed = [one for one in frozen if not one.is_still]
+        if not self.dry:
+            self._each(frozen, self._thaw, "thawed")
+        says = f"{_counted(frozen)} {'would be' if self.dry else 'are'} let go" if frozen else "no autoscaler is frozen"
+        if changed:
+            says += f"; the settings of {_listed(changed)} were changed by somebody else meanwhile, and stay"
+        return {
+            "changed": bool(frozen),
+            "says": says,
+            "evidence": {"thawed": len(frozen), "changed_meanwhile": [str(one) for one in changed]},
+            "diff": _diff(frozen, "frozen", "as before"),
+        }
+
+    def verify_thawed(self) -> Result:
+        if frozen := self._frozen():
+            raise BalikError(_listed(frozen), "still frozen", "to be let go", "Run scale-thaw again.")
+        where = ", ".join(self.namespaces)
+        return {"changed": False, "says": f"no autoscaler of {self.product} is frozen in {where}", "evidence": {}}
+
+    # One autoscaler
+
+    def _freeze(self, one: Autoscaler) -> None:
+        values = one.kind.values(one.thing)
+        # What is frozen and was changed since has new settings, which are the ones to keep.
+        was = one.note.was if one.note and one.kind.holds(values) else values
+        still = one.kind.still(values, self._replicas(one) if one.kind.pins else 0)
+        got = self._patch(one, still, Note(self.product, self.run, was))
+        if not got.is_still:
+            raise BalikError(str(one), "the API took the change and dropped it", "an API that has the field")
+
+    def _thaw(self, one: Autoscaler) -> None:
+        note = one.note
+        if note:
+            self._patch(one, note.was if one.is_still else {}, None)
+
+    def _patch(self, one: Autoscaler, values: Values, note: Note | None) -> Autoscaler:
+        body = kinds.patch(one.thing, values, note)
+        return Autoscaler(one.kind, self.cluster.patch(one.path, body, JSON_PATCH))
+
+    def _again(self, one: Autoscaler, act: Callable[[Autoscaler], object]) -> None:
+        """The act, on the object as it is now whenever it was changed in between; one that is gone needs none."""
+        for left in reversed(range(_TRIES)):
+            try:
+                act(one)
+                return
+            except Refused as error:
+                if error.status == 404:
+                    return
+                if error.status != 409 or not left:
+                    raise
+            found = self.cluster.find(one.path)
+            if found is None:
+                return
+            one = Autoscaler(one.kind, found)
+
+    def _replicas(self, one: Autoscaler) -> int:
+        """How many replicas the target has now, by its own word: an autoscaler's status is one round old."""
+        target = one.thing["spec"]["scaleTargetRef"]
+        resource = f"{target['kind'].lower()}s"
+        path = path_of(target.get("apiVersion") or "apps/v1", resource, one.namespace, target["name"])
+        found = self.cluster.find(f"{path}/scale")
+        if found is None:
+            raise BalikError(
+                str(one),
+                f"its target {target['kind']} {target['name']} does not exist, so that nobody knows how many replicas",
+                do="Delete this autoscaler, or leave it out (scale_freeze_names, scale_freeze_labels).",
+            )
+        return int(found["spec"].get("replicas") or 0)
+
+    def _each(self, all_of_them: Sequence[Autoscaler], act: Callable[[Autoscaler], object], word: str) -> None:
+        by_name = {str(one): one for one in all_of_them}
+        done, failed = at_once(by_name, lambda name: self._again(by_name[name], act))
+        if not failed:
+            return
+        # One reason for many stands there once.
+        reasons: dict[str, list[str]] = {}
+        for name, error in failed.items():
+            reasons.setdefault(f"{error.found}. {error.do}".strip(), []).append(name)
+        told = "; ".join(f"{_short(names)}: {reason}" for reason, names in reasons.items())
+        raise BalikError(
+            f"{self.cluster.name}",
+            f"{len(done)} of {len(by_name)} autoscalers are {word}, not so {told}",
+            do="Mend that and run again: it goes on with the rest.",
+        )
+
+    # Which ones
+
+    @cached_property
+    def _kinds(self) -> list[Kind]:
+        """Those that are wanted and that the cluster has.
+
+        :raises BalikError: it has none of them.
+        """
+        versions = [
+            v for v in ("v2", "v2beta2", "v1") if self.cluster.offers(f"autoscaling/{v}", "horizontalpodautoscalers")
+        ]
+        found = [kinds.horizontal(versions, _minor(self.cluster.get("/version")))] if versions else []
+        others = (kinds.SCALED_OBJECT, kinds.SCALED_JOB, kinds.VERTICAL)
+        found += [kind for kind in others if self.cluster.offers(f"{kind.group}/{kind.version}", kind.plural)]
+        chosen = [kind for kind in found if kind.name in self.wanted]
+        if not chosen:
+            raise BalikError(
+                f"scale_freeze_kinds ({self.cluster.name})",
+                f"the cluster has none of {', '.join(self.wanted)}",
+                f"some of {', '.join(kind.name for kind in found)}",
+            )
+        return chosen
+
+    @property
+    def _ways(self) -> list[str]:
+        return [f"{kind.name} {kind.version}{' by min = max' if kind.pins else ''}" for kind in self._kinds]
+
+    def _permitted(self) -> None:
+        wanted = [
+            Permission(verb, kind.group, kind.plural, namespace)
+            for namespace in self.namespaces
+            for kind in self._kinds
+            for verb in ("get", "list", "patch")
+        ]
+        if any(kind.pins for kind in self._kinds):
+            targets = ("deployments/scale", "statefulsets/scale")
+            wanted += [
+                Permission("get", "apps", target, namespace) for namespace in self.namespaces for target in targets
+            ]
+        require(self.cluster, wanted, MANIFEST)
+
+    def _all(self, labels: str = "") -> Iterator[Autoscaler]:
+        if not self.namespaces:
+            raise BalikError("scale_freeze_namespaces", "names no namespace", "at least one")
+        jobs = {
+            path_of(f"{kind.group}/{kind.version}", kind.plural, namespace): kind
+            for namespace in self.namespaces
+            for kind in self._kinds
+        }
+        found, failed = at_once(jobs, lambda path: list(self.cluster.list(path, labels)))
+        if failed:
+            raise next(iter(failed.values()))
+        for path, things in found.items():
+            yield from (Autoscaler(jobs[path], thing) for thing in things)
+
+    def _chosen(self) -> list[Autoscaler]:
+        """:raises BalikError: one that is named is not there, there is none, or one is held by another product."""
+        every = list(self._all(self.labels))
+        chosen = [one for one in every if not self.names or {one.name, f"{one.namespace}/{one.name}"} & set(self.names)]
+        there = {name for one in chosen for name in (one.name, f"{one.namespace}/{one.name}")}
+        where = f"in {', '.join(self.namespaces)} of {self.cluster.name}"
+        if missing := [name for name in self.names if name not in there]:
+            raise BalikError(
+                f"scale_freeze_names: {', '.join(missing)}",
+                f"not {where}, which has {_listed(every) if every else 'none'}",
+                do="Correct the name, the namespace or the context.",
+            )
+        if not chosen:
+            labelled = f" with labels {self.labels}" if self.labels else ""
+            raise BalikError(
+                "scale-freeze",
+                f"no autoscaler{labelled} {where}",
+                "at least one",
+                "Correct scale_freeze_namespaces or scale_freeze_labels, or take scale-freeze out of the plan.",
+            )
+        if foreign := [one for one in chosen if one.note and one.note.product != self.product]:
+            holders = sorted({one.note.product for one in foreign if one.note})
+            raise BalikError(
+                _listed(foreign), f"frozen by the rollback of {', '.join(holders)}", do="Let that end first."
+            )
+        return self._kept(chosen)
+
+    def _kept(self, chosen: list[Autoscaler]) -> list[Autoscaler]:
+        """Without those that a ScaledObject owns and would put back: that one is to be frozen.
+
+        :raises BalikError: it is not among the chosen.
+        """
+        keepers = {(one.namespace, one.name) for one in chosen if one.kind == kinds.SCALED_OBJECT}
+        owned = {str(one): (one.namespace, keeper) for one in chosen if (keeper := kinds.keeper_of(one.thing))}
+        if lost := {name: keeper for name, keeper in owned.items() if keeper not in keepers}:
+            owners = sorted({"/".join(keeper) for keeper in lost.values()})
+            raise BalikError(
+                _short(lost),
+                f"made by ScaledObject {_short(owners)}, which would undo a freeze",
+                do="Choose the ScaledObject (scale_freeze_names, scale_freeze_labels, scale_freeze_kinds) instead.",
+            )
+        return [one for one in chosen if str(one) not in owned]
+
+    def _named(self, names: set[str]) -> list[Autoscaler]:
+        return [one for one in self._all() if str(one) in names]
+
+    def _frozen(self) -> list[Autoscaler]:
+        """All that this product's freeze holds, whatever labels and names the plan has by now.
+
+        :raises BalikError: a note cannot be read, so that nobody knows what stood there.
+        """
+        every = list(self._all())
+        noted = [one for one in every if NOTE in (one.thing["metadata"].get("annotations") or {})]
+        if broken := [one for one in noted if not one.note]:
+            raise BalikError(
+                _listed(broken),
+                f"its annotation {NOTE} cannot be read",
+                "what the freeze wrote",
+                "Put its settings back by hand (the record has them: playbooks/record.yml), and remove the annotation.",
+            )
+        return [one for one in noted if one.note and one.note.product == self.product]
+
+
+def _minor(version: Json) -> int:
+    digits = "".join(each for each in str(version.get("minor", "")) if each.isdigit())
+    return int(digits or 0)
+
+
+def _counted(found: Sequence[Autoscaler]) -> str:
+    return f"{len(found)} autoscaler{'' if len(found) == 1 else 's'} ({_listed(found)})"
+
+
+def _listed(found: Iterable[Autoscaler]) -> str:
+    return _short([str(one) for one in found])
+
+
+def _short(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _diff(found: Sequence[Autoscaler], before: str, after: str) -> dict[str, str]:
+    return {
+        "before": "".join(f"{one}: {before}\n" for one in found),
+        "after": "".join(f"{one}: {after}\n" for one in found),
+    }

@@ -1,0 +1,395 @@
+"""The maintenance page in a Kubernetes cluster: routes whose backends are switched to a Service that serves it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import BalikError
+from ..kubernetes.client import JSON_PATCH, Cluster, Json, Refused, at_once, path_of
+from ..kubernetes.permissions import Permission, require
+from . import kubernetes_page as made
+from .balancer import Balancer, File, State
+from .kubernetes_routes import API, Route, Upstream, originals, patch_off, patch_on, places, shows_page
+from .maintenance import Maintenance, Result
+from .page import Page
+
+MANIFEST = "roles/maintenance-page/files/rbac-kubernetes.yml"
+_APPLY = "application/apply-patch+yaml"
+_TRIES = 6
+_LOOK = 0.5
+_PREPARE = "Run maintenance-page's `prepare`."
+_RESOURCES = {
+    "ConfigMap": ("", "v1", "configmaps"),
+    "Secret": ("", "v1", "secrets"),
+    "Deployment": ("apps", "apps/v1", "deployments"),
+    "Service": ("", "v1", "services"),
+}
+
+
+@dataclass(frozen=True)
+class Routes(Balancer):
+    """The routes of the plan, as a load balancer whose switch is their backends.
+
+    :param page: the name of the page's Service, Deployment, ConfigMap and Secret, in each route's namespace.
+    """
+
+    cluster: Cluster
+    page: str
+    run: str
+    routes: tuple[Route, ...]
+
+    title = "the cluster's routes"
+
+    @property
+    def namespaces(self) -> list[str]:
+        return sorted({route.namespace for route in self.routes})
+
+    def read(self) -> State:
+        """On where any of the places shows the page, kept where all do."""
+        showing = [
+            shows_page(place, self.page) for route, thing in self.things() for place in self._places(route, thing)
+        ]
+        return State(any(showing), all(showing))
+
+    def switch(self, on: bool) -> None:
+        """:raises BalikError: some routes could not be switched; says which, and which were."""
+        ports = {namespace: self.ports(namespace) for namespace in self.namespaces} if on else {}
+
+        def port_of(upstream: Upstream, route: Route) -> int:
+            known = ports[route.namespace]
+            if str(upstream) not in known:
+                raise BalikError(f"{route}", f"leads to {upstream}, which the page does not know", do=_PREPARE)
+            return known[str(upstream)]
+
+        def patch(route: Route, thing: Json) -> list[dict[str, Any]]:
+            if on:
+                return patch_on(route, thing, self.page, self.run, lambda upstream: port_of(upstream, route))
+            return patch_off(route, thing, self.page)
+
+        by_name = {f"{route} {','.join(route.paths)}": route for route in self.routes}
+        # Patches of one route follow each other; its versions would refuse them otherwise.
+        done, failed = at_once(by_name, lambda name: self._switch(by_name[name], patch))
+        if failed:
+            told = "; ".join(str(error) for error in failed.values())
+            raise BalikError(
+                self.cluster.name,
+                f"{len(done)} of {len(by_name)} routes are switched {'to the page' if on else 'back'}: {told}",
+                do="Mend that and run again: it goes on with the rest.",
+            )
+
+    def _switch(self, route: Route, patch: Callable[[Route, Json], list[dict[str, Any]]]) -> None:
+        for left in reversed(range(_TRIES)):
+            thing = self.thing(route)
+            ops = patch(route, thing)
+            if not ops:
+                return
+            try:
+                self.cluster.patch(self._path(route), ops, JSON_PATCH)
+                return
+            except Refused as error:
+                if error.status != 409 or not left:
+                    raise
+
+    def things(self) -> list[tuple[Route, Json]]:
+        """Every route as it stands.
+
+        :raises BalikError: one is not there.
+        """
+        return [(route, self.thing(route)) for route in self.routes]
+
+    def thing(self, route: Route) -> Json:
+        found = self.cluster.find(self._path(route))
+        if found is None:
+            raise BalikError(
+                str(route),
+                f"is not there ({self.cluster.name})",
+                do="Correct maintenance_page_kubernetes_routes, or the context.",
+            )
+        return found
+
+    def upstreams(self, namespace: str) -> set[Upstream]:
+        """The Services that the routes of a namespace lead to while the page is off."""
+        return {
+            place.upstream
+            for route, thing in self.things()
+            if route.namespace == namespace and self._places(route, thing)
+            for place in originals(route, thing, self.page)
+        }
+
+    def ports(self, namespace: str) -> dict[str, int]:
+        """Service → port of the page, as ``prepare`` assigned them; empty where it has not been there."""
+        service = self.cluster.find(path_of("v1", "services", namespace, self.page)) or {"metadata": {}}
+        notes = service["metadata"].get("annotations") or {}
+        return {str(key): int(port) for key, port in json.loads(notes.get(made.UPSTREAMS) or "{}").items()}
+
+    def serving(self, namespace: str, service: str) -> int:
+        """How many pods answer behind a Service."""
+        found = self.cluster.find(path_of("v1", "endpoints", namespace, service)) or {}
+        return sum(len(subset.get("addresses") or []) for subset in found.get("subsets") or [])
+
+    def _places(self, route: Route, thing: Json) -> list[Any]:
+        found = places(route, thing)
+        if not found:
+            wanted = f" for {', '.join(route.paths)}" if route.paths else ""
+            raise BalikError(str(route), f"has no backend{wanted} that is a Service", "at least one")
+        return found
+
+    def group_version(self, kind: str) -> str:
+        group, versions, resource = API[kind]
+        found = self.cluster.first_offered(group, versions, resource)
+        if not found:
+            raise BalikError(
+                f"{kind} ({self.cluster.name})", "the cluster does not have it", f"{group} {' or '.join(versions)}"
+            )
+        return found
+
+    def _path(self, route: Route) -> str:
+        return path_of(self.group_version(route.kind), API[route.kind][2], route.namespace, route.name)
+
+    # A cluster has no files, and nothing to reload: KubernetesMaintenance makes its objects instead.
+
+    def files(self, page: Page, bypass: str) -> list[File]:
+        raise NotImplementedError
+
+    def missing(self) -> list[str]:
+        raise NotImplementedError
+
+    def validate(self) -> None:
+        raise NotImplementedError
+
+    def reload(self) -> None:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class KubernetesMaintenance(Maintenance):
+    """The page in a cluster. Without a URL only the API's objects are read, and no visitor's answer.
+
+    :param image: nginx, as the cluster can pull it.
+    :param limit: seconds that the page's pods have to become ready.
+    """
+
+    balancer: Routes
+    image: str = ""
+    replicas: int = 2
+    limit: float = 120.0
+
+    def prepare(self, page: Page, group: str = "") -> Result:
+        """Makes the page's objects, and waits until its pods are ready."""
+        routes = self.balancer
+        if not self.image:
+            raise BalikError("maintenance_page_kubernetes_image", "names none", "an nginx that the cluster can pull")
+        require(routes.cluster, [*self._permissions(), *self._permissions_to_prepare()], MANIFEST)
+        stale = []
+        for namespace in routes.namespaces:
+            wanted = self._objects(namespace, page)
+            other = [one for one in wanted if self._revision_of(one) != _revision(one)]
+            stale += [f"{one['kind']} {namespace}/{routes.page}" for one in other]
+            if not self.dry:
+                for one in other:
+                    routes.cluster.patch(_path(one), one, _APPLY)
+                self._await_pods(namespace)
+        if self.dry:
+            says = f"would make {', '.join(stale)}" if stale else "everything of the page is there"
+        else:
+            says = f"the page is ready in {', '.join(routes.namespaces)}"
+        return {"changed": bool(stale), "missing": [], "says": self._says(says)}
+
+    def check(self, page: Page) -> Result:
+        """Reads that every route can be switched, and that the page of the plan is what they would show."""
+        routes = self.balancer
+        require(routes.cluster, self._permissions(), MANIFEST)
+        state = routes.read()
+        for namespace in routes.namespaces:
+            known, wanted = routes.ports(namespace), {str(one) for one in routes.upstreams(namespace)}
+            if lacking := sorted(wanted - known.keys()):
+                raise BalikError(
+                    f"Service {namespace}/{routes.page}", f"has no port for {', '.join(lacking)}", do=_PREPARE
+                )
+            deployment = next(one for one in self._objects(namespace, page) if one["kind"] == "Deployment")
+            found = self._revision_of(deployment)
+            # In the running object the image is the one that was prepared with; the plan may leave it out later.
+            if found != _revision(deployment):
+                raise BalikError(
+                    f"Deployment {namespace}/{routes.page}",
+                    f"serves revision {found or 'none'}",
+                    f"the plan's, {_revision(deployment)}",
+                    _PREPARE,
+                )
+            self._must_serve(namespace)
+        word = "on" if state.is_fully(True) else "off"
+        return {
+            "changed": False,
+            "before": {"page": word, "routes": [str(route) for route in routes.routes]},
+            "evidence": {"page": word},
+            "says": self._says(f"{_many(routes.routes)} can show the page, which is {word}"),
+        }
+
+    def on(self) -> Result:
+        return super().on() if self.door.url else self._switched(True)
+
+    def off(self, app_must_answer: bool) -> Result:
+        if app_must_answer:
+            for namespace in self.balancer.namespaces:
+                for upstream in sorted(self.balancer.upstreams(namespace), key=str):
+                    if not self.balancer.serving(upstream.namespace, upstream.service):
+                        raise BalikError(
+                            f"Service {upstream.namespace}/{upstream.service}",
+                            "no pod behind it is ready",
+                            "the application",
+                            "The page stays. Bring the application up first.",
+                        )
+        return super().off(app_must_answer) if self.door.url else self._switched(False)
+
+    def verify_on(self) -> Result:
+        if not self.dry:
+            for namespace in self.balancer.namespaces:
+                self._must_serve(namespace)
+        return super().verify_on() if self.door.url else self._verified(True)
+
+    def verify_off(self) -> Result:
+        return super().verify_off() if self.door.url else self._verified(False)
+
+    def _must_stand(self, on: bool) -> None:
+        routes = self.balancer
+        wrong = [
+            f"{route}, {place.at}"
+            for route, thing in routes.things()
+            for place in places(route, thing)
+            if shows_page(place, routes.page) is not on
+        ]
+        if wrong:
+            words = ("the page", "the application")
+            found, expected = words if not on else words[::-1]
+            raise BalikError("; ".join(wrong), f"leads to {found}", expected)
+
+    def _switched(self, on: bool) -> Result:
+        result, word = self._change(self.balancer.read(), on), "on" if on else "off"
+        if self.dry:
+            return {
+                **result,
+                "says": self._says(f"the page {f'would go {word}' if result['changed'] else f'is {word}'}"),
+            }
+        start = time.monotonic()
+        if result["changed"]:
+            self.balancer.switch(on)
+        taken = round((time.monotonic() - start) * 1000, 1)
+        many = _many(self.balancer.routes)
+        return {
+            **result,
+            "evidence": {"page": word, "routes": len(self.balancer.routes), "switched_after_ms": taken},
+            "says": self._says(f"{many} {'lead to the page' if on else 'lead to the application'}, within {taken} ms"),
+        }
+
+    def _verified(self, on: bool) -> Result:
+        word = "on" if on else "off"
+        if self.dry:
+            return {"changed": False, "says": self._says("the page is not verified in check mode")}
+        self._must_stand(on)
+        many = _many(self.balancer.routes)
+        says = f"the page is {word}: {many} {'lead to it' if on else 'lead to the application'}"
+        return {"changed": False, "evidence": {"page": word}, "says": self._says(says)}
+
+    # What is made
+
+    def _objects(self, namespace: str, page: Page) -> list[Json]:
+        routes = self.balancer
+        upstreams = routes.upstreams(namespace)
+        addresses = {str(one): self._address(one) for one in upstreams}
+        ports = made.assign(routes.ports(namespace), upstreams)
+        return made.objects(routes.page, namespace, self.image, self.replicas, page, self.bypass, ports, addresses)
+
+    def _address(self, upstream: Upstream) -> str:
+        """Where nginx reaches a Service: by its address, so that nginx starts whatever else is broken."""
+        path = path_of("v1", "services", upstream.namespace, upstream.service)
+        service = self.balancer.cluster.find(path)
+        if service is None:
+            raise BalikError(f"Service {upstream.namespace}/{upstream.service}", "is not there, but routes lead to it")
+        spec = service["spec"]
+        numbers = {str(each.get("name")): each["port"] for each in spec.get("ports") or []}
+        port = numbers.get(upstream.port, upstream.port)
+        if not str(port).isdigit():
+            known = ", ".join(numbers) or "none"
+            raise BalikError(f"Service {upstream.namespace}/{upstream.service}", f"no port {port!r}", f"one of {known}")
+        address = spec.get("clusterIP") or "None"
+        if address == "None":
+            address = f"{upstream.service}.{upstream.namespace}.svc"
+        return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+    def _revision_of(self, wanted: Json) -> str:
+        """The revision of the object that is there; empty where there is none."""
+        if wanted["kind"] == "Secret":  # which only `prepare` may read; the Deployment's revision is over it too
+            wanted = {**wanted, "kind": "Deployment", "apiVersion": "apps/v1"}
+        return _revision(self.balancer.cluster.find(_path(wanted)) or {})
+
+    def _await_pods(self, namespace: str) -> None:
+        """:raises BalikError: they are not ready within the limit; with what the Deployment says."""
+        path = path_of("apps/v1", "deployments", namespace, self.balancer.page)
+        end = time.monotonic() + self.limit
+        while True:
+            found = self.balancer.cluster.get(path)
+            status, spec = found.get("status") or {}, found["spec"]
+            seen = status.get("observedGeneration", 0) >= found["metadata"]["generation"]
+            counts = [int(status.get(key) or 0) for key in ("updatedReplicas", "availableReplicas", "replicas")]
+            if seen and counts == [spec["replicas"]] * 3:
+                return
+            if time.monotonic() > end:
+                why = "; ".join(
+                    f"{one['type']}: {one.get('message', one.get('reason', ''))}"
+                    for one in status.get("conditions") or []
+                    if one["status"] != "True"
+                )
+                raise BalikError(
+                    f"Deployment {namespace}/{self.balancer.page}",
+                    f"{counts[1]} of {spec['replicas']} pods are ready after {self.limit:g} s ({why or 'no reason'})",
+                    do=f"Can the cluster pull {self.image}? `kubectl -n {namespace} describe pods -l "
+                    f"app.kubernetes.io/name={self.balancer.page}` says more.",
+                )
+            time.sleep(_LOOK)
+
+    def _must_serve(self, namespace: str) -> None:
+        if not self.balancer.serving(namespace, self.balancer.page):
+            raise BalikError(
+                f"Service {namespace}/{self.balancer.page}", "no pod behind it is ready", "the page's", _PREPARE
+            )
+
+    # What one must be allowed to do
+
+    def _permissions(self) -> list[Permission]:
+        routes, page = self.balancer, (self.balancer.page,)
+        wanted = [
+            Permission(verb, API[route.kind][0], API[route.kind][2], route.namespace, (route.name,))
+            for route in routes.routes
+            for verb in ("get", "patch")
+        ]
+        for namespace in routes.namespaces:
+            wanted += [Permission("get", "", resource, namespace) for resource in ("services", "endpoints")]
+            wanted.append(Permission("get", "apps", "deployments", namespace, page))
+        return wanted
+
+    def _permissions_to_prepare(self) -> list[Permission]:
+        routes, page = self.balancer, (self.balancer.page,)
+        wanted = []
+        for namespace in routes.namespaces:
+            wanted.append(Permission("get", "", "configmaps", namespace, page))
+            for group, _version, resource in _RESOURCES.values():
+                wanted.append(Permission("create", group, resource, namespace))
+                wanted.append(Permission("patch", group, resource, namespace, page))
+        return wanted
+
+
+def _path(thing: Json) -> str:
+    _group, version, resource = _RESOURCES[thing["kind"]]
+    return path_of(version, resource, thing["metadata"]["namespace"], thing["metadata"]["name"])
+
+
+def _revision(thing: Json) -> str:
+    return str(((thing.get("metadata") or {}).get("annotations") or {}).get(made.REVISION, ""))
+
+
+def _many(routes: Sequence[Route]) -> str:
+    return f"{len(routes)} route{'' if len(routes) == 1 else 's'} ({', '.join(map(str, routes[:5]))})"

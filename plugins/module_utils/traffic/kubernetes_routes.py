@@ -1,0 +1,229 @@
+"""Ingresses and HTTPRoutes: which backends stand in them, and how they are switched to the maintenance page and back.
+
+Everything here is pure: objects in, JSON patches out. What a switch replaces stands on the route itself, in an
+annotation that is written and removed by the same patch as the backends. So no route is half-switched, and whatever
+else stands in it (TLS, annotations, other paths, filters) is not even named.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import BalikError
+
+Object = Mapping[str, Any]
+
+NOTE = "balik.dev/maintenance"
+"""Annotation on a route that shows the page: JSON, ``{"run": …, "was": {place: backend}}``."""
+
+INGRESS, HTTP_ROUTE = "Ingress", "HTTPRoute"
+API = {
+    INGRESS: ("networking.k8s.io", ("v1",), "ingresses"),
+    HTTP_ROUTE: ("gateway.networking.k8s.io", ("v1", "v1beta1"), "httproutes"),
+}
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """A Service that a route leads to; ``port`` is its number or its name."""
+
+    namespace: str
+    service: str
+    port: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.service}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Route:
+    """One route of the plan; ``paths`` empty: all of them."""
+
+    kind: str
+    namespace: str
+    name: str
+    paths: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A backend in a route: where it is, what it is for (which stays when others are added before it), what it is."""
+
+    pointer: str
+    at: str
+    backend: Any
+    upstream: Upstream
+
+
+def places(route: Route, thing: Object) -> list[Place]:
+    """The backends of a route that lead to Services, as far as its paths are the plan's."""
+    found = _ingress(route, thing) if route.kind == INGRESS else _http_route(route, thing)
+    counted: dict[str, int] = {}
+    named = []
+    for pointer, at, backend, upstream in found:
+        # Two rules may be for the same path; the order among these is theirs.
+        counted[at] = counted.get(at, 0) + 1
+        named.append(Place(pointer, at if counted[at] == 1 else f"{at} #{counted[at]}", backend, upstream))
+    return named
+
+
+def saved(thing: Object) -> dict[str, Any]:
+    """What a switch replaced, by place; empty where there was none.
+
+    :raises BalikError: the annotation cannot be read.
+    """
+    text = (thing["metadata"].get("annotations") or {}).get(NOTE)
+    if text is None:
+        return {}
+    try:
+        return dict(json.loads(text)["was"])
+    except (TypeError, ValueError, KeyError):
+        raise BalikError(
+            f"{thing.get('kind', 'route')} {thing['metadata']['namespace']}/{thing['metadata']['name']}",
+            f"its annotation {NOTE} cannot be read",
+            "what the switch wrote",
+            "Put its backends back by hand, and remove the annotation.",
+        ) from None
+
+
+def shows_page(place: Place, page: str) -> bool:
+    """:param page: the maintenance Service's name."""
+    return place.upstream.service == page
+
+
+def originals(route: Route, thing: Object, page: str) -> list[Place]:
+    """The places with the backends that they have while the page is off.
+
+    :raises BalikError: one leads to the page, and nobody knows where it led before.
+    """
+    was = saved(thing)
+    found = []
+    for place in places(route, thing):
+        if not shows_page(place, page):
+            found.append(place)
+            continue
+        if place.at not in was:
+            raise BalikError(
+                f"{route}, {place.at}",
+                f"leads to {page}, and its annotation {NOTE} does not say where it led before",
+                do="Give it its backend by hand.",
+            )
+        backend = was[place.at]
+        read = _ingress_upstream if route.kind == INGRESS else _route_upstream
+        upstream = read(backend, route.namespace)
+        assert upstream is not None
+        found.append(Place(place.pointer, place.at, backend, upstream))
+    return found
+
+
+def patch_on(
+    route: Route, thing: Object, page: str, run: str, port_of: Callable[[Upstream], int]
+) -> list[dict[str, Any]]:
+    """The JSON patch that leads the route's places to the page; empty where they do already.
+
+    :param port_of: the page's port that stands for a Service; its bypass leads there.
+    """
+    moving = [place for place in places(route, thing) if not shows_page(place, page)]
+    if not moving:
+        return []
+    was = {**saved(thing), **{place.at: place.backend for place in moving}}
+    note = json.dumps({"run": run, "was": was}, sort_keys=True)
+    ops = _begin(thing)
+    if not thing["metadata"].get("annotations"):
+        ops.append({"op": "add", "path": "/metadata/annotations", "value": {}})
+    ops.append({"op": "add", "path": _pointer("metadata", "annotations", NOTE), "value": note})
+    for place in moving:
+        port = port_of(place.upstream)
+        value: Any = (
+            {"service": {"name": page, "port": {"number": port}}}
+            if route.kind == INGRESS
+            else [{"group": "", "kind": "Service", "name": page, "port": port, "weight": 1}]
+        )
+        ops.append({"op": "replace", "path": place.pointer, "value": value})
+    return ops
+
+
+def patch_off(route: Route, thing: Object, page: str) -> list[dict[str, Any]]:
+    """The JSON patch that gives every place that shows the page its backend again; empty where there is none to do.
+
+    A place that somebody has given another backend meanwhile keeps that. Places that the plan no longer names go back
+    too.
+    """
+    every = Route(route.kind, route.namespace, route.name)
+    ops = _begin(thing)
+    now = {place.at: place for place in places(every, thing)}
+    for place in originals(every, thing, page):
+        if shows_page(now[place.at], page):
+            ops.append({"op": "replace", "path": place.pointer, "value": place.backend})
+    if NOTE in (thing["metadata"].get("annotations") or {}):
+        ops.append({"op": "remove", "path": _pointer("metadata", "annotations", NOTE)})
+    return ops if len(ops) > 1 else []
+
+
+def _begin(thing: Object) -> list[dict[str, Any]]:
+    """Refused (409) when the route has changed since it was read."""
+    version = thing["metadata"]["resourceVersion"]
+    return [{"op": "replace", "path": "/metadata/resourceVersion", "value": version}]
+
+
+Found = Iterator[tuple[str, str, Any, Upstream]]
+
+
+def _ingress(route: Route, thing: Object) -> Found:
+    spec = thing.get("spec") or {}
+    default = _ingress_upstream(spec.get("defaultBackend"), route.namespace)
+    if default and not route.paths:
+        yield "/spec/defaultBackend", "default", spec["defaultBackend"], default
+    for i, rule in enumerate(spec.get("rules") or []):
+        for j, path in enumerate((rule.get("http") or {}).get("paths") or []):
+            upstream = _ingress_upstream(path.get("backend"), route.namespace)
+            if upstream and (not route.paths or path.get("path", "/") in route.paths):
+                at = f"{rule.get('host', '*')} {path.get('path', '/')} {path.get('pathType', '')}".strip()
+                yield _pointer("spec", "rules", i, "http", "paths", j, "backend"), at, path["backend"], upstream
+
+
+def _http_route(route: Route, thing: Object) -> Found:
+    for i, rule in enumerate((thing.get("spec") or {}).get("rules") or []):
+        upstream = _route_upstream(rule.get("backendRefs"), route.namespace)
+        matches = rule.get("matches") or [{}]
+        paths = [(match.get("path") or {}).get("value", "/") for match in matches]
+        if upstream and (not route.paths or set(paths) & set(route.paths)):
+            at = rule.get("name") or json.dumps(rule.get("matches") or [], sort_keys=True)
+            yield _pointer("spec", "rules", i, "backendRefs"), at, rule["backendRefs"], upstream
+
+
+def _ingress_upstream(backend: Any, namespace: str) -> Upstream | None:
+    service = (backend or {}).get("service")
+    if not service:
+        return None  # a bucket or the like, which no page stands for
+    port = service.get("port") or {}
+    return Upstream(namespace, service["name"], str(port.get("number") or port.get("name") or ""))
+
+
+def _route_upstream(backends: Any, namespace: str) -> Upstream | None:
+    """The heaviest Service among a rule's backends: where most visitors go."""
+    services = [each for each in backends or [] if each.get("kind", "Service") == "Service" and not each.get("group")]
+    if not services:
+        return None
+    heaviest = max(services, key=lambda each: each.get("weight", 1))
+    return Upstream(heaviest.get("namespace") or namespace, heaviest["name"], str(heaviest.get("port", "")))
+
+
+def _pointer(*parts: str | int) -> str:
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
+
+
+def check_routes(given: Sequence[Mapping[str, Any]]) -> tuple[Route, ...]:
+    """The plan's ``maintenance_page_kubernetes_routes``.
+
+    :raises BalikError: there is none.
+    """
+    if not given:
+        raise BalikError("maintenance_page_kubernetes_routes", "names no route", "at least one {kind, namespace, name}")
+    return tuple(Route(each["kind"], each["namespace"], each["name"], tuple(each.get("paths") or ())) for each in given)

@@ -1,0 +1,856 @@
+"""image-revert on a real API server and its controllers; only the nodes are simulated."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import itertools
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError, Unreachable
+from ansible_collections.balik.rollback.plugins.module_utils.kubernetes.client import Cluster as Client
+from ansible_collections.balik.rollback.plugins.module_utils.kubernetes_revert.entry import Revert, run
+from ansible_collections.balik.rollback.plugins.module_utils.kubernetes_revert.rollout import Partial
+
+from tests.servers.kubernetes import Cluster, control_plane
+from tests.servers.kubernetes_nodes import Nodes, nodes
+
+Json = dict[str, Any]
+ROOT = Path(__file__).parents[2]
+MANIFEST = ROOT / "roles" / "image-revert" / "files" / "rbac-kubernetes.yml"
+REPOSITORY = "registry.example/hub"
+BAD, GOOD, ABSENT = f"{REPOSITORY}:2.0.0", f"{REPOSITORY}:1.9.4", f"{REPOSITORY}:0.0.1"
+ARGO, FLUX = "argoproj.io/v1alpha1", "kustomize.toolkit.fluxcd.io/v1"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with control_plane(tmp_path_factory.mktemp("cluster")) as started:
+        if not started.own:
+            pytest.skip("a cluster named by the user has nodes and images of its own")
+        yield started
+
+
+@pytest.fixture(scope="module")
+def lab(cluster: Cluster) -> Iterator[Nodes]:
+    with nodes(cluster, {BAD: "", GOOD: "", "redis:7": ""}) as started:
+        yield started
+
+
+class Shop:
+    """A namespace of its own, and the step on what is in it."""
+
+    def __init__(self, cluster: Cluster, lab: Nodes) -> None:
+        self.cluster, self.name = cluster, f"shop-{next(_numbers)}"
+        self.digest = lab.push(GOOD)
+        self.good = f"{REPOSITORY}@{self.digest}"
+        cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name}})
+
+    def run(
+        self, name: str = "web", kind: str = "Deployment", image: str = BAD, wait: bool = True, **spec: Any
+    ) -> Json:
+        """Create a workload, and wait until it has rolled out."""
+        made = manifest(self.name, name, kind, image, **spec)
+        self.cluster.apply(made)
+        if wait:
+            self.cluster.eventually(lambda: rolled_out(self.get(name, kind)), says=f"{kind} {name}")
+        return made
+
+    def get(self, name: str = "web", kind: str = "Deployment") -> Json:
+        return self.cluster.get(API[kind], kind, name, self.name)
+
+    def image(self, name: str = "web", kind: str = "Deployment") -> str:
+        return str(template(self.get(name, kind))["spec"]["containers"][0]["image"])
+
+    def step(self, entry: str, *names: str, check_mode: bool = False, **more: Any) -> Json:
+        """:param names: of Deployments; ``StatefulSet/db`` for other kinds."""
+        workloads = []
+        for one in names:
+            kind, _, name = one.rpartition("/")
+            workloads.append({"namespace": self.name, "kind": kind or "Deployment", "name": name})
+        given = {
+            "entry": entry,
+            "workloads": workloads,
+            "namespaces": [self.name],
+            "kinds": ["Deployment", "StatefulSet", "DaemonSet", "CronJob"],
+            "image": self.good,
+            "already": "refuse",
+            "cronjobs": "revert",
+            "owners": "refuse",
+            "argocd_namespaces": ["argocd"],
+            "flux_namespaces": [self.name],
+            "product": self.name,
+            "resume": "in_sync",
+            "limit": "20s",
+            "kubeconfig": str(self.cluster.kubeconfig),
+            **more,
+        }
+        return run(given, check_mode)
+
+
+API = {
+    "Deployment": "apps/v1",
+    "StatefulSet": "apps/v1",
+    "DaemonSet": "apps/v1",
+    "CronJob": "batch/v1beta1",
+    "Job": "batch/v1",
+}
+
+
+@pytest.fixture(name="shop")
+def _shop(cluster: Cluster, lab: Nodes) -> Shop:
+    return Shop(cluster, lab)
+
+
+def manifest(namespace: str, name: str, kind: str, image: str, metadata: Json | None = None, **spec: Any) -> Json:
+    labels = {"app": name}
+    pod: Json = {
+        "initContainers": [{"name": "migrate", "image": image}],
+        "containers": [
+            {"name": "app", "image": image, "env": [{"name": "DSN", "value": "secret"}]},
+            {"name": "cache", "image": "redis:7"},
+        ],
+    }
+    made: Json = {"template": {"metadata": {"labels": labels}, "spec": pod}, "selector": {"matchLabels": labels}}
+    if kind == "StatefulSet":
+        made["serviceName"] = name
+    if kind in ("CronJob", "Job"):
+        pod["restartPolicy"] = "Never"
+        made = {"template": {"spec": pod}}
+    if kind == "CronJob":
+        made = {"schedule": "0 3 * * *", "jobTemplate": {"spec": made}}
+    return {
+        "apiVersion": API[kind],
+        "kind": kind,
+        "metadata": {"name": name, "namespace": namespace, "labels": {"product": "hub"}, **(metadata or {})},
+        "spec": {**made, **spec},
+    }
+
+
+def template(shown: Json) -> Json:
+    spec = shown["spec"]
+    return dict((spec["jobTemplate"]["spec"] if "jobTemplate" in spec else spec)["template"])
+
+
+def rolled_out(shown: Json) -> bool:
+    if shown["kind"] in ("CronJob", "Job"):
+        return True
+    status, wanted = shown.get("status", {}), shown["spec"].get("replicas", 1)
+    if shown["kind"] == "DaemonSet":
+        return bool(status.get("numberAvailable")) and status["numberAvailable"] == status["desiredNumberScheduled"]
+    return bool(status.get("observedGeneration")) and status.get("readyReplicas", 0) == wanted
+
+
+def refused(act: Callable[[], object]) -> str:
+    with pytest.raises(BalikError) as caught:
+        act()
+    return str(caught.value)
+
+
+def test_check_main_verify_undo(shop: Shop) -> None:
+    shop.run(metadata={"annotations": {"team": "legal", "kubectl.kubernetes.io/last-applied-configuration": "{}"}})
+    was, key = shop.get(), f"Deployment {shop.name}/web"
+
+    seen = shop.step("check", "web")
+    assert seen["before"] == {"workloads": {key: {"images": {"migrate": BAD, "app": BAD}}}}
+    assert "secret" not in json.dumps(seen) and not seen["changed"]
+    would = shop.step("main", "web", check_mode=True)
+    assert would["changed"] and f"app: {BAD}" in would["diff"]["before"] and shop.good in would["diff"]["after"]
+    assert shop.get()["metadata"]["resourceVersion"] == was["metadata"]["resourceVersion"]
+    assert BAD in refused(lambda: shop.step("verify", "web"))
+
+    done = shop.step("main", "web")
+    assert done["changed"] and "on 1 pod" in done["evidence"]["workloads"][key]
+    now = shop.get()
+    expected = copy.deepcopy(was)
+    for part in ("initContainers", "containers"):
+        expected["spec"]["template"]["spec"][part][0]["image"] = shop.good
+    assert now["spec"] == expected["spec"]
+    assert now["metadata"]["labels"] == was["metadata"]["labels"]
+    # The controller counts revisions in an annotation of its own.
+    assert {**now["metadata"]["annotations"], "deployment.kubernetes.io/revision": "1"} == was["metadata"][
+        "annotations"
+    ]
+    ours = next(one for one in now["metadata"]["managedFields"] if one["manager"] == "balik")
+    assert json.dumps(ours["fieldsV1"]).count("f:image") == 2 and "env" not in json.dumps(ours)
+    pods = shop.cluster.get("v1", "Pod", namespace=shop.name)["items"]
+    running = [one["status"] for one in pods if "deletionTimestamp" not in one["metadata"]]
+    assert [one["containerStatuses"][0]["imageID"].rpartition("@")[2] for one in running] == [shop.digest]
+
+    assert not shop.step("verify", "web")["changed"]
+    again = shop.step("main", "web")
+    assert not again["changed"] and shop.get()["metadata"]["generation"] == now["metadata"]["generation"]
+
+    assert shop.step("undo", "web", saved=seen["before"], check_mode=True)["changed"]
+    assert shop.step("undo", "web", saved=seen["before"])["changed"]
+    assert shop.get()["spec"] == was["spec"]
+    assert not shop.step("undo", "web", saved=seen["before"])["changed"]
+
+
+def test_all_kinds_of_all_namespaces_by_label(shop: Shop, cluster: Cluster, lab: Nodes) -> None:
+    other = Shop(cluster, lab)
+    kinds = {"web": "Deployment", "db": "StatefulSet", "agent": "DaemonSet", "nightly": "CronJob"}
+    for name, kind in kinds.items():
+        spec: Json = {"replicas": 2} if kind in ("Deployment", "StatefulSet") else {}
+        shop.run(name, kind, **spec)
+    other.run("web")
+    other.run("queue", image="redis:7")
+    label: Json = {"labels": {"product": "hub"}, "namespaces": [shop.name, other.name]}
+    seen = shop.step("check", **label)
+    assert f"Deployment {other.name}/queue runs none of the images" in seen["says"]
+    assert len(seen["before"]["workloads"]) == 5
+    done = shop.step("main", **label)
+    assert [shop.image(name, kind) for name, kind in kinds.items()] == [shop.good] * 4
+    assert other.image() == shop.good and other.image("queue") == "redis:7"
+    assert "on 3 pods" in done["evidence"]["workloads"][f"DaemonSet {shop.name}/agent"]
+    assert "from its next Job on" in done["evidence"]["workloads"][f"CronJob {shop.name}/nightly"]
+    shop.step("verify", **label)
+    shop.step("undo", **label, saved=seen["before"])
+    assert [shop.image(name, kind) for name, kind in kinds.items()] == [BAD] * 4 and other.image() == BAD
+
+    nowhere = refused(lambda: shop.step("check", labels={"product": "hub"}, image="other/app:1"))
+    assert "there is none in namespace" in nowhere and "redis" not in nowhere
+
+
+def test_a_rollout_that_cannot_finish_says_why_and_touches_nothing_else(shop: Shop, lab: Nodes) -> None:
+    lab.push(f"{REPOSITORY}:1.9.3")
+    lab.behave(f"{REPOSITORY}:1.9.3", "unready")
+    for name in ("web", "missing", "unready", "outside"):
+        shop.run(name)
+    outside = shop.get("outside")
+    workloads = [
+        {"namespace": shop.name, "name": "web"},
+        {"namespace": shop.name, "name": "missing", "image": ABSENT, "limit": "2s"},
+        {"namespace": shop.name, "name": "unready", "containers": {"app": f"{REPOSITORY}:1.9.3"}, "limit": "2s"},
+    ]
+    begun = time.monotonic()
+    with pytest.raises(Partial) as caught:
+        shop.step("main", workloads=workloads)
+    assert time.monotonic() - begun < 10
+    says, evidence = str(caught.value), caught.value.evidence
+    assert says.startswith("2 of 3 workloads")
+    assert f"Deployment {shop.name}/missing: not rolled out within 2s: 1 of 1 updated" in says
+    assert "ImagePullBackOff" in says and "event Failed: Failed to pull image" in says
+    assert "runs, but is not ready" in says and "statuscode: 503" in says
+    assert f"As asked for: Deployment {shop.name}/web" in says and list(evidence["workloads"]) == [
+        f"Deployment {shop.name}/web"
+    ]
+    assert shop.image() == shop.good and shop.get("outside") == outside
+    assert "ImagePullBackOff" in refused(lambda: shop.step("verify", workloads=workloads))
+    # Mended, and called again: what was done stays done.
+    lab.push(ABSENT)
+    lab.behave(f"{REPOSITORY}:1.9.3", "ok")
+    assert not shop.step("main", workloads=workloads)["changed"]
+    lab.remove(ABSENT)
+
+
+def test_a_stateful_set_whose_pod_never_became_ready_goes_back(shop: Shop, lab: Nodes) -> None:
+    bad = f"{REPOSITORY}:2.1.0"
+    lab.push(bad)
+    lab.behave(bad, "unready")
+    shop.run("db", "StatefulSet", image=bad, wait=False, replicas=2)
+    shop.cluster.eventually(lambda: shop.get("db", "StatefulSet")["status"].get("replicas") == 1)
+    done = shop.step("main", "StatefulSet/db")
+    assert done["evidence"]["deleted_pods"] == [f"{shop.name}/db-0"]
+    assert shop.get("db", "StatefulSet")["status"]["readyReplicas"] == 2
+
+
+def test_a_target_that_is_what_runs_is_refused(shop: Shop, lab: Nodes) -> None:
+    shop.run("web", image=GOOD)
+    # Under another name, but the same content.
+    says = refused(lambda: shop.step("check", "web"))
+    assert "is what runs already" in says and f"Deployment {shop.name}/web" in says
+    # A tag is the same name and may be another content: no rollout would come of it.
+    says = refused(lambda: shop.step("check", "web", image=GOOD))
+    assert "a tag that has moved is not seen as a change" in says
+    assert not shop.step("check", "web", already="accept")["changed"]
+    # In the middle of a run it is no mistake.
+    shop.step("check", "web", saved={"workloads": {f"Deployment {shop.name}/web": {"images": {"app": BAD}}}})
+
+
+def test_a_tag_that_means_two_things_is_told(shop: Shop, lab: Nodes) -> None:
+    tag = f"{REPOSITORY}:stable-last-known"
+    lab.push(tag, f"sha256:{'1' * 64}")
+    shop.run("web", image=tag)
+    lab.push(tag, f"sha256:{'2' * 64}")
+    shop.cluster.apply(
+        {
+            **manifest(shop.name, "web", "Deployment", tag),
+            "spec": {**manifest(shop.name, "web", "Deployment", tag)["spec"], "replicas": 2},
+        }
+    )
+    shop.cluster.eventually(lambda: shop.get()["status"].get("readyReplicas") == 2)
+    says = refused(lambda: shop.step("verify", "web", image=tag))
+    assert "different images under the name" in says and "1111" in says and "2222" in says
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"image": "hub@sha256:0f1e"}, "image 'hub@sha256:0f1e': is no name of an image"),
+        ({"image": ""}, "has no image to go back to"),
+        ({"image": "other/app:1"}, f"no container runs other/app:1 in any version; it has migrate ({BAD})"),
+        ({"images": [GOOD]}, "has two targets"),
+        ({"limit": "soon"}, "found 'soon'"),
+        ({"labels": {"a": "b"}}, "both workloads and labels are given"),
+        ({"workloads": []}, "nothing is named"),
+        ({"workloads": [{"name": "web"}, {"name": "web"}]}, "is named twice"),
+        ({"workloads": [{"name": "wbe"}]}, "does not exist (context balik-test"),
+        (
+            {"workloads": [{"name": "web", "containers": {"apps": GOOD}}]},
+            "has no container apps; expected one of: migrate, app",
+        ),
+        ({"context": "prod"}, "context prod: does not stand in"),
+        ({"kubeconfig": "/nowhere/config"}, "kubeconfig /nowhere/config: cannot be used"),
+        ({"kubeconfig": str(MANIFEST)}, "cannot be used"),
+    ],
+)
+def test_bad_input(shop: Shop, arguments: Json, expected: str) -> None:
+    shop.run(wait=False)
+    arguments = copy.deepcopy(arguments)
+    for one in arguments.get("workloads", []):
+        one["namespace"] = shop.name
+    says = refused(lambda: shop.step("check", **{"workloads": [{"namespace": shop.name, "name": "web"}], **arguments}))
+    assert expected in says and "Traceback" not in says
+    assert shop.image() == BAD
+
+
+def test_what_the_workloads_themselves_forbid_is_named_all_at_once(shop: Shop) -> None:
+    shop.run("paused", paused=True, wait=False)
+    shop.run("agent", "DaemonSet", updateStrategy={"type": "OnDelete"})
+    shop.run("db", "StatefulSet", updateStrategy={"rollingUpdate": {"partition": 1}})
+    for name in ("one", "other"):
+        made = manifest(shop.name, name, "Deployment", BAD)
+        made["spec"]["selector"]["matchLabels"] = made["spec"]["template"]["metadata"]["labels"] = {"app": "twice"}
+        shop.cluster.apply(made)
+    shop.run("fine", strategy={"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}})
+    shop.cluster.apply(
+        [
+            {
+                "apiVersion": "v1",
+                "kind": "ResourceQuota",
+                "metadata": {"name": "tight", "namespace": shop.name},
+                "spec": {"hard": {"pods": "7"}},
+            },
+            {
+                "apiVersion": "policy/v1beta1",
+                "kind": "PodDisruptionBudget",
+                "metadata": {"name": "all", "namespace": shop.name},
+                "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "fine"}}},
+            },
+        ]
+    )
+    names = ("paused", "DaemonSet/agent", "StatefulSet/db", "one", "fine")
+
+    def full() -> bool:
+        shown = shop.cluster.get("v1", "ResourceQuota", "tight", shop.name)
+        return bool(shown.get("status", {}).get("used", {}).get("pods") == "7")
+
+    shop.cluster.eventually(full, says="a full quota")
+    says = refused(lambda: shop.step("check", *names))
+    assert "paused is paused" in says and "OnDelete" in says and "partition 1" in says
+    assert f"one selects pods by app=twice, which those of Deployment {shop.name}/other carry too" in says
+    assert "fine must start a pod before it may stop one" in says and "tight has pods 0 left of 7" in says
+    assert "No workload was touched" in says and shop.image("one") == BAD
+    shop.cluster.delete(
+        {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "tight", "namespace": shop.name}}
+    )
+    assert "PodDisruptionBudget all allows no disruption now" in shop.step("check", "fine")["says"]
+
+
+def test_an_admission_rule_is_found_before(shop: Shop) -> None:
+    shop.run()
+    label = {"metadata": {"labels": {"guarded": shop.name}}}
+    shop.cluster.api.request("PATCH", f"/api/v1/namespaces/{shop.name}", label, "application/merge-patch+json")
+    policy = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": f"policy-of-{shop.name}"},
+        "webhooks": [
+            {
+                "name": "images.policy.example",
+                # Nobody listens there: the commonest way in which a policy stops a rollback at night.
+                "clientConfig": {"url": "https://127.0.0.1:1/"},
+                "rules": [
+                    {
+                        "apiGroups": ["apps"],
+                        "apiVersions": ["v1"],
+                        "operations": ["UPDATE"],
+                        "resources": ["deployments"],
+                    }
+                ],
+                "namespaceSelector": {"matchLabels": {"guarded": shop.name}},
+                "sideEffects": "None",
+                "admissionReviewVersions": ["v1"],
+                "failurePolicy": "Fail",
+            }
+        ],
+    }
+    shop.cluster.apply(policy)
+    try:
+
+        def found() -> str:
+            try:
+                shop.step("check", "web")
+            except BalikError as error:
+                return str(error)
+            return ""
+
+        says = shop.cluster.eventually(found, says="the policy in force")
+        assert 'failed calling webhook "images.policy.example"' in says and "No workload was touched" in says
+    finally:
+        shop.cluster.delete(policy)
+    assert shop.image() == BAD
+
+
+@pytest.fixture(name="gitops", scope="module")
+def _gitops(cluster: Cluster) -> None:
+    """The API of Argo CD and Flux, without their controllers."""
+    for group, version, kind, plural in (
+        ("argoproj.io", "v1alpha1", "Application", "applications"),
+        ("kustomize.toolkit.fluxcd.io", "v1", "Kustomization", "kustomizations"),
+    ):
+        anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+        served = {"name": version, "served": True, "storage": True, "schema": {"openAPIV3Schema": anything}}
+        cluster.apply(
+            {
+                "apiVersion": "apiextensions.k8s.io/v1",
+                "kind": "CustomResourceDefinition",
+                "metadata": {"name": f"{plural}.{group}"},
+                "spec": {
+                    "group": group,
+                    "names": {"kind": kind, "plural": plural},
+                    "scope": "Namespaced",
+                    "versions": [served],
+                },
+            }
+        )
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "argocd"}})
+
+
+def test_argo_cd_is_held_off_by_the_plans_wish_and_acts_again_after(shop: Shop, gitops: None) -> None:
+    shop.run()
+    name = f"app-of-{shop.name}"
+
+    def application(name: str, manages: Json, automated: Json | None) -> Json:
+        policy = {"syncOptions": ["CreateNamespace=true"], **({"automated": automated} if automated else {})}
+        return {
+            "apiVersion": ARGO,
+            "kind": "Application",
+            "metadata": {"name": name, "namespace": "argocd", "annotations": {"team": "legal"}},
+            "spec": {"syncPolicy": policy, "destination": {"server": "https://kubernetes.default.svc"}},
+            "status": {"resources": [manages], "sync": {"status": "OutOfSync"}},
+        }
+
+    app = application(
+        name, {"group": "apps", "kind": "Deployment", "namespace": shop.name, "name": "web"}, {"selfHeal": True}
+    )
+    root = application(
+        f"root-{name}",
+        {"group": "argoproj.io", "kind": "Application", "namespace": "argocd", "name": name},
+        {"prune": True},
+    )
+    shop.cluster.apply([app, root])
+
+    def spec(name: str) -> Json:
+        return dict(shop.cluster.get(ARGO, "Application", name, "argocd")["spec"])
+
+    says = refused(lambda: shop.step("check", "web"))
+    assert f"belongs to Argo CD's Application argocd/{name}, which would put the version back" in says
+    assert "image_revert_owners: suspend" in says
+    assert "(accepted by the plan)" in shop.step("check", "web", owners="accept")["says"]
+
+    before = shop.step("check", "web", owners="suspend")["before"]
+    assert len(before["held"]) == 2 and spec(name) == app["spec"]
+    assert "held off until resumed" in shop.step("main", "web", owners="suspend")["says"]
+    assert "automated" not in spec(name)["syncPolicy"] and "automated" not in spec(f"root-{name}")["syncPolicy"]
+    assert spec(name)["syncPolicy"]["syncOptions"] == ["CreateNamespace=true"]
+    assert not shop.step("main", "web", owners="suspend")["changed"]
+    assert "is held off already" in shop.step("check", "web", owners="suspend", saved=before)["says"]
+
+    # Git still wants the bad version: auto-sync would put it back at once. No reason to keep the visitors out.
+    assert "stays held off (it is OutOfSync" in shop.step("check_resume")["says"]
+    assert not shop.step("resume")["changed"] and "stays held off" in shop.step("verify_resume")["says"]
+    assert "nothing is held off" in shop.step("check_resume", product="another")["says"]
+    for one in (app, root):
+        synced = {**one, "status": {**one["status"], "sync": {"status": "Synced"}}}
+        path = shop.cluster.api.path(ARGO, "Application", "argocd", one["metadata"]["name"])
+        body = {"status": synced["status"]}
+        shop.cluster.api.request("PATCH", path, body, "application/merge-patch+json")
+    held = shop.step("check_resume")["before"]
+    assert "is still held off" in refused(lambda: shop.step("verify_resume"))
+    assert shop.step("resume", check_mode=True)["changed"] and "automated" not in spec(name)["syncPolicy"]
+    assert shop.step("resume")["changed"] and not shop.step("resume")["changed"]
+    shop.step("verify_resume")
+    assert spec(name) == app["spec"] and spec(f"root-{name}") == root["spec"]
+    assert shop.step("undo_resume", saved=held)["changed"] and "automated" not in spec(name)["syncPolicy"]
+    assert shop.step("resume")["changed"] and spec(name) == app["spec"]
+    left = shop.cluster.get(ARGO, "Application", name, "argocd")["metadata"]["annotations"]
+    assert left == {"team": "legal"}
+
+    # Undo lets it act again too, whatever Git says: it is the release that it wants.
+    shop.step("main", "web", owners="suspend", image=f"{REPOSITORY}@{shop.digest}")
+    assert shop.step("undo", "web", owners="suspend", saved=before)["changed"]
+    assert spec(name) == app["spec"] and shop.image() == BAD
+    shop.cluster.delete([app, root])
+
+
+def test_flux_helm_and_operators_are_recognised(shop: Shop, gitops: None) -> None:
+    flux = {"kustomize.toolkit.fluxcd.io/name": "apps", "kustomize.toolkit.fluxcd.io/namespace": shop.name}
+    helm = {"meta.helm.sh/release-name": "hub", "meta.helm.sh/release-namespace": shop.name}
+    maker = {"apiVersion": "example/v1", "kind": "Website", "name": "main", "uid": "1", "controller": True}
+    tracked = {"argocd.argoproj.io/tracking-id": f"elsewhere:apps/Deployment:{shop.name}/remote"}
+    shop.run("flux", metadata={"labels": flux})
+    shop.run("helm", metadata={"labels": {"app.kubernetes.io/managed-by": "Helm"}, "annotations": helm})
+    shop.run("made", wait=False)
+    shop.run("remote", metadata={"annotations": tracked})
+    made = shop.cluster.api.path("apps/v1", "Deployment", shop.name, "made")
+    # Refused by nobody, and collected as garbage only if its owner is looked for and not found.
+    maker_of = {"metadata": {"ownerReferences": [{**maker, "blockOwnerDeletion": False}]}}
+    shop.cluster.api.request("PATCH", made, maker_of, "application/merge-patch+json")
+    kustomization = {
+        "apiVersion": FLUX,
+        "kind": "Kustomization",
+        "metadata": {"name": "apps", "namespace": shop.name},
+        "spec": {"path": "./apps"},
+    }
+    shop.cluster.apply(kustomization)
+    says = refused(lambda: shop.step("check", "flux", "helm", "made", "remote"))
+    assert f"flux belongs to Flux' Kustomization {shop.name}/apps, which would put the version back" in says
+    assert "an operator makes this workload" in says
+    assert "Argo CD's Application elsewhere" in says and "does not stand in this cluster" in says
+
+    seen = shop.step("check", "flux", "helm", owners="suspend")
+    assert f"belongs to Helm release {shop.name}/hub" in seen["says"]
+    shop.step("main", "flux", "helm", owners="suspend")
+
+    def spec() -> Json:
+        return dict(shop.cluster.get(FLUX, "Kustomization", "apps", shop.name)["spec"])
+
+    assert spec() == {"path": "./apps", "suspend": True}
+    assert "Flux does not tell what Git wants" in shop.step("resume")["says"]
+    assert shop.step("resume", resume="always")["changed"] and spec() == {"path": "./apps"}
+    shop.step("main", "flux", "helm", owners="suspend")
+    assert shop.step("undo", owners="suspend", saved=seen["before"])["changed"]
+    assert spec() == {"path": "./apps"}
+
+
+def test_somebody_who_puts_the_version_back_is_named(shop: Shop, lab: Nodes) -> None:
+    lab.delays(ready=3)
+    try:
+        shop.run(wait=False)
+        path = shop.cluster.api.path("apps/v1", "Deployment", shop.name, "web")
+
+        def put_back() -> None:
+            shop.cluster.eventually(lambda: shop.image() == shop.good)
+            body = {"spec": {"template": {"spec": {"containers": [{"name": "app", "image": BAD}]}}}}
+            kind = "application/strategic-merge-patch+json"
+            shop.cluster.api.request("PATCH", f"{path}?fieldManager=argocd-controller", body, kind)
+
+        other = threading.Thread(target=put_back)
+        other.start()
+        says = refused(lambda: shop.step("main", "web"))
+        other.join(30)
+        assert f"its container app was changed to {BAD} meanwhile by argocd-controller" in says
+    finally:
+        lab.delays(ready=0)
+
+
+def test_deleted_meanwhile(shop: Shop, lab: Nodes) -> None:
+    lab.delays(ready=3)
+    try:
+        made = shop.run("gone", wait=False)
+        shop.run("web", wait=False)
+
+        def delete() -> None:
+            shop.cluster.eventually(lambda: shop.image("gone") == shop.good)
+            shop.cluster.delete(made)
+
+        other = threading.Thread(target=delete)
+        other.start()
+        says = refused(lambda: shop.step("main", "gone", "web"))
+        other.join(30)
+        assert f"1 of 2 workloads: Deployment {shop.name}/gone: was deleted meanwhile" in says
+        assert f"As asked for: Deployment {shop.name}/web" in says
+    finally:
+        lab.delays(ready=0)
+    saved = {"workloads": {f"Deployment {shop.name}/{name}": {"images": {"app": BAD}} for name in ("gone", "web")}}
+    says = refused(lambda: shop.step("undo", saved=saved))
+    assert f"1 of 2 workloads: Deployment {shop.name}/gone: does not exist any more" in says
+    assert shop.image() == BAD
+
+
+def test_cron_jobs_and_jobs_are_suspended(shop: Shop, lab: Nodes) -> None:
+    lab.delays(job=30)
+    shop.run("nightly", "CronJob")
+    shop.run("import", "Job")
+    try:
+        seen = shop.step("check", "CronJob/nightly", cronjobs="suspend")
+        assert shop.step("main", "CronJob/nightly", cronjobs="suspend")["changed"]
+        shown = shop.get("nightly", "CronJob")
+        assert shown["spec"]["suspend"] is True and shop.image("nightly", "CronJob") == BAD
+        assert shop.step("undo", saved=seen["before"])["changed"]
+        assert not shop.get("nightly", "CronJob")["spec"]["suspend"]
+        if shop.cluster.version >= (1, 24):
+            assert shop.step("main", "Job/import")["changed"] and shop.get("import", "Job")["spec"]["suspend"]
+        else:
+            assert "cannot suspend a Job" in refused(lambda: shop.step("main", "Job/import"))
+    finally:
+        lab.delays(job=0)
+
+
+def test_the_manifest_is_the_least_that_is_needed(shop: Shop) -> None:
+    shop.run()
+    shop.run("db", "StatefulSet")
+    account = {"namespace": shop.name, "name": "balik"}
+    shop.cluster.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account})
+    mine = shop.cluster.kubeconfig_for(f"system:serviceaccount:{shop.name}:balik")
+    names = ("web", "StatefulSet/db")
+    as_account: Json = {"kubeconfig": str(mine), "argocd_namespaces": []}
+    says = refused(lambda: shop.step("check", *names, **as_account))
+    for lacking in ("list deployments.apps", "patch statefulsets.apps", "list pods", "delete pods", "list events"):
+        assert f"{lacking} in namespace {shop.name}" in says
+    assert "11 missing" in says and "roles/image-revert/files/rbac-kubernetes.yml" in says
+
+    manifests = [
+        one for one in yaml.safe_load_all(MANIFEST.read_text()) if one["metadata"]["name"] == "balik-image-revert"
+    ]
+    shop.cluster.apply(MANIFEST)
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "balik-image-revert"}
+    shop.cluster.apply(
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": "balik", "namespace": shop.name},
+            "roleRef": role,
+            "subjects": [{"kind": "ServiceAccount", **account}],
+        }
+    )
+    seen = shop.cluster.eventually(lambda: _granted(lambda: shop.step("check", *names, **as_account)))
+    shop.step("main", *names, **as_account)
+    shop.step("verify", *names, **as_account)
+    shop.step("undo", *names, **as_account, saved=seen["before"])
+    assert shop.image() == BAD and shop.image("db", "StatefulSet") == BAD
+
+    # One right less, and it is found before anything changes.
+    less = copy.deepcopy(manifests)
+    less[0]["rules"][0]["verbs"] = ["get", "list"]
+    shop.cluster.apply(less)
+    says = refused(
+        lambda: (
+            shop.cluster.eventually(lambda: not _granted(lambda: shop.step("check", *names, **as_account)))
+            and shop.step("check", *names, **as_account)
+        )
+    )
+    assert f"2 missing: patch deployments.apps in namespace {shop.name}" in says and shop.image() == BAD
+
+
+def test_the_manifest_grants_what_is_asked_for_and_nothing_else(shop: Shop, gitops: None) -> None:
+    given = {
+        "product": "hub",
+        "flux_namespaces": [],
+        "kinds": list(API),
+        "namespaces": [shop.name],
+        "limit": "1m",
+        "owners": "suspend",
+        "argocd_namespaces": ["argocd"],
+    }
+    asked = Revert(Client.connect(str(shop.cluster.kubeconfig)), given).permissions()
+    # Flux' objects are known once the workloads are read; they are listed to be resumed.
+    flux = itertools.product(
+        [("kustomize.toolkit.fluxcd.io", "kustomizations"), ("helm.toolkit.fluxcd.io", "helmreleases")],
+        ["get", "list", "patch"],
+    )
+    granted = {
+        (group, resource, verb)
+        for document in yaml.safe_load_all(MANIFEST.read_text())
+        for rule in document["rules"]
+        for group, resource, verb in itertools.product(rule["apiGroups"], rule["resources"], rule["verbs"])
+    }
+    assert granted == {(one.group, one.resource, one.verb) for one in asked} | {(*what, verb) for what, verb in flux}
+
+
+def _granted(act: Callable[[], Json]) -> Json:
+    """What it returns, or nothing while permissions are missing: the API server hears of a new role a moment later."""
+    try:
+        return act()
+    except BalikError as error:
+        if "Permissions" not in str(error):
+            raise
+        return {}
+
+
+def test_expired_credentials(shop: Shop) -> None:
+    shop.run(wait=False)
+    expired = shop.cluster.kubeconfig_for("somebody", expired=True)
+    says = refused(lambda: shop.step("check", "web", kubeconfig=str(expired)))
+    assert "does not take these credentials (401" in says and "Log in to the cluster again" in says
+
+
+def test_the_cluster_that_awx_names(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AWX gives a job the cluster and a token in its environment, and no kubeconfig."""
+    account = {"namespace": shop.name, "name": "awx"}
+    shop.cluster.apply(
+        [
+            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account},
+            {
+                "apiVersion": "rbac.authorization.k8s.io/v1",
+                "kind": "RoleBinding",
+                "metadata": account,
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
+                "subjects": [{"kind": "ServiceAccount", **account}],
+            },
+        ]
+    )
+    shown = yaml.safe_load(shop.cluster.kubeconfig_for(f"system:serviceaccount:{shop.name}:awx").read_text())
+    authority = tmp_path / "ca.crt"
+    authority.write_bytes(base64.b64decode(shown["clusters"][0]["cluster"]["certificate-authority-data"]))
+    for name in ("KUBECONFIG", "K8S_AUTH_KUBECONFIG", "K8S_AUTH_CONTEXT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert "no cluster is named" in refused(Client.connect)
+    monkeypatch.setenv("K8S_AUTH_HOST", shown["clusters"][0]["cluster"]["server"])
+    monkeypatch.setenv("K8S_AUTH_API_KEY", shown["users"][0]["user"]["token"])
+    monkeypatch.setenv("K8S_AUTH_SSL_CA_CERT", str(authority))
+    shop.run(wait=False)
+    says = shop.cluster.eventually(
+        lambda: _missing(lambda: shop.step("check", "web", kubeconfig="", argocd_namespaces=[]))
+    )
+    assert f"1 missing: patch deployments.apps in namespace {shop.name}" in says
+    monkeypatch.setenv("K8S_AUTH_API_KEY", "another")
+    assert "does not take these credentials" in refused(lambda: shop.step("check", "web", kubeconfig=""))
+
+
+def _missing(act: Callable[[], Json]) -> str:
+    """What is refused once the cluster has heard of the role."""
+    says = refused(act)
+    return says if ": 1 missing" in says else ""
+
+
+def test_nobody_answers(shop: Shop, tmp_path: Path) -> None:
+    nowhere = yaml.safe_load(shop.cluster.kubeconfig.read_text())
+    nowhere["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
+    file = tmp_path / "config"
+    file.write_text(yaml.safe_dump(nowhere))
+    with pytest.raises(Unreachable, match=r"at https://127.0.0.1:1\): does not answer .*[Cc]onnection refused"):
+        shop.step("check", "web", kubeconfig=str(file))
+
+
+def test_the_api_is_killed_during_the_revert_and_the_next_run_ends_right(shop: Shop) -> None:
+    names = [f"web-{number}" for number in range(40)]
+    for name in names:
+        shop.run(name, wait=False)
+    saved = shop.step("check", *names)["before"]
+    assert len(saved["workloads"]) == 40
+
+    def kill() -> None:
+        shop.cluster.eventually(lambda: shop.image("web-0") == shop.good)
+        shop.cluster.stop_api()
+
+    other = threading.Thread(target=kill)
+    other.start()
+    with pytest.raises(BalikError) as caught:
+        shop.step("main", *names, limit="3s")
+    other.join(30)
+    says = str(caught.value)
+    assert "does not answer" in says and "Traceback" not in says and "0x" not in says
+    shop.cluster.start_api()
+    # Each of them is told of, once, as it is.
+    assert isinstance(caught.value, Partial)
+    evidence = caught.value.evidence
+    told = {part: evidence.get(part, []) for part in ("workloads", "bad", "unsure", "untouched")}
+    assert sorted(itertools.chain(*told.values())) == sorted(f"Deployment {shop.name}/{name}" for name in names)
+    assert {shop.image(key.rpartition("/")[2]) for key in told["untouched"]} <= {BAD}
+    assert {shop.image(key.rpartition("/")[2]) for key in told["workloads"]} <= {shop.good}
+    shop.step("main", *names, limit="120s")
+    shop.step("verify", *names)
+    shop.step("undo", saved=saved, limit="120s")
+    assert {shop.image(name) for name in names} == {BAD}
+
+
+def test_a_short_absence_of_the_api_is_waited_for(shop: Shop, lab: Nodes) -> None:
+    lab.delays(ready=4)
+    try:
+        shop.run(wait=False)
+
+        def restart() -> None:
+            shop.cluster.eventually(lambda: shop.image() == shop.good)
+            shop.cluster.stop_api()
+            shop.cluster.start_api()
+
+        other = threading.Thread(target=restart)
+        other.start()
+        assert shop.step("main", "web", limit="120s")["changed"]
+        other.join(30)
+    finally:
+        lab.delays(ready=0)
+
+
+def test_from_a_playbook(shop: Shop, gitops: None, tmp_path: Path) -> None:
+    shop.run()
+    made = shop.cluster.api.path("apps/v1", "Deployment", shop.name, "web")
+    label = {"kustomize.toolkit.fluxcd.io/name": "apps", "kustomize.toolkit.fluxcd.io/namespace": shop.name}
+    shop.cluster.api.request("PATCH", made, {"metadata": {"labels": label}}, "application/merge-patch+json")
+    metadata = {"name": "apps", "namespace": shop.name}
+    shop.cluster.apply({"apiVersion": FLUX, "kind": "Kustomization", "metadata": metadata, "spec": {"path": "./apps"}})
+
+    def call(role: str, entry: str, **variables: Any) -> Json:
+        return {"include_role": {"name": role, "tasks_from": entry}, "vars": variables}
+
+    tasks = [
+        call("image-revert", "check"),
+        {"set_fact": {"before": "{{ rollback_step_check.before }}"}},
+        call("image-revert", "main"),
+        {"assert": {"that": "rollback_step_main is changed"}},
+        call("image-revert", "verify"),
+        call("image-revert", "main"),
+        {"assert": {"that": "rollback_step_main is not changed"}},
+        *[call("gitops-resume", entry) for entry in ("check", "main", "verify")],
+        {"assert": {"that": "rollback_step_main is changed"}},
+        call("gitops-resume", "undo", rollback_step_saved="{{ rollback_step_check.before }}"),
+        call("image-revert", "undo", rollback_step_saved="{{ before }}"),
+    ]
+    play = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "vars": {
+            "ansible_python_interpreter": sys.executable,
+            "rollback_product": "lawyers-hub",
+            "rollback_run_id": "20260110T130000Z-3f9a",
+            "image_revert_backend": "kubernetes",
+            "image_revert_image": shop.good,
+            "image_revert_workloads": [{"namespace": shop.name, "name": "web"}],
+            "image_revert_owners": "suspend",
+            "image_revert_resume": "always",
+            "image_revert_flux_namespaces": [shop.name],
+            "image_revert_argocd_namespaces": [],
+            "image_revert_kubeconfig": str(shop.cluster.kubeconfig),
+        },
+        "tasks": tasks,
+    }
+    file = tmp_path / "play.yml"
+    file.write_text(yaml.safe_dump([play]))
+    ran = subprocess.run(
+        [Path(sys.executable).parent / "ansible-playbook", file],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "ANSIBLE_ROLES_PATH": str(ROOT / "roles")},
+        timeout=180,
+    )
+    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-1000:]
+    assert "secret" not in ran.stdout and shop.image() == BAD
+    assert shop.cluster.get(FLUX, "Kustomization", "apps", shop.name)["spec"] == {"path": "./apps"}

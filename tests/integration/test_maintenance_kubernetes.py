@@ -1,0 +1,474 @@
+"""maintenance-page in a cluster: real routes in a real API server, and the nginx that the page's pods would run."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
+from ansible_collections.balik.rollback.plugins.module_utils.kubernetes.client import Cluster as Client
+from ansible_collections.balik.rollback.plugins.module_utils.traffic import kubernetes_page
+from ansible_collections.balik.rollback.plugins.module_utils.traffic.door import Door
+from ansible_collections.balik.rollback.plugins.module_utils.traffic.kubernetes import KubernetesMaintenance, Routes
+from ansible_collections.balik.rollback.plugins.module_utils.traffic.kubernetes_routes import NOTE, Route
+from ansible_collections.balik.rollback.plugins.module_utils.traffic.page import BYPASS, COOKIE, MARKER, Page
+
+from tests.integration.roles_in_a_play import play
+from tests.servers.kubernetes import Cluster, control_plane
+from tests.servers.kubernetes_nodes import Nodes, nodes
+from tests.servers.upstream import free_port, upstream, wait_for_port
+
+ROOT = Path(__file__).parents[2]
+RBAC = ROOT / "roles/maintenance-page/files/rbac-kubernetes.yml"
+SECRET = "0123456789abcdef-bypass"
+PAGE = Page("<p>Mohon maaf \u2013 sedang dipulihkan</p>\n", "Sedang dipulihkan", 600, ("/healthz",))
+IMAGE, APP = "nginx-unprivileged:1.27", "lawyers-hub:2.0.0"
+GATEWAY = "gateway.networking.k8s.io/v1"
+
+
+def http_routes() -> dict[str, Any]:
+    """Gateway API's CustomResourceDefinition, as far as only the API's objects matter."""
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": "httproutes.gateway.networking.k8s.io",
+            "annotations": {"api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/gateway-api/pull/891"},
+        },
+        "spec": {
+            "group": "gateway.networking.k8s.io",
+            "scope": "Namespaced",
+            "names": {"plural": "httproutes", "singular": "httproute", "kind": "HTTPRoute"},
+            "versions": [{"name": "v1", "served": True, "storage": True, "schema": schema}],
+        },
+    }
+
+
+def app(name: str, namespace: str, port: int = 80) -> list[dict[str, Any]]:
+    labels = {"app": name}
+    return [
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {
+                "replicas": 1,
+                "selector": {"matchLabels": labels},
+                "template": {
+                    "metadata": {"labels": labels},
+                    "spec": {"containers": [{"name": "app", "image": APP}]},
+                },
+            },
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {
+                "selector": labels,
+                "ports": [{"name": "http", "port": port, "targetPort": 8080, "protocol": "TCP"}],
+            },
+        },
+    ]
+
+
+def ingress(namespace: str) -> dict[str, Any]:
+    def path(path: str, service: str, **port: Any) -> dict[str, Any]:
+        return {"path": path, "pathType": "Prefix", "backend": {"service": {"name": service, "port": port}}}
+
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "Ingress",
+        "metadata": {
+            "name": "hub",
+            "namespace": namespace,
+            "annotations": {"nginx.ingress.kubernetes.io/proxy-body-size": "8m"},
+        },
+        "spec": {
+            "ingressClassName": "nginx",
+            "tls": [{"hosts": ["hub.example"], "secretName": "hub-tls"}],
+            "defaultBackend": {"service": {"name": "web", "port": {"number": 80}}},
+            "rules": [
+                {
+                    "host": "hub.example",
+                    "http": {
+                        "paths": [
+                            path("/api", "api", name="http"),
+                            path("/", "web", number=80),
+                            {
+                                "path": "/files",
+                                "pathType": "Prefix",
+                                "backend": {
+                                    "resource": {"apiGroup": "storage.example", "kind": "Bucket", "name": "files"}
+                                },
+                            },
+                        ]
+                    },
+                },
+                {"host": "blog.example", "http": {"paths": [path("/", "web", number=80)]}},
+            ],
+        },
+    }
+
+
+def http_route(namespace: str) -> dict[str, Any]:
+    return {
+        "apiVersion": GATEWAY,
+        "kind": "HTTPRoute",
+        "metadata": {"name": "gate", "namespace": namespace},
+        "spec": {
+            "parentRefs": [{"name": "public"}],
+            "hostnames": ["hub.example"],
+            "rules": [
+                {
+                    "matches": [{"path": {"type": "PathPrefix", "value": "/api"}}],
+                    "filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": ["X-Internal"]}}],
+                    "backendRefs": [
+                        {"name": "api", "port": 80, "weight": 90},
+                        {"name": "web", "port": 80, "weight": 10},
+                    ],
+                },
+                {
+                    "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
+                    "backendRefs": [{"name": "web", "port": 80}],
+                    "timeouts": {"request": "10s"},
+                },
+                {
+                    "matches": [{"path": {"type": "PathPrefix", "value": "/old"}}],
+                    "filters": [{"type": "RequestRedirect", "requestRedirect": {"statusCode": 301}}],
+                },
+            ],
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with control_plane(tmp_path_factory.mktemp("cluster")) as started:
+        started.apply(http_routes())
+        yield started
+
+
+@pytest.fixture(scope="module")
+def lab(cluster: Cluster) -> Iterator[Nodes]:
+    with nodes(cluster, {IMAGE: "", APP: ""}) as started:
+        yield started
+
+
+@pytest.fixture
+def namespace(cluster: Cluster, lab: Nodes, request: pytest.FixtureRequest) -> Iterator[str]:
+    """One with two applications, an Ingress and an HTTPRoute."""
+    name = f"page-{abs(hash(request.node.name)) % 10**8}"
+    made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    cluster.apply(made)
+    cluster.apply([*app("web", name), *app("api", name, 80), ingress(name), http_route(name)])
+
+    def answers(service: str) -> bool:
+        subsets = cluster.get("v1", "Endpoints", service, name).get("subsets") or []
+        return any(subset.get("addresses") for subset in subsets)
+
+    cluster.eventually(lambda: answers("web") and answers("api"), says="both applications answer")
+    yield name
+    cluster.delete(made)
+
+
+def maintenance(
+    cluster: Cluster, *routes: Route, user: Path | None = None, image: str = IMAGE, **options: Any
+) -> KubernetesMaintenance:
+    client = Client.connect(str(user or cluster.kubeconfig))
+    balancer = Routes(client, "balik-maintenance", "r1", routes)
+    options = {"limit": 20.0, **options}
+    return KubernetesMaintenance("hub", balancer, Door(""), SECRET, PAGE.health, image=image, **options)
+
+
+def both(cluster: Cluster, namespace: str, **options: Any) -> KubernetesMaintenance:
+    routes = Route("Ingress", namespace, "hub"), Route("HTTPRoute", namespace, "gate")
+    return maintenance(cluster, *routes, **options)
+
+
+def routes_of(cluster: Cluster, namespace: str) -> dict[str, Any]:
+    """Everything that users have written on the two routes."""
+    found = {}
+    for version, kind, name in (("networking.k8s.io/v1", "Ingress", "hub"), (GATEWAY, "HTTPRoute", "gate")):
+        one = cluster.get(version, kind, name, namespace)
+        found[kind] = {"spec": one["spec"], "annotations": one["metadata"].get("annotations") or {}}
+    return found
+
+
+def services_of(ingress: dict[str, Any]) -> list[str]:
+    spec = ingress["spec"]
+    paths = [path for rule in spec["rules"] for path in rule["http"]["paths"]]
+    backends = [spec["defaultBackend"], *(path["backend"] for path in paths)]
+    return [backend.get("service", {}).get("name", "-") for backend in backends]
+
+
+def test_the_routes_show_the_page_and_get_exactly_their_backends_back(cluster: Cluster, namespace: str) -> None:
+    it = both(cluster, namespace)
+    before = routes_of(cluster, namespace)
+    with pytest.raises(BalikError, match=r"Service .*/balik-maintenance: has no port for .*/api:80, .*/api:http"):
+        it.check(PAGE)
+
+    assert both(cluster, namespace, dry=True).prepare(PAGE)["changed"]
+    assert cluster.get("v1", "Service", "balik-maintenance", namespace) == {}
+    assert it.prepare(PAGE)["changed"]
+    assert not it.prepare(PAGE)["changed"]
+    assert it.check(PAGE)["before"]["page"] == "off"
+    assert both(cluster, namespace, dry=True).on()["changed"]
+    assert routes_of(cluster, namespace) == before
+    it.verify_off()
+    with pytest.raises(BalikError, match=r"default; .*leads to the application; expected the page"):
+        it.verify_on()
+
+    assert it.on()["changed"]
+    it.verify_on()
+    assert not it.on()["changed"]
+    shown = routes_of(cluster, namespace)
+    page = "balik-maintenance"
+    assert services_of(shown["Ingress"]) == [page, page, page, "-", page]
+    for key in ("tls", "ingressClassName"):
+        assert shown["Ingress"]["spec"][key] == before["Ingress"]["spec"][key]
+    assert shown["Ingress"]["annotations"].items() >= before["Ingress"]["annotations"].items()
+    rules = shown["HTTPRoute"]["spec"]["rules"]
+    assert [[one["name"] for one in rule.get("backendRefs", [])] for rule in rules] == [[page], [page], []]
+    for rule, old in zip(rules, before["HTTPRoute"]["spec"]["rules"], strict=True):
+        assert {**rule, "backendRefs": 0} == {**old, "backendRefs": 0}
+
+    # A page that is on can be prepared again, with the same ports behind the bypass.
+    assert it.check(PAGE)["before"]["page"] == "on"
+    ports = it.balancer.ports(namespace)
+    assert it.prepare(Page("<p>Another</p>", "Another", 60, PAGE.health))["changed"]
+    assert it.balancer.ports(namespace) == ports
+
+    assert it.off(app_must_answer=True)["changed"]
+    it.verify_off()
+    assert routes_of(cluster, namespace) == before
+    assert not it.off(app_must_answer=False)["changed"]
+
+
+def test_only_the_plans_paths_are_switched(cluster: Cluster, namespace: str) -> None:
+    it = maintenance(
+        cluster, Route("Ingress", namespace, "hub", ("/api",)), Route("HTTPRoute", namespace, "gate", ("/api",))
+    )
+    before = routes_of(cluster, namespace)
+    it.prepare(PAGE)
+    it.on()
+    it.verify_on()
+    shown = routes_of(cluster, namespace)
+    assert services_of(shown["Ingress"]) == ["web", "balik-maintenance", "web", "-", "web"]
+    assert shown["HTTPRoute"]["spec"]["rules"][1:] == before["HTTPRoute"]["spec"]["rules"][1:]
+    it.off(app_must_answer=True)
+    assert routes_of(cluster, namespace) == before
+
+
+def test_what_was_changed_meanwhile_stays(cluster: Cluster, namespace: str) -> None:
+    it = maintenance(cluster, Route("Ingress", namespace, "hub"))
+    it.prepare(PAGE)
+    it.on()
+    path = cluster.api.path("networking.k8s.io/v1", "Ingress", namespace, "hub")
+    now = cluster.get("networking.k8s.io/v1", "Ingress", "hub", namespace)
+    new = {"service": {"name": "canary", "port": {"number": 81}}}
+    rule = {"path": "/new", "pathType": "Exact", "backend": {"service": {"name": "web", "port": {"number": 80}}}}
+    ops = [
+        {"op": "replace", "path": "/spec/rules/0/http/paths/0/backend", "value": new},
+        {"op": "add", "path": "/spec/rules/0/http/paths/0", "value": rule},
+    ]
+    assert now["spec"]["rules"]
+    cluster.api.request("PATCH", path, ops, "application/json-patch+json")
+    with pytest.raises(BalikError, match=r"hub\.example /new Exact; .* /api Prefix: leads to the application; exp"):
+        it.verify_on()
+    it.off(app_must_answer=False)
+    shown = cluster.get("networking.k8s.io/v1", "Ingress", "hub", namespace)
+    assert services_of(shown) == ["web", "web", "canary", "web", "-", "web"]
+    assert NOTE not in shown["metadata"]["annotations"]
+
+
+def test_the_page_stays_while_the_application_does_not_answer(cluster: Cluster, lab: Nodes, namespace: str) -> None:
+    it = both(cluster, namespace)
+    it.prepare(PAGE)
+    it.on()
+    cluster.api.request(
+        "PATCH",
+        cluster.api.path("apps/v1", "Deployment", namespace, "api"),
+        {"spec": {"replicas": 0}},
+        "application/merge-patch+json",
+    )
+    cluster.eventually(lambda: not it.balancer.serving(namespace, "api"), says="the application is gone")
+    with pytest.raises(BalikError, match=r"Service .*/api: no pod behind it is ready; .* The page stays"):
+        it.off(app_must_answer=True)
+    it.verify_on()
+    it.off(app_must_answer=False)
+
+
+def test_a_page_that_cannot_start_says_why(cluster: Cluster, namespace: str) -> None:
+    with pytest.raises(BalikError, match=r"0 of 2 pods are ready after 1 s .*Can the cluster pull missing:1"):
+        both(cluster, namespace, image="missing:1", limit=1.0).prepare(PAGE)
+
+
+def test_bad_input_names_the_object(cluster: Cluster, namespace: str) -> None:
+    with pytest.raises(BalikError, match=rf"Ingress {namespace}/hbu: is not there"):
+        maintenance(cluster, Route("Ingress", namespace, "hbu")).prepare(PAGE)
+    with pytest.raises(BalikError, match=rf"Ingress {namespace}/hub: has no backend for /nowhere that is a Service"):
+        maintenance(cluster, Route("Ingress", namespace, "hub", ("/nowhere",))).prepare(PAGE)
+    with pytest.raises(BalikError, match="maintenance_page_kubernetes_image: names none"):
+        both(cluster, namespace, image="").prepare(PAGE)
+    cluster.delete({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "api", "namespace": namespace}})
+    with pytest.raises(BalikError, match=rf"Service {namespace}/api: is not there, but routes lead to it"):
+        both(cluster, namespace).prepare(PAGE)
+
+
+def test_another_page_than_the_plans_is_noticed(cluster: Cluster, namespace: str) -> None:
+    it = both(cluster, namespace)
+    it.prepare(PAGE)
+    with pytest.raises(BalikError, match=r"serves revision .*; expected the plan's"):
+        it.check(Page("<p>newer</p>", "newer", 600, PAGE.health))
+
+
+def test_the_manifest_is_enough_and_without_it_all_that_is_missing_is_named(cluster: Cluster, namespace: str) -> None:
+    user = cluster.kubeconfig_for("page-keeper")
+    with pytest.raises(BalikError) as refused:
+        both(cluster, namespace, user=user).prepare(PAGE)
+    for one in ("patch ingresses.networking.k8s.io", "patch httproutes", "create secrets", "patch deployments.apps"):
+        assert one in str(refused.value)
+
+    def bind(role: str) -> None:
+        cluster.apply(
+            {
+                "apiVersion": "rbac.authorization.k8s.io/v1",
+                "kind": "RoleBinding",
+                "metadata": {"name": role, "namespace": namespace},
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+                "subjects": [{"kind": "User", "name": "page-keeper"}],
+            }
+        )
+
+    def told(act: Any) -> str:
+        try:
+            act()
+        except BalikError as error:
+            return str(error)
+        return ""
+
+    cluster.apply(list(yaml.safe_load_all(RBAC.read_text())))
+    it = both(cluster, namespace, user=user)
+    bind("balik-maintenance-page")
+    cluster.eventually(lambda: "has no port for" in told(lambda: it.check(PAGE)), says="the first binding counts")
+    bind("balik-maintenance-page-prepare")
+    cluster.eventually(lambda: not told(lambda: it.prepare(PAGE)), says="the second binding counts")
+    cluster.delete(
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": "balik-maintenance-page-prepare", "namespace": namespace},
+        }
+    )
+    before = routes_of(cluster, namespace)
+    cluster.eventually(lambda: "missing" in told(lambda: it.prepare(PAGE)), says="the second binding is gone")
+    it.check(PAGE)
+    it.on()
+    it.verify_on()
+    it.off(app_must_answer=True)
+    it.verify_off()
+    assert routes_of(cluster, namespace) == before
+
+
+# What the page's pods would run
+
+
+@contextmanager
+def pod(folder: Path, made: list[dict[str, Any]], ports: dict[str, int]) -> Iterator[dict[str, int]]:
+    """nginx with the files of the ConfigMap and the Secret where the pod has them, on other ports of this machine."""
+    config, secret = made[0]["data"], made[1]["data"]
+    mounted = folder / "maintenance"
+    (mounted / "page").mkdir(parents=True)
+    for key in ("index.html", "index.json"):
+        (mounted / "page" / key).write_text(config[key])
+    (mounted / "on").write_text(config["on"])
+    free = {port: free_port() for port in (kubernetes_page.READY, *ports.values())}
+    for key in ("switch.conf", "nginx.conf"):
+        text = base64.b64decode(secret[key]).decode().replace(kubernetes_page.FOLDER, str(mounted))
+        for port, other in free.items():
+            text = text.replace(f"listen {port};", f"listen 127.0.0.1:{other};")
+        (mounted / key).write_text(text)
+    command = made[2]["spec"]["template"]["spec"]["containers"][0]["command"]
+    # A master that is root would give its workers to somebody who may not read pytest's folder.
+    command = [*command[:-1], command[-1] + " user root;"] if os.geteuid() == 0 else command
+    process = subprocess.Popen(
+        [str(mounted / "nginx.conf") if part.endswith("/nginx.conf") else part for part in command],
+        stdout=subprocess.DEVNULL,
+        stderr=(folder / "stderr").open("wb"),
+    )
+    try:
+        wait_for_port(free[kubernetes_page.READY], process)
+        yield {upstream: free[port] for upstream, port in ports.items()} | {"ready": free[kubernetes_page.READY]}
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.mark.skipif(not shutil.which("nginx"), reason="needs nginx")
+def test_the_pods_nginx_serves_the_page_and_lets_bypass_and_health_through(tmp_path: Path) -> None:
+    with upstream() as web, upstream() as api:
+        ports = {"hub/web:80": 8001, "hub/api:80": 8002}
+        addresses = {"hub/web:80": web.address, "hub/api:80": api.address}
+        made = kubernetes_page.objects("balik-maintenance", "hub", IMAGE, 2, PAGE, SECRET, ports, addresses)
+        assert SECRET not in json.dumps(made)
+
+        def ask(port: int, path: str = "/any/path?q=1", method: str = "GET", **headers: str) -> Any:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            try:
+                connection.request(method, path, headers={"Host": "hub.example", **headers})
+                answer = connection.getresponse()
+                return answer.status, dict(answer.getheaders()), answer.read().decode()
+            finally:
+                connection.close()
+
+        with pod(tmp_path, made, ports) as found:
+            assert ask(found["ready"])[0] == 200
+            for upstream_name, application in (("hub/web:80", web), ("hub/api:80", api)):
+                port = found[upstream_name]
+                for method in ("GET", "POST"):
+                    status, headers, body = ask(port, method=method)
+                    assert (status, headers[MARKER], headers["Retry-After"]) == (503, PAGE.revision, "600"), headers
+                    assert headers["Cache-Control"] == "no-store"
+                    assert body == PAGE.html
+                assert json.loads(ask(port, Accept="application/json")[2])["message"] == PAGE.message
+                for passing in ({BYPASS: SECRET}, {"Cookie": f"{COOKIE}={SECRET}"}):
+                    status, headers, body = ask(port, **passing)
+                    assert (status, body) == (200, "application")
+                    assert MARKER not in headers
+                assert ask(port, "/healthz")[0] == 200
+                assert application is not None
+                assert ask(port, **{BYPASS: "wrong"})[0] == 503
+
+
+def test_the_role_from_a_playbook(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
+    before = routes_of(cluster, namespace)
+    variables = {
+        "rollback_product": "Lawyers Hub",
+        "maintenance_page_backend": "kubernetes",
+        "maintenance_page_url": "",
+        "maintenance_page_bypass": SECRET,
+        "maintenance_page_kubernetes_kubeconfig": str(cluster.kubeconfig),
+        "maintenance_page_kubernetes_image": IMAGE,
+        "maintenance_page_kubernetes_routes": [
+            {"namespace": namespace, "name": "hub"},
+            {"kind": "HTTPRoute", "namespace": namespace, "name": "gate"},
+        ],
+    }
+    steps = [("maintenance-page", entry) for entry in ("prepare", "check", "main", "verify", "undo")]
+    results = play(tmp_path, steps, variables, {"page": "off"}, SECRET)
+    assert [result["changed"] for result in results] == [True, False, True, False, True]
+    assert results[1]["before"]["page"] == "off"
+    assert "2 routes" in results[2]["says"]
+    assert routes_of(cluster, namespace) == before

@@ -1,0 +1,565 @@
+"""scale-freeze and scale-thaw against a real API server with real controllers, and against moto's AWS."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import yaml
+from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
+from ansible_collections.balik.rollback.plugins.module_utils.kubernetes.client import Cluster as Client
+from ansible_collections.balik.rollback.plugins.module_utils.scale.freeze import Freezer
+from ansible_collections.balik.rollback.plugins.module_utils.scale.kinds import NOTE
+
+from tests.integration.roles_in_a_play import play
+from tests.servers.kubernetes import Cluster, ControlPlane, control_plane
+from tests.servers.kubernetes_nodes import Nodes, nodes
+
+ROOT = Path(__file__).parents[2]
+RBAC = ROOT / "roles/scale-freeze/files/rbac-kubernetes.yml"
+IMAGE = "lawyers-hub:2.0.0"
+HPA = "HorizontalPodAutoscaler"
+BEHAVIOR = {
+    "scaleUp": {
+        "stabilizationWindowSeconds": 3,
+        "selectPolicy": "Min",
+        "policies": [{"type": "Pods", "value": 4, "periodSeconds": 15}],
+    },
+    "scaleDown": {
+        "stabilizationWindowSeconds": 60,
+        "selectPolicy": "Max",
+        "policies": [{"type": "Percent", "value": 10, "periodSeconds": 60}],
+    },
+}
+
+
+def custom(plural: str, kind: str, group: str, version: str) -> dict[str, Any]:
+    """A CustomResourceDefinition that takes anything: only its objects matter here."""
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        # As the real one has it: groups under k8s.io are protected.
+        "metadata": {
+            "name": f"{plural}.{group}",
+            "annotations": {"api-approved.kubernetes.io": "https://github.com/kubernetes/kubernetes/pull/63797"},
+        },
+        "spec": {
+            "group": group,
+            "scope": "Namespaced",
+            "names": {"plural": plural, "singular": kind.lower(), "kind": kind},
+            "versions": [{"name": version, "served": True, "storage": True, "schema": schema}],
+        },
+    }
+
+
+def hpa(name: str, namespace: str, version: str = "v2beta2", **spec: Any) -> dict[str, Any]:
+    metrics = [
+        {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}}
+    ]
+    return {
+        "apiVersion": f"autoscaling/{version}",
+        "kind": HPA,
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}, "annotations": {"team": "hub"}},
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+            "minReplicas": 2,
+            "maxReplicas": 6,
+            **({"metrics": metrics} if version != "v1" else {"targetCPUUtilizationPercentage": 50}),
+            **spec,
+        },
+    }
+
+
+def deployment(name: str, namespace: str, replicas: int = 2) -> dict[str, Any]:
+    container = {"name": "app", "image": IMAGE, "resources": {"requests": {"cpu": "100m"}}}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": {"app": name}},
+            "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container]}},
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with control_plane(tmp_path_factory.mktemp("cluster")) as started:
+        started.apply(
+            [
+                custom("scaledobjects", "ScaledObject", "keda.sh", "v1alpha1"),
+                custom("verticalpodautoscalers", "VerticalPodAutoscaler", "autoscaling.k8s.io", "v1"),
+            ]
+        )
+        yield started
+
+
+@pytest.fixture
+def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    name = f"scale-{abs(hash(request.node.name)) % 10**8}"
+    made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    cluster.apply(made)
+    yield name
+    cluster.delete(made)
+
+
+def freezer(cluster: Cluster, *namespaces: str, run: str = "r1", user: Path | None = None, **options: Any) -> Freezer:
+    client = Client.connect(str(user or cluster.kubeconfig))
+    return Freezer(client, options.pop("product", "lawyers-hub"), run, namespaces, **options)
+
+
+def settings(cluster: Cluster, namespace: str) -> dict[tuple[str, str], Any]:
+    """Everything that users have written on the autoscalers of a namespace."""
+    found = {}
+    for version, kind in (
+        ("autoscaling/v2beta2", HPA),
+        ("keda.sh/v1alpha1", "ScaledObject"),
+        ("autoscaling.k8s.io/v1", "VerticalPodAutoscaler"),
+    ):
+        for one in cluster.get(version, kind, namespace=namespace)["items"]:
+            meta = one["metadata"]
+            found[kind, meta["name"]] = (one.get("spec"), meta.get("annotations"), meta.get("labels"))
+    return found
+
+
+def replicas(cluster: Cluster, name: str, namespace: str) -> int:
+    return int(cluster.get("apps/v1", "Deployment", name, namespace)["spec"]["replicas"])
+
+
+def every_kind(cluster: Cluster, namespace: str) -> None:
+    cluster.apply(
+        [
+            hpa("plain", namespace),
+            hpa("behaved", namespace, behavior=BEHAVIOR),
+            {
+                "apiVersion": "keda.sh/v1alpha1",
+                "kind": "ScaledObject",
+                "metadata": {"name": "queue", "namespace": namespace},
+                "spec": {"scaleTargetRef": {"name": "worker"}, "triggers": []},
+            },
+            {
+                "apiVersion": "keda.sh/v1alpha1",
+                "kind": "ScaledObject",
+                "metadata": {
+                    "name": "resting",
+                    "namespace": namespace,
+                    "annotations": {"autoscaling.keda.sh/paused": "true"},
+                },
+                "spec": {"scaleTargetRef": {"name": "idle"}, "triggers": []},
+            },
+            {
+                "apiVersion": "autoscaling.k8s.io/v1",
+                "kind": "VerticalPodAutoscaler",
+                "metadata": {"name": "sized", "namespace": namespace},
+                "spec": {"targetRef": {"name": "web"}, "updatePolicy": {"updateMode": "Auto", "minReplicas": 2}},
+            },
+            {
+                "apiVersion": "autoscaling.k8s.io/v1",
+                "kind": "VerticalPodAutoscaler",
+                "metadata": {"name": "silent", "namespace": namespace},
+                "spec": {"targetRef": {"name": "web"}},
+            },
+        ]
+    )
+
+
+def test_every_kind_stands_still_and_gets_exactly_its_settings_back(cluster: Cluster, namespace: str) -> None:
+    every_kind(cluster, namespace)
+    before = settings(cluster, namespace)
+    it = freezer(cluster, namespace)
+
+    ready = it.ready()
+    assert ready["before"]["autoscalers"][f"{HPA} {namespace}/behaved"] == {"/spec/behavior": BEHAVIOR}
+    assert settings(cluster, namespace) == before
+    with pytest.raises(BalikError, match="not frozen; expected to stand still"):
+        it.verify_frozen()
+
+    assert freezer(cluster, namespace, dry=True).freeze()["changed"] is True
+    assert settings(cluster, namespace) == before
+
+    assert it.freeze()["evidence"] == {"frozen": 6, "patched": 6}
+    it.verify_frozen()
+    frozen = settings(cluster, namespace)
+    behavior = frozen[HPA, "behaved"][0]["behavior"]
+    assert {way: each["selectPolicy"] for way, each in behavior.items()} == dict.fromkeys(BEHAVIOR, "Disabled")
+    assert behavior["scaleUp"]["policies"] == BEHAVIOR["scaleUp"]["policies"]
+    assert frozen["ScaledObject", "queue"][1]["autoscaling.keda.sh/paused"] == "true"
+    vpa = frozen["VerticalPodAutoscaler", "sized"][0]["updatePolicy"]
+    assert vpa == {"updateMode": "Off", "minReplicas": 2}
+
+    assert it.freeze()["changed"] is False
+    # A second run finds what the first has left, and takes none of it for what stood there.
+    later = freezer(cluster, namespace, run="r2")
+    assert later.ready()["before"] == ready["before"]
+    assert later.freeze()["changed"] is False
+
+    assert len(it.ready_to_thaw()["before"]["frozen"]) == 6
+    assert later.thaw()["evidence"]["thawed"] == 6
+    later.verify_thawed()
+    assert settings(cluster, namespace) == before
+    assert it.thaw()["changed"] is False
+
+    # The undo of a thaw freezes what it let go.
+    only = [f"{HPA} {namespace}/plain", f"{HPA} {namespace}/gone"]
+    assert it.freeze(only)["evidence"] == {"frozen": 1, "patched": 1}
+    assert it.thaw()["evidence"]["thawed"] == 1
+    assert settings(cluster, namespace) == before
+
+
+@pytest.fixture(scope="module")
+def lab(cluster: Cluster) -> Iterator[Nodes]:
+    with nodes(cluster, {IMAGE: ""}, metrics=True) as started:
+        yield started
+
+
+def test_replicas_stand_still_under_load_while_frozen_and_move_after(
+    cluster: Cluster, lab: Nodes, namespace: str
+) -> None:
+    """A real HPA controller looks every second at a metrics API that says 200 % of what is wanted."""
+    cluster.apply([deployment("web", namespace), hpa("web", namespace, behavior={"scaleUp": BEHAVIOR["scaleUp"]})])
+    before = settings(cluster, namespace)[HPA, "web"]
+
+    def looks() -> bool:
+        status = cluster.get("autoscaling/v2beta2", HPA, "web", namespace).get("status", {})
+        return status.get("currentReplicas") == 2 and bool(status.get("currentMetrics"))
+
+    lab.load({"app": "web"}, cpu=40)  # of 100 requested, 50 wanted: nothing to do
+    cluster.eventually(looks, says="the autoscaler sees its two replicas")
+    freezer(cluster, namespace).freeze()
+
+    lab.load({"app": "web"}, cpu=100)
+
+    def sees() -> bool:
+        return '"averageUtilization": 100' in json.dumps(cluster.get("autoscaling/v2beta2", HPA, "web", namespace))
+
+    cluster.eventually(sees, says="the autoscaler sees the load")
+    seen, end = set(), time.monotonic() + 5
+    while time.monotonic() < end:
+        seen.add(replicas(cluster, "web", namespace))
+        time.sleep(0.2)
+    assert seen == {2}
+
+    freezer(cluster, namespace).thaw()
+    cluster.eventually(lambda: replicas(cluster, "web", namespace) > 2, says="the autoscaler scales up")
+    assert settings(cluster, namespace)[HPA, "web"][0] == before[0]
+
+
+def test_what_was_changed_meanwhile_stays(cluster: Cluster, namespace: str) -> None:
+    cluster.apply([hpa("web", namespace, behavior=BEHAVIOR), hpa("api", namespace)])
+    it = freezer(cluster, namespace)
+    it.freeze()
+    path = cluster.api.path("autoscaling/v2beta2", HPA, namespace, "web")
+    owners = {"spec": {"behavior": {"scaleUp": {"selectPolicy": "Max"}}}}
+    cluster.api.request("PATCH", path, owners, "application/merge-patch+json")
+    with pytest.raises(BalikError, match=rf"{HPA} {namespace}/web: not frozen"):
+        it.verify_frozen()
+
+    done = it.thaw()
+    assert done["evidence"] == {"thawed": 2, "changed_meanwhile": [f"{HPA} {namespace}/web"]}
+    web = cluster.get("autoscaling/v2beta2", HPA, "web", namespace)
+    assert web["spec"]["behavior"]["scaleUp"]["selectPolicy"] == "Max"
+    assert NOTE not in web["metadata"]["annotations"]
+    assert "behavior" not in cluster.get("autoscaling/v2beta2", HPA, "api", namespace)["spec"]
+
+
+def test_frozen_again_after_a_change_it_is_the_change_that_comes_back(cluster: Cluster, namespace: str) -> None:
+    cluster.apply([hpa("web", namespace, behavior=BEHAVIOR)])
+    it = freezer(cluster, namespace)
+    it.freeze()
+    path = cluster.api.path("autoscaling/v2beta2", HPA, namespace, "web")
+    cluster.api.request("PATCH", path, {"spec": {"behavior": None}}, "application/merge-patch+json")
+    it.freeze()
+    it.verify_frozen()
+    it.thaw()
+    assert "behavior" not in cluster.get("autoscaling/v2beta2", HPA, "web", namespace)["spec"]
+
+
+def test_a_hundred_at_once_while_others_write_to_them(cluster: Cluster, namespace: str) -> None:
+    cluster.apply([hpa(f"web-{number}", namespace) for number in range(100)])
+    before = settings(cluster, namespace)
+    it = freezer(cluster, namespace)
+    stop = threading.Event()
+
+    def disturb() -> None:
+        while not stop.is_set():
+            for number in range(0, 100, 10):
+                path = cluster.api.path("autoscaling/v2beta2", HPA, namespace, f"web-{number}")
+                body = {"metadata": {"annotations": {"seen": str(time.monotonic())}}}
+                cluster.api.request("PATCH", path, body, "application/merge-patch+json")
+
+    noise = threading.Thread(target=disturb)
+    noise.start()
+    try:
+        assert it.freeze()["evidence"] == {"frozen": 100, "patched": 100}
+        it.verify_frozen()
+        assert it.thaw()["evidence"]["thawed"] == 100
+    finally:
+        stop.set()
+        noise.join(10)
+    after = settings(cluster, namespace)
+    for _spec, notes, _labels in after.values():
+        notes.pop("seen", None)
+    assert after == before
+
+
+def test_the_api_killed_half_way_and_run_again_it_ends_right(cluster: Cluster, namespace: str) -> None:
+    cluster.apply([hpa(f"web-{number}", namespace) for number in range(100)])
+    before = settings(cluster, namespace)
+    it = freezer(cluster, namespace)
+    it.ready()
+
+    class Killing:
+        """The client, whose API server is killed at its twentieth patch."""
+
+        def __init__(self) -> None:
+            self.patches = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(it.cluster, name)
+
+        def patch(self, *arguments: Any) -> Any:
+            self.patches += 1
+            if self.patches == 20:
+                cluster.stop_api()
+            return it.cluster.patch(*arguments)
+
+    try:
+        with pytest.raises(BalikError, match=r"\d+ of 100 autoscalers are frozen, not so .*does not answer"):
+            replace(it, cluster=cast(Client, Killing())).freeze()
+    finally:
+        cluster.start_api()
+    half = [NOTE in (notes or {}) for _spec, notes, _labels in settings(cluster, namespace).values()]
+    assert 0 < sum(half) < 100
+    again = freezer(cluster, namespace)
+    assert again.freeze()["evidence"]["frozen"] == 100
+    again.verify_frozen()
+    again.thaw()
+    assert settings(cluster, namespace) == before
+
+
+# Which ones
+
+
+def test_by_name_and_by_label(cluster: Cluster, namespace: str) -> None:
+    cluster.apply([hpa("web", namespace), hpa("api", namespace), hpa("cron", namespace)])
+    freezer(cluster, namespace, names=["web"]).freeze()
+    freezer(cluster, namespace, labels="app=api").freeze()
+    still = {name: NOTE in annotations for (_kind, name), (_, annotations, _) in settings(cluster, namespace).items()}
+    assert still == {"web": True, "api": True, "cron": False}
+    # The thaw lets go whatever is frozen, even if the plan names something else by now.
+    assert freezer(cluster, namespace, names=["cron"]).thaw()["evidence"]["thawed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"names": ["wbe"]}, "scale_freeze_names: wbe: not in .*, which has HorizontalPodAutoscaler .*/web. Correct"),
+        ({"labels": "app=none"}, "scale-freeze: no autoscaler with labels app=none in .*; expected at least one"),
+        ({"wanted": ["ScaledJob"]}, "the cluster has none of ScaledJob; expected some of HorizontalPodAutoscaler"),
+        ({"product": "other"}, "frozen by the rollback of lawyers-hub. Let that end first"),
+    ],
+)
+def test_bad_input_names_the_object(cluster: Cluster, namespace: str, options: dict[str, Any], message: str) -> None:
+    cluster.apply([hpa("web", namespace)])
+    freezer(cluster, namespace).freeze()
+    with pytest.raises(BalikError, match=message):
+        freezer(cluster, namespace, **options).ready()
+
+
+def test_another_products_freeze_is_not_thawed(cluster: Cluster, namespace: str) -> None:
+    cluster.apply([hpa("web", namespace)])
+    freezer(cluster, namespace).freeze()
+    other = freezer(cluster, namespace, product="other")
+    assert other.thaw()["changed"] is False
+    other.verify_thawed()
+    with pytest.raises(BalikError, match="still frozen; expected to be let go"):
+        freezer(cluster, namespace).verify_thawed()
+
+
+def test_a_note_that_nobody_can_read_is_named(cluster: Cluster, namespace: str) -> None:
+    cluster.apply([hpa("web", namespace)])
+    freezer(cluster, namespace).freeze()
+    path = cluster.api.path("autoscaling/v2beta2", HPA, namespace, "web")
+    broken = {"metadata": {"annotations": {NOTE: "?"}}}
+    cluster.api.request("PATCH", path, broken, "application/merge-patch+json")
+    with pytest.raises(BalikError, match=r"annotation balik\.dev/frozen cannot be read"):
+        freezer(cluster, namespace).thaw()
+
+
+def test_an_autoscaler_that_keda_made_is_frozen_by_its_scaled_object(cluster: Cluster, namespace: str) -> None:
+    keda: dict[str, Any] = {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject"}
+    cluster.apply({**keda, "metadata": {"name": "queue", "namespace": namespace}, "spec": {"scaleTargetRef": {}}})
+    uid = cluster.get("keda.sh/v1alpha1", "ScaledObject", "queue", namespace)["metadata"]["uid"]
+    owned = hpa("keda-hpa-queue", namespace)
+    owned["metadata"]["ownerReferences"] = [{**keda, "name": "queue", "uid": uid}]
+    cluster.apply(owned)
+    with pytest.raises(BalikError, match=f"made by ScaledObject {namespace}/queue, which would undo a freeze"):
+        freezer(cluster, namespace, names=["keda-hpa-queue"]).ready()
+    assert freezer(cluster, namespace).freeze()["evidence"] == {"frozen": 1, "patched": 1}
+    assert settings(cluster, namespace)["ScaledObject", "queue"][1]["autoscaling.keda.sh/paused"] == "true"
+
+
+# Permissions
+
+
+def test_the_manifest_is_enough_and_without_it_all_that_is_missing_is_named(cluster: Cluster, namespace: str) -> None:
+    every_kind(cluster, namespace)
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "balik", "namespace": namespace}}
+    cluster.apply([account])
+    user = cluster.kubeconfig_for(f"system:serviceaccount:{namespace}:balik")
+    before = settings(cluster, namespace)
+    with pytest.raises(BalikError) as refused:
+        freezer(cluster, namespace, user=user).ready()
+    message = str(refused.value)
+    assert f"patch horizontalpodautoscalers.autoscaling in namespace {namespace}" in message
+    assert f"list verticalpodautoscalers.autoscaling.k8s.io in namespace {namespace}" in message
+    assert "9 missing" in message
+    assert "roles/scale-freeze/files/rbac-kubernetes.yml" in message
+
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "balik-scale-freeze", "namespace": namespace},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "balik-scale-freeze"},
+        "subjects": [{"kind": "ServiceAccount", "name": "balik", "namespace": namespace}],
+    }
+    cluster.apply([*yaml.safe_load_all(RBAC.read_text()), binding])
+    it = freezer(cluster, namespace, user=user)
+    cluster.eventually(lambda: _is_ready(it), says="the binding counts")
+    it.freeze()
+    it.verify_frozen()
+    it.ready_to_thaw()
+    it.thaw()
+    it.verify_thawed()
+    assert settings(cluster, namespace) == before
+
+
+def _is_ready(it: Freezer) -> bool:
+    try:
+        return bool(it.ready())
+    except BalikError:
+        return False
+
+
+def test_a_permission_that_goes_meanwhile_is_told_with_how_many_were_frozen(cluster: Cluster, namespace: str) -> None:
+    cluster.apply([hpa("web", namespace), hpa("api", namespace)])
+    user = cluster.kubeconfig_for("reader", ["system:nobody"])
+    role = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": "reader", "namespace": namespace},
+        "rules": [
+            {"apiGroups": ["autoscaling"], "resources": ["horizontalpodautoscalers"], "verbs": ["get", "list"]},
+            {
+                "apiGroups": ["autoscaling"],
+                "resources": ["horizontalpodautoscalers"],
+                "verbs": ["patch"],
+                "resourceNames": ["web"],
+            },
+        ],
+    }
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "reader", "namespace": namespace},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"},
+        "subjects": [{"kind": "User", "name": "reader"}],
+    }
+    cluster.apply([role, binding])
+    it = freezer(cluster, namespace, user=user, wanted=[HPA])
+    with pytest.raises(BalikError, match=rf"1 of 2 autoscalers are frozen, not so {HPA} {namespace}/api: not perm"):
+        cluster.eventually(lambda: _freezes(it), says="the binding counts")
+    freezer(cluster, namespace, wanted=[HPA]).freeze()
+    assert freezer(cluster, namespace).thaw()["evidence"]["thawed"] == 2
+
+
+def _freezes(it: Freezer) -> bool:
+    """Until RBAC has seen the binding, even the list is refused."""
+    try:
+        return bool(it.freeze())
+    except BalikError as error:
+        if "are frozen" in str(error):
+            raise
+        return False
+
+
+# Older clusters
+
+
+class OldControlPlane(ControlPlane):
+    """One that serves autoscaling/v1 only, as clusters did before 1.12."""
+
+    def _start(self, name: str, *options: str) -> None:
+        if name == "kube-apiserver":
+            options = (*options, "--runtime-config=autoscaling/v2beta1=false,autoscaling/v2beta2=false")
+        super()._start(name, *options)
+
+
+def test_where_there_is_only_v1_it_has_as_few_and_as_many_as_there_are(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    old = OldControlPlane(tmp_path, data)
+    if old._minor >= 25:
+        pytest.skip("this control plane cannot be without autoscaling/v2")
+    try:
+        old.start()
+        old.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "hub"}})
+        old.apply([deployment("web", "hub", replicas=4), deployment("idle", "hub", replicas=0)])
+        old.apply([hpa("web", "hub", "v1"), hpa("idle", "hub", "v1"), hpa("orphan", "hub", "v1")])
+        old.delete({"apiVersion": "autoscaling/v1", "kind": HPA, "metadata": {"name": "orphan", "namespace": "hub"}})
+        before = {one["metadata"]["name"]: one["spec"] for one in old.get("autoscaling/v1", HPA)["items"]}
+        it = freezer(old, "hub")
+        assert "by min = max" in it.ready()["says"]
+        it.freeze()
+        it.verify_frozen()
+        frozen = {one["metadata"]["name"]: one["spec"] for one in old.get("autoscaling/v1", HPA)["items"]}
+        assert [frozen["web"][key] for key in ("minReplicas", "maxReplicas")] == [4, 4]
+        assert [frozen["idle"][key] for key in ("minReplicas", "maxReplicas")] == [1, 1]
+        it.thaw()
+        assert {one["metadata"]["name"]: one["spec"] for one in old.get("autoscaling/v1", HPA)["items"]} == before
+
+        old.apply(hpa("orphan", "hub", "v1"))
+        with pytest.raises(BalikError, match=r"2 of 3 autoscalers are ready, not so .*hub/orphan: its target"):
+            it.ready()
+    finally:
+        old.stop()
+
+
+# The roles
+
+
+def test_both_roles_from_a_playbook(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
+    cluster.apply([hpa("web", namespace, behavior=BEHAVIOR), hpa("api", namespace)])
+    before = settings(cluster, namespace)
+    saved = {"frozen": [f"{HPA} {namespace}/web", f"{HPA} {namespace}/api"]}
+    steps = [
+        *(("scale-freeze", entry) for entry in ("check", "main", "verify")),
+        *(("scale-thaw", entry) for entry in ("check", "main", "verify", "undo")),
+        *(("scale-freeze", entry) for entry in ("main", "undo")),
+    ]
+    variables = {
+        "rollback_product": "lawyers-hub",
+        "scale_freeze_kubeconfig": str(cluster.kubeconfig),
+        "scale_freeze_namespaces": [namespace],
+    }
+    results = play(tmp_path, steps, variables, saved)
+    told = [(role, entry, result["changed"]) for (role, entry), result in zip(steps, results, strict=True)]
+    changing = [one[:2] for one in told if one[2]]
+    assert changing == [
+        ("scale-freeze", "main"),
+        ("scale-thaw", "main"),
+        ("scale-thaw", "undo"),
+        ("scale-freeze", "undo"),
+    ]
+    assert results[0]["before"]["autoscalers"][f"{HPA} {namespace}/web"] == {"/spec/behavior": BEHAVIOR}
+    assert "2 autoscalers" in results[1]["says"]
+    assert settings(cluster, namespace) == before

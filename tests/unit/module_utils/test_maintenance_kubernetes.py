@@ -1,0 +1,134 @@
+"""Routes and the page in a cluster: objects in, patches and objects out."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
+from ansible_collections.balik.rollback.plugins.module_utils.traffic import kubernetes_page as page
+from ansible_collections.balik.rollback.plugins.module_utils.traffic import kubernetes_routes as routes
+from ansible_collections.balik.rollback.plugins.module_utils.traffic.kubernetes_routes import NOTE, Route, Upstream
+from ansible_collections.balik.rollback.plugins.module_utils.traffic.page import Page
+
+PAGE = Page("<p>page</p>", "message", 600, ("/healthz",))
+INGRESS = Route("Ingress", "hub", "web")
+GATE = Route("HTTPRoute", "hub", "gate")
+
+
+def service(name: str, /, **port: Any) -> dict[str, Any]:
+    return {"service": {"name": name, "port": port}}
+
+
+def ingress(*rules: tuple[str, str, dict[str, Any]], **annotations: str) -> dict[str, Any]:
+    """(host, path, backend) each in a rule of its own."""
+    made = [
+        {"host": host, "http": {"paths": [{"path": path, "pathType": "Prefix", "backend": backend}]}}
+        for host, path, backend in rules
+    ]
+    metadata = {"name": "web", "namespace": "hub", "resourceVersion": "7"}
+    notes = {"annotations": {key.replace("__", "/"): value for key, value in annotations.items()}}
+    return {"kind": "Ingress", "metadata": {**metadata, **(notes if annotations else {})}, "spec": {"rules": made}}
+
+
+def gate(*rules: dict[str, Any]) -> dict[str, Any]:
+    metadata = {"name": "gate", "namespace": "hub", "resourceVersion": "7"}
+    return {"kind": "HTTPRoute", "metadata": metadata, "spec": {"rules": list(rules)}}
+
+
+def test_places_of_an_ingress_are_told_by_host_path_and_order() -> None:
+    found = routes.places(
+        INGRESS,
+        ingress(("a", "/", service("web", number=80)), ("a", "/", service("old", name="http")), ("b", "/", {})),
+    )
+    assert [(place.at, place.pointer, str(place.upstream)) for place in found] == [
+        ("a / Prefix", "/spec/rules/0/http/paths/0/backend", "hub/web:80"),
+        ("a / Prefix #2", "/spec/rules/1/http/paths/0/backend", "hub/old:http"),
+    ]
+
+
+def test_the_heaviest_service_of_a_rule_is_behind_the_bypass() -> None:
+    backends = [
+        {"name": "canary", "port": 80, "weight": 1},
+        {"name": "web", "namespace": "apps", "port": 8080, "weight": 9},
+        {"kind": "ServiceImport", "group": "multicluster", "name": "far", "port": 80, "weight": 90},
+    ]
+    (place,) = routes.places(GATE, gate({"backendRefs": backends}, {"filters": []}))
+    assert place.upstream == Upstream("apps", "web", "8080")
+    assert place.backend == backends
+
+
+def test_there_and_back_leaves_nothing() -> None:
+    before = ingress(("a", "/x~y", service("web", number=80)))
+    ops = routes.patch_on(INGRESS, before, "page", "r1", lambda _upstream: 8001)
+    assert [op["path"] for op in ops] == [
+        "/metadata/resourceVersion",
+        "/metadata/annotations",
+        "/metadata/annotations/balik.dev~1maintenance",
+        "/spec/rules/0/http/paths/0/backend",
+    ]
+    on = ingress(("a", "/x~y", ops[3]["value"]), **{NOTE: ops[2]["value"]})
+    assert routes.patch_on(INGRESS, on, "page", "r1", lambda _upstream: 8001) == []
+    assert [(op["op"], op["path"], op.get("value")) for op in routes.patch_off(INGRESS, on, "page")][1:] == [
+        ("replace", "/spec/rules/0/http/paths/0/backend", service("web", number=80)),
+        ("remove", "/metadata/annotations/balik.dev~1maintenance", None),
+    ]
+    assert routes.patch_off(INGRESS, before, "page") == []
+
+
+def test_a_rule_that_was_put_before_moves_no_backend() -> None:
+    note = json.dumps({"run": "r1", "was": {"a / Prefix": service("web", number=80)}})
+    now = ingress(("new", "/", service("new", number=80)), ("a", "/", service("page", number=8001)), **{NOTE: note})
+    (replaced,) = [op for op in routes.patch_off(INGRESS, now, "page") if op["path"].startswith("/spec")]
+    assert replaced == {
+        "op": "replace",
+        "path": "/spec/rules/1/http/paths/0/backend",
+        "value": service("web", number=80),
+    }
+
+
+@pytest.mark.parametrize(
+    ("annotations", "message"),
+    [
+        ({}, r"Ingress hub/web, a / Prefix: leads to page, and .* does not say where it led before"),
+        ({NOTE: "?"}, r"annotation balik\.dev/maintenance cannot be read"),
+        ({NOTE: '{"run": "r1"}'}, r"annotation balik\.dev/maintenance cannot be read"),
+    ],
+)
+def test_a_place_whose_backend_nobody_knows_is_named(annotations: dict[str, str], message: str) -> None:
+    now = ingress(("a", "/", service("page", number=8001)), **annotations)
+    with pytest.raises(BalikError, match=message):
+        routes.patch_off(INGRESS, now, "page")
+
+
+def test_ports_once_given_stay() -> None:
+    first = page.assign({}, [Upstream("hub", "web", "80"), Upstream("hub", "api", "80")])
+    assert first == {"hub/api:80": 8001, "hub/web:80": 8002}
+    second = page.assign(first, [Upstream("hub", "aaa", "80"), Upstream("hub", "web", "80")])
+    assert second == {**first, "hub/aaa:80": 8003}
+
+
+def test_the_bypass_stands_in_the_secret_only_and_a_new_page_is_a_new_revision() -> None:
+    def made(page_: Page) -> list[dict[str, Any]]:
+        ports = {"hub/web:80": 8001}
+        return page.objects(
+            "page", "hub", "nginx:1", 2, page_, "0123456789abcdef", ports, {"hub/web:80": "10.0.0.1:80"}
+        )
+
+    config, secret, deployment, service_ = made(PAGE)
+    texts = {key: base64.b64decode(text).decode() for key, text in secret["data"].items()}
+    assert "0123456789abcdef" in texts["switch.conf"]
+    assert "proxy_pass http://10.0.0.1:80;" in texts["nginx.conf"]
+    assert "0123456789abcdef" not in json.dumps([config, secret, deployment, service_])
+    revisions = {each["metadata"]["annotations"][page.REVISION] for each in (config, secret, deployment, service_)}
+    assert len(revisions) == 1
+    assert deployment["spec"]["template"]["metadata"]["annotations"][page.REVISION] in revisions
+    other = made(Page("<p>other</p>", "message", 600, ("/healthz",)))[0]
+    assert other["metadata"]["annotations"][page.REVISION] not in revisions
+
+
+def test_a_plan_without_routes_is_refused() -> None:
+    with pytest.raises(BalikError, match=r"maintenance_page_kubernetes_routes: names no route"):
+        routes.check_routes([])
