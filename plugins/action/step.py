@@ -69,8 +69,6 @@ class ActionModule(RollbackAction):
             "todo": todo,
             "hosts": self.step_hosts(self.step),
             "saved": before.saved if before else {},
-            # A host's failure is a fact of its own; this one takes back what an earlier step may have left.
-            "ansible_facts": {"rollback_step_failure": {}},
         }
 
     def _confirmed(self) -> dict[str, Any]:
@@ -78,7 +76,7 @@ class ActionModule(RollbackAction):
         failures = self._failures()
         if failures:
             self.say(f"{self.step}: done before, but no longer so: {_listed(failures)}")
-            return {"todo": "do", "ansible_facts": {"rollback_step_failure": {}}}
+            return {"todo": "do"}
         self.say(f"{self.step}: done before, and it still holds")
         return {"todo": "skip"}
 

@@ -166,6 +166,22 @@ def test_a_failure_on_one_host_stops_with_the_page_on_and_the_next_call_goes_on(
     assert product.outcome()["outcome"] == "rolled-back"
 
 
+def test_a_step_that_no_longer_holds_is_done_again(product: Product) -> None:
+    broken = product.folder / "verify-it" / "break-localhost"
+    broken.write_text("not yet")
+    assert product.play(*BREAK_GLASS).returncode != 0
+    broken.unlink()
+    (product.folder / "revert-it" / "web-2").write_text("off\n")
+
+    resumed = product.play()
+
+    assert resumed.returncode == 0, resumed.stdout
+    assert product.lines() == ALL_ON
+    assert product.times("hold-it", "web-2") == 1
+    assert product.times("revert-it", "web-2") == 2
+    assert any("revert-it: done before, but no longer so: web-2" in line for line in said(resumed.stdout))
+
+
 def record_dump(product: Product) -> list[str]:
     with sqlite3.connect(product.state / "record.sqlite") as connection:
         return list(connection.iterdump())
