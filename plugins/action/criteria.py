@@ -19,7 +19,21 @@ def measure(action: RollbackAction, since: Any = None) -> criteria.Evaluation:
         if a.kind == "statement"
     ]
     context: criteria.Context = {"statements": statements}
-    return criteria.evaluate(action.plan.criteria, context, since=since, trigger=action.plan.trigger)
+    asked = action.plan.criteria
+    if action.check_mode:
+        asked = tuple(each for each in asked if not writes(each.measure.get("http", {})))
+        for each in (each for each in action.plan.criteria if each not in asked):
+            action.say(f"not asked  {each.says}: it writes, and this is a check run")
+    return criteria.evaluate(asked, context, since=since, trigger=action.plan.trigger)
+
+
+def writes(spec: dict[str, Any]) -> bool:
+    """Whether a sequence of requests has one that may change something."""
+    return any(
+        str(request.get("method") or ("POST" if {"body", "json"} & set(request) else "GET")).upper()
+        not in ("GET", "HEAD", "OPTIONS")
+        for request in spec.get("requests", ())
+    )
 
 
 class ActionModule(RollbackAction):

@@ -6,7 +6,6 @@ import time
 from typing import Any, ClassVar
 
 from ..module_utils import run as runs
-from ..module_utils.errors import BalikError
 from ..module_utils.plan import Procedure, Remedy
 from ..module_utils.units import format_duration, utc_now
 from ..plugin_utils.action import RollbackAction
@@ -36,7 +35,7 @@ class ActionModule(RollbackAction):
             return self._break_glass(str(broken), remedy, procedure)
         wish = self.variables.get("rollback_reason")
         if arguments["verdict"] == "safe" and not wish:
-            return self._outcome(runs.NOTHING_TO_DO, arguments["says"], remedy, procedure, {})
+            return self._nothing_to_do(arguments["says"], remedy, procedure)
         if not needed and arguments["verdict"] != "unsafe" and not wish:
             reason = f"the criteria are {arguments['verdict']}, and the plan asks nobody: {arguments['says']}"
             return self._outcome(runs.NOT_DECIDED, reason, remedy, procedure, {})
@@ -44,6 +43,19 @@ class ActionModule(RollbackAction):
             reason = f"would wait for the Go of {', '.join(needed)}"
             return self._outcome(runs.GO, reason, remedy, procedure, {})
         return self._wait(needed, remedy, procedure, str(wish or arguments["says"]))
+
+    def _nothing_to_do(self, says: str, remedy: Remedy, procedure: Procedure) -> dict[str, Any]:
+        """Not so while an earlier run keeps the traffic from the application, however well that is."""
+        if self.variables.get("rollback_traffic_back"):
+            self.append("traffic-back", {"by": self.operator}, self.run_id)
+        held = runs.still_held(self.entries())
+        if not held:
+            return self._outcome(runs.NOTHING_TO_DO, says, remedy, procedure, {})
+        reason = (
+            f"{says}; but run {held} held the traffic and has not given it back. Roll back with -e rollback_reason=…, "
+            "which ends with giving it back; or, if it is back already, say so: -e rollback_traffic_back=true"
+        )
+        return self._outcome(runs.NOT_DECIDED, reason, remedy, procedure, {})
 
     def _wait(self, needed: tuple[str, ...], remedy: Remedy, procedure: Procedure, why: str) -> dict[str, Any]:
         began = time.monotonic()
@@ -86,22 +98,14 @@ class ActionModule(RollbackAction):
         titles = ", ".join(f"{self.plan.people[role].title} ({role})" for role in waiting)
         self.say(
             f"waiting up to {format_duration(self.plan.wait)} for Go or No-Go on remedy {remedy.name} from {titles}: "
-            "ansible-playbook playbooks/decide.yml -e decide_role=… -e decide_answer=go -e decide_reason='…'"
+            + self.command("decide.yml", decide_role=waiting[0], decide_answer="go", decide_reason="…")
         )
         if not asked:
             self.append("asked", {"roles": list(waiting), "remedy": remedy.name, "why": why}, self.run_id)
             self.tell("asked", self.run_id, {"remedy": remedy.name, "reason": why}, waiting)
 
     def _break_glass(self, reason: str, remedy: Remedy, procedure: Procedure) -> dict[str, Any]:
-        role = self.variables.get("rollback_role")
-        if role not in self.plan.break_glass:
-            allowed = ", ".join(self.plan.break_glass) or "nobody: rollback_decision.break_glass names no role"
-            raise BalikError(
-                "rollback_break_glass",
-                f"rollback_role is {role!r}",
-                f"a role that may break the glass ({allowed})",
-                "Say in which role you do it: -e rollback_role=…",
-            )
+        role = self.glass_role()
         body = {"by": self.operator, "role": role, "reason": reason, "remedy": remedy.name}
         self.append("glass-broken", body, self.run_id)
         title = self.plan.people[role].title
@@ -118,7 +122,7 @@ class ActionModule(RollbackAction):
             "answers": answers,
         }
         self.append("decided", body, self.run_id)
-        self.say(f"decided: {outcome} ({reason})")
+        self.say(f"would be decided: {reason}" if self.check_mode else f"decided: {outcome} ({reason})")
         return {**body, "changed": not self.check_mode, "steps": self._steps(remedy), "says": reason}
 
     def _steps(self, remedy: Remedy) -> dict[str, list[str]]:

@@ -22,6 +22,8 @@ class ActionModule(RollbackAction):
 
     def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
         plan = self.plan
+        if self.variables.get("rollback_break_glass"):
+            self.glass_role()
         problems = []
         steps = {step for remedy in plan.remedies for _phase, step in plan.steps(remedy)}
         roles = step_roles()
@@ -32,7 +34,8 @@ class ActionModule(RollbackAction):
         if "smoke-test" in steps:
             # A spec cannot say what a check may hold, and the step itself comes when the page is up already.
             checks = self.variables.get("smoke_test_checks", [])
-            problems += [*self.variables.problems, *map(self.with_place, check_checks(checks))]
+            found = {str(each): each for each in (*self.variables.problems, *check_checks(checks))}
+            problems += map(self.with_place, found.values())
         if problems:
             raise PlanRefused(problems)
         warnings = []

@@ -89,7 +89,8 @@ class ActionModule(RollbackAction):
             lines.append(f"outcome: {run.outcome}: {run.outcome_body['reason']}")
         else:
             quiet = format_duration((utc_now() - run.last_at).total_seconds())
-            lines.append(f"not over; last heard of {quiet} ago. Running rollback.yml again goes on from here")
+            again = "" if lock and not lock.holder.is_gone() else ". Running rollback.yml again goes on from here"
+            lines.append(f"not over; last heard of {quiet} ago{again}")
         return lines
 
 

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from ..module_utils import run as runs
 from ..module_utils.errors import BalikError
-from ..module_utils.plan import PlanRefused
 from ..module_utils.record import Lock
 from ..module_utils.units import format_duration, iso, utc_now
 from ..plugin_utils.action import LEASE, RollbackAction
@@ -129,14 +128,18 @@ class ActionModule(RollbackAction):
         return {"changed": True, "good": outcome in runs.GOOD, "says": says, **summary}
 
     def _never_opened(self, outcome: str, reason: str) -> dict[str, Any]:
-        """The plan was refused, or the lock is somebody else's, whose outcome is left alone; no run, no record."""
-        try:
-            _ = self.plan
-        except PlanRefused:
-            self._write_outcome(
-                {"product": self.variables.get("rollback_product"), "run": None, "outcome": outcome, "reason": reason}
-            )
+        """The plan or the call was refused, or the lock is somebody else's. That is not for the record."""
+        if not self._somebody_runs():
+            product = self.variables.get("rollback_product")
+            self._write_outcome({"product": product, "run": None, "outcome": outcome, "reason": reason})
         return {"good": False, "says": f"{WORDS[outcome]}: {reason}"}
+
+    def _somebody_runs(self) -> bool:
+        """Whether the outcome there is of a run that is going on, or was killed: what was refused is no news of it."""
+        try:
+            return json.loads((self.state_dir / "outcome.json").read_text(encoding="utf-8"))["outcome"] == "running"
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def _write_outcome(self, summary: dict[str, Any]) -> None:
         """Write ``outcome.json`` so that a reader sees the old or the new one, never half of it."""

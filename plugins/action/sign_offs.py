@@ -36,6 +36,10 @@ class ActionModule(RollbackAction):
         given = [self._wait(item, arguments["run"]) for item in wanted]
         return {"says": "; ".join(f"{a.item} signed off by {a.by}: {a.reason}" for a in given)}
 
+    def _command(self, item: SignOff) -> str:
+        extra = {"decide_role": item.role, "decide_answer": runs.SIGN_OFF, "decide_item": item.name}
+        return self.command("decide.yml", **extra, decide_reason="…")
+
     def _answers(self, run_id: str) -> list[runs.Answer]:
         return runs.answers_since_last_step(list(self.record.entries(run_id)))
 
@@ -57,15 +61,13 @@ class ActionModule(RollbackAction):
                 raise BalikError(
                     f"sign-off {item.name}",
                     f"no word from {title} within {format_duration(item.wait)}: {item.says}",
-                    do=f"ansible-playbook playbooks/decide.yml -e decide_role={item.role} -e decide_answer=sign-off "
-                    f"-e decide_item={item.name} -e decide_reason='…', then run again.",
+                    do=f"{self._command(item)}, then run again.",
                 )
             if not asked:
                 asked = True
                 self.say(
-                    f"waiting up to {format_duration(item.wait)} for {title} to sign off: {item.says} "
-                    f"(playbooks/decide.yml -e decide_role={item.role} -e decide_answer=sign-off "
-                    f"-e decide_item={item.name} -e decide_reason='…')"
+                    f"waiting up to {format_duration(item.wait)} for {title} to sign off: {item.says}: "
+                    + self._command(item)
                 )
                 self.append("asked", {"roles": [item.role], "item": item.name, "why": item.says}, run_id)
             self.keep_lock()

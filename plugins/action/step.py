@@ -149,4 +149,8 @@ class ActionModule(RollbackAction):
 
 
 def _listed(texts: dict[str, str]) -> str:
-    return "; ".join(f"{host}: {text}" if host != "localhost" else text for host, text in texts.items())
+    """Each text behind its host's name, once."""
+    return "; ".join(
+        text if host == "localhost" or text.startswith(f"{host}: ") else f"{host}: {text}"
+        for host, text in texts.items()
+    )

@@ -36,10 +36,9 @@ class CallbackModule(CallbackBase):
             self.lines = [found["says"]]
             if found.get("report"):
                 self.lines.append(f"report: {found['report']}")
-            if not found["good"]:
-                self.lines.append(
-                    "What to do: mend what is said above, then run the same command again; it goes on from there."
-                )
+            if found.get("outcome", "failed") == "failed" and not found["good"]:
+                goes_on = "; it goes on from there" if "outcome" in found else ""
+                self.lines.append(f"What to do: mend what is said above, then run the same command again{goes_on}.")
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         task = getattr(result, "task", None) or result._task

@@ -27,7 +27,7 @@ CHECKLIST_MOMENTS = ("before", *PHASES, "after")
 #: Variables of one run, given with -e; a plan does not set them, and they are checked where they are used.
 RUN_VARIABLES = (
     *("rollback_remedy", "rollback_procedure", "rollback_reason", "rollback_scope", "rollback_by", "rollback_role"),
-    *("rollback_break_glass", "rollback_take_lock", "rollback_fresh"),
+    *("rollback_break_glass", "rollback_take_lock", "rollback_fresh", "rollback_traffic_back"),
 )
 #: Where the record and the reports stand.
 PLACE_VARIABLES = ("rollback_state_dir", "rollback_record_dsn", "rollback_record_key")

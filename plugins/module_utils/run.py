@@ -43,8 +43,9 @@ THAW = "scale-thaw"
 
 @dataclass
 class StepState:
-    """One step of a run: ``state`` is started, done, failed or skipped; ``saved`` is what stood on each host before
-    the first start; ``seconds`` is the time from the newest start to its end."""
+    """One step of a run: ``state`` is started, done or failed; ``began`` whether it ever went beyond its check;
+    ``saved`` is what stood on each host before the first start; ``seconds`` is the time from the newest start to its
+    end."""
 
     name: str
     phase: str
@@ -54,6 +55,7 @@ class StepState:
     seconds: float | None = None
     says: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    began: bool = False
 
 
 @dataclass
@@ -140,6 +142,7 @@ def _take_in(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
         step = StepState(body["step"], body["phase"], "started", at)
         # The first time counts: a later look may see the step's own half-done work.
         step.saved = {**body["saved"], **(before.saved if before else {})}
+        step.began = True
         run.steps[body["step"]] = step
     elif kind in ("step-done", "step-failed"):
         step = run.steps.setdefault(body["step"], StepState(body["step"], body["phase"], "failed", at))
@@ -179,6 +182,19 @@ def unfinished_run(entries: Iterable[Entry]) -> Run | None:
     """The newest run, if it is not over."""
     runs = read_runs(entries)
     return runs[-1] if runs and not runs[-1].is_over else None
+
+
+def still_held(entries: Sequence[Entry]) -> str | None:
+    """The newest run that has kept the traffic from the application and has not given it back; None where the traffic
+    is back, or somebody has said so."""
+    said = max((parse_time(entry.at) for entry in entries if entry.kind == "traffic-back"), default=None)
+    held = None
+    for run in read_runs(entries):
+        if run.outcome == ROLLED_BACK or run.traffic_given_back:
+            held = None
+        elif any(step.phase == "hold" and step.began for step in run.steps.values()):
+            held = run.id if said is None or run.last_at > said else None
+    return held
 
 
 def why_not_resumed(run: Run, release: str, now: datetime) -> str:

@@ -8,6 +8,7 @@ DSN nor the plan ever travels to a host.
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import socket
 from collections.abc import Sequence
@@ -112,6 +113,22 @@ class RollbackAction(ActionBase):
         except TypeError:
             raise BalikError(name, f"found {value!r}", "true or false") from None
 
+    def glass_role(self) -> str:
+        """The role in which the operator breaks the glass.
+
+        :raises BalikError: the plan does not let it.
+        """
+        role = self.variables.get("rollback_role")
+        if role not in self.plan.break_glass:
+            allowed = ", ".join(self.plan.break_glass) or "nobody: rollback_decision.break_glass names no role"
+            raise BalikError(
+                "rollback_break_glass",
+                f"rollback_role is {role!r}",
+                f"a role that may break the glass ({allowed})",
+                "Say in which role you do it: -e rollback_role=…",
+            )
+        return str(role)
+
     def step_hosts(self, step: str) -> list[str]:
         """The hosts of a step: those that ``<role>_hosts`` of the plan, or else of the role's defaults, matches."""
         pattern = self.step_setting(step, "hosts") or "localhost"
@@ -192,6 +209,14 @@ class RollbackAction(ActionBase):
     def scrubbed(self, value: Any) -> Any:
         """The value without any secret of this play's variables."""
         return scrub(value, self.secrets)
+
+    def command(self, playbook: str, **extra: str) -> str:
+        """A command line that somebody may paste: with the inventories of this call, and its values as JSON, since a
+        text with spaces would lose all but its first word."""
+        sources = [os.path.relpath(str(each)) for each in self.task_vars.get("ansible_inventory_sources") or ()]
+        inventories = "".join(f" -i {source}" for source in sources)
+        values = f" -e '{json.dumps(extra, ensure_ascii=False)}'" if extra else ""
+        return f"ansible-playbook{inventories} playbooks/{playbook}{values}"
 
     def say(self, text: str) -> None:
         """A line for the operator, at once and not only when the task is over."""

@@ -274,7 +274,7 @@ def test_a_sign_off_is_waited_for_refused_and_given(product: Product) -> None:
     silent = product.play(*BREAK_GLASS)
     assert silent.returncode != 0
     assert "sign-off looked: no word from Lead Engineer" in silent.stdout.splitlines()[-3], silent.stdout
-    assert "-e decide_item=looked" in silent.stdout
+    assert '"decide_item": "looked"' in silent.stdout
     assert (product.line("verify-it"), product.line("restore-it")) == ("on", "off"), "the page stays"
 
     product.decide("refuse", "kolom hilang", decide_item="looked")

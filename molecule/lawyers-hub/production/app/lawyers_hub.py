@@ -181,6 +181,13 @@ async def show_document(request: web.Request) -> web.Response:
     return web.Response(body=text, content_type="application/json", charset="utf-8")
 
 
+async def delete_document(request: web.Request) -> web.Response:
+    number = int(request.match_info["id"])
+    await query(request.app, "DELETE FROM documents WHERE id = %s", number)
+    await request.app["cache"].delete(f"{RELEASE}:document:{number}")
+    return web.Response(status=204)
+
+
 async def ask(request: web.Request) -> web.Response:
     try:
         question = (await request.json())["question"]
@@ -224,6 +231,7 @@ def application() -> web.Application:
     app.router.add_get("/metrics", metrics)
     app.router.add_post("/documents", save_document)
     app.router.add_get(r"/documents/{id:\d{1,18}}", show_document)
+    app.router.add_delete(r"/documents/{id:\d{1,18}}", delete_document)
     app.router.add_post("/ask", ask)
     return app
 
