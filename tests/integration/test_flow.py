@@ -182,6 +182,20 @@ def test_a_step_that_no_longer_holds_is_done_again(product: Product) -> None:
     assert any("revert-it: done before, but no longer so: web-2" in line for line in said(resumed.stdout))
 
 
+def test_nothing_to_do_is_not_said_while_an_older_run_holds_the_traffic(product: Product) -> None:
+    (product.folder / "verify-it" / "break-localhost").write_text("not yet")
+    assert product.play(*BREAK_GLASS).returncode != 0
+
+    fresh = product.play("-e", "rollback_fresh=true")
+    assert fresh.returncode != 0
+    assert product.outcome()["outcome"] == "not-decided"
+    assert "held the traffic and has not given it back" in product.outcome()["reason"]
+
+    told = product.play("-e", "rollback_traffic_back=true")
+    assert told.returncode == 0, told.stdout
+    assert product.outcome()["outcome"] == "nothing-to-do"
+
+
 def record_dump(product: Product) -> list[str]:
     with sqlite3.connect(product.state / "record.sqlite") as connection:
         return list(connection.iterdump())

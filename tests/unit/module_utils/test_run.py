@@ -315,3 +315,28 @@ def test_a_sign_off_from_before_the_last_step_saw_something_else() -> None:
     told.append(word(4, "sign-off", "qa", "r1", item="x", reason="late"))
     assert [a.reason for a in runs.answers_since_last_step(entries(*told))] == ["late"]
     assert runs.answers_since_last_step([]) == []
+
+
+def hold(at: float, kind: str, run: str = "r1") -> tuple[float, str, str, dict]:
+    return step(at, kind, "maintenance-page", run, phase="hold", saved={})
+
+
+@pytest.mark.parametrize(
+    ("told", "held"),
+    [
+        ([], None),
+        ([opened(0), hold(1, "failed")], None),  # its check failed: nothing was touched
+        ([opened(0), hold(1, "started")], "r1"),
+        ([opened(0), hold(1, "started"), hold(2, "done"), outcome(3, "failed")], "r1"),
+        (
+            [opened(0), hold(1, "started"), outcome(3, "abandoned"), opened(4, "r2"), outcome(5, "not-decided", "r2")],
+            "r1",
+        ),
+        ([opened(0), hold(1, "started"), outcome(3, "failed"), (4, "r2", "traffic-back", {"by": "rina"})], None),
+        ([opened(0), hold(1, "started"), step(2, "started", "traffic-restore", phase="restore", saved={})], None),
+        ([opened(0), hold(1, "started"), outcome(3, "rolled-back")], None),
+        ([opened(0), hold(1, "started"), outcome(3, "failed"), opened(4, "r2"), outcome(5, "rolled-back", "r2")], None),
+    ],
+)
+def test_who_still_holds_the_traffic(told: list[tuple], held: str | None) -> None:
+    assert runs.still_held(entries(*told)) == held
