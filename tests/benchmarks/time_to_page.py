@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from datetime import datetime, timezone
 
-from ansible_collections.balik.rollback.plugins.module_utils.units import parse_time
+from ansible_collections.balik.rollback.plugins.module_utils.units import demo.parse_time
 
 from tools import demo
 
@@ -60,9 +60,9 @@ def main() -> None:
     over.set()
     humans.over.set()
     entries = demo.entries_after(humans.after)
-    at = {entry.kind: parse_time(entry.at) for entry in entries}
+    at = {entry.kind: demo.parse_time(entry.at) for entry in entries}
     watch = next(entry.body["seconds"] for entry in entries if entry.kind == "watched")
-    whole = (at["outcome"] - parse_time(entries[0].at)).total_seconds() - watch
+    whole = (at["outcome"] - demo.parse_time(entries[0].at)).total_seconds() - watch
     print("| what | seconds |\n|---|---|")
     print(f"| `ansible localhost -m ping`, median of {PINGS} | {statistics.median(pings):.2f} |")
     for name, url in (("nginx", demo.WEB), ("HAProxy", demo.API)):
