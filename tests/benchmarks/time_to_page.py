@@ -14,8 +14,6 @@ import urllib.error
 import urllib.request
 from datetime import datetime, timezone
 
-from ansible_collections.balik.rollback.plugins.module_utils.units import demo.parse_time
-
 from tools import demo
 
 PINGS = 5
