@@ -44,8 +44,10 @@ class ActionModule(RollbackAction):
         plan = self.plan
         if body["role"] not in plan.people:
             raise BalikError("decide_role", f"found {body['role']!r}", f"one of {', '.join(plan.people)}")
-        if not body["reason"]:
-            raise BalikError("decide_reason", "it is empty", "why, in a sentence: it stands in the report")
+        if not body["reason"].strip(". …"):
+            raise BalikError(
+                "decide_reason", f"found {body['reason']!r}", "why, in a sentence: it stands in the report"
+            )
         names = plan.people[body["role"]].names
         if names and body["by"] not in names:
             raise BalikError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import datetime
 from typing import Any, ClassVar
 
 from ..module_utils import criteria
@@ -19,12 +21,23 @@ def measure(action: RollbackAction, since: Any = None) -> criteria.Evaluation:
         if a.kind == "statement"
     ]
     context: criteria.Context = {"statements": statements}
-    asked = action.plan.criteria
-    if action.check_mode:
-        asked = tuple(each for each in asked if not writes(each.measure.get("http", {})))
-        for each in (each for each in action.plan.criteria if each not in asked):
-            action.say(f"not asked  {each.says}: it writes, and this is a check run")
-    return criteria.evaluate(asked, context, since=since, trigger=action.plan.trigger)
+    plan = action.plan
+    asked = [each for each in plan.criteria if not (action.check_mode and writes(each.measure.get("http", {})))]
+    found = criteria.evaluate(asked, context, since=since, trigger=plan.trigger)
+    if len(asked) == len(plan.criteria):
+        return found
+    told = {verdict.criterion: verdict for verdict in found.verdicts}
+    verdicts = tuple(told.get(each.name) or not_asked(each, found.at) for each in plan.criteria)
+    whole = criteria.combine([each.verdict for each in verdicts], plan.trigger)
+    return replace(found, verdict=whole, reason=criteria.summary(verdicts, whole), verdicts=verdicts)
+
+
+def not_asked(criterion: criteria.Criterion, now: datetime) -> criteria.Verdict:
+    """What a check run knows of a criterion that it must not measure: nothing."""
+    reason = "not asked: it writes, and this is a check run"
+    return criteria.Verdict(
+        criterion.name, criterion.says, criteria.UNKNOWN, reason, (), "http", now, 0.0, criterion.touches
+    )
 
 
 def writes(spec: dict[str, Any]) -> bool:
@@ -32,7 +45,7 @@ def writes(spec: dict[str, Any]) -> bool:
     return any(
         str(request.get("method") or ("POST" if {"body", "json"} & set(request) else "GET")).upper()
         not in ("GET", "HEAD", "OPTIONS")
-        for request in spec.get("requests", ())
+        for request in (*spec.get("requests", ()), *spec.get("after", ()))
     )
 
 

@@ -46,14 +46,13 @@ class ActionModule(RollbackAction):
 
     def _nothing_to_do(self, says: str, remedy: Remedy, procedure: Procedure) -> dict[str, Any]:
         """Not so while an earlier run keeps the traffic from the application, however well that is."""
-        if self.variables.get("rollback_traffic_back"):
-            self.append("traffic-back", {"by": self.operator}, self.run_id)
         held = runs.still_held(self.entries())
         if not held:
             return self._outcome(runs.NOTHING_TO_DO, says, remedy, procedure, {})
         reason = (
-            f"{says}; but run {held} held the traffic and has not given it back. Roll back with -e rollback_reason=…, "
-            "which ends with giving it back; or, if it is back already, say so: -e rollback_traffic_back=true"
+            f"{says}; but run {held} held the traffic and has not given it back. Roll back with "
+            "-e \"rollback_reason='…'\", which ends with giving it back; or, if it is back already, say so: "
+            "-e rollback_traffic_back=true"
         )
         return self._outcome(runs.NOT_DECIDED, reason, remedy, procedure, {})
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from ..module_utils import run as runs
 from ..module_utils.errors import BalikError
-from ..module_utils.record import Lock
+from ..module_utils.record import Lock, Record
 from ..module_utils.units import format_duration, iso, utc_now
 from ..plugin_utils.action import LEASE, RollbackAction
 
@@ -54,6 +54,12 @@ class ActionModule(RollbackAction):
             self.say(f"run {found.id} is left as it is ({why}); this is a new one")
             self.append("outcome", {"outcome": runs.ABANDONED, "reason": why}, found.id)
             found = None
+        if found and self.flag("rollback_traffic_back"):
+            raise BalikError(
+                "rollback_traffic_back",
+                f"run {found.id} is not over, and this call would go on with it, page and all",
+                do="To leave that run as it is, add -e rollback_fresh=true.",
+            )
         if found:
             return self._resume(found)
         run = runs.new_run_id()
@@ -67,6 +73,8 @@ class ActionModule(RollbackAction):
             "speed": self.plan.speed,
         }
         self.append("run-opened", body, run)
+        if self.flag("rollback_traffic_back"):
+            self.append("traffic-back", {"by": self.operator}, run)
         return self._opened(run, f"run {run} is opened")
 
     def _lock(self) -> Lock | None:
@@ -135,11 +143,17 @@ class ActionModule(RollbackAction):
         return {"good": False, "says": f"{WORDS[outcome]}: {reason}"}
 
     def _somebody_runs(self) -> bool:
-        """Whether the outcome there is of a run that is going on, or was killed: what was refused is no news of it."""
-        try:
-            return json.loads((self.state_dir / "outcome.json").read_text(encoding="utf-8"))["outcome"] == "running"
-        except (OSError, ValueError, KeyError, TypeError):
+        """Whether somebody else's run is going on: what was refused is no news of it."""
+        path = self.state_dir / "record.sqlite"
+        place = str(self.variables.get("rollback_record_dsn") or (path if path.exists() else ""))
+        if not place:
             return False
+        try:
+            with Record(place, str(self.variables.get("rollback_product"))) as record:
+                lock = record.lock()
+        except BalikError:
+            return False
+        return lock is not None and not lock.holder.is_gone() and not lock.holder.same_process(self.holder)
 
     def _write_outcome(self, summary: dict[str, Any]) -> None:
         """Write ``outcome.json`` so that a reader sees the old or the new one, never half of it."""

@@ -428,7 +428,7 @@ def evaluate(
     verdicts = tuple(found[key] for key in asks)
     whole = combine([each.verdict for each in verdicts], trigger)
     took = time.monotonic() - started
-    return Evaluation(whole, _summary(verdicts, whole), verdicts, trigger, moment, took)
+    return Evaluation(whole, summary(verdicts, whole), verdicts, trigger, moment, took)
 
 
 def _decided(verdicts: list[str], trigger: str) -> bool:
@@ -469,7 +469,8 @@ def _verdict(
     )
 
 
-def _summary(verdicts: Sequence[Verdict], whole: str) -> str:
+def summary(verdicts: Sequence[Verdict], whole: str) -> str:
+    """The verdict of the whole in a sentence: the reasons of those that made it."""
     if not verdicts:
         return "there are no criteria"
     telling = [each for each in verdicts if each.verdict == whole]

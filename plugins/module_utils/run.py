@@ -39,6 +39,8 @@ ANSWERS = {"decision": (GO, NO_GO), "sign-off": (SIGN_OFF, REFUSE), "statement":
 #: The step that holds autoscalers still, and the one that lets them go, which gives no visitor anything back.
 FREEZE = "scale-freeze"
 THAW = "scale-thaw"
+#: Steps of the restore phase that give no visitor anything back.
+NO_TRAFFIC = (THAW, "gitops-resume")
 
 
 @dataclass
@@ -81,13 +83,22 @@ class Run:
     @property
     def traffic_given_back(self) -> bool:
         """Whether visitors have the application again, so that no earlier step may take it from them: all before was
-        proved then. Not so when the watch found it unsafe; but so when the watch could not see."""
-        return any(
-            step.phase == "restore"
-            and step.name != THAW
-            and (step.state in ("started", "done") or self.watched == "unknown")
-            for step in self.steps.values()
+        proved then. Not so when the watch found it unsafe; but so when the watch could not see. A step that was only
+        started may have given it back."""
+        return self.watched != "unsafe" and any(
+            step.state in ("started", "done") or self.watched == "unknown" for step in self._giving_back()
         )
+
+    @property
+    def traffic_is_back(self) -> bool:
+        """Whether visitors certainly have the application again."""
+        return any(
+            step.state == "done" or (step.state == "failed" and self.watched == "unknown")
+            for step in self._giving_back()
+        )
+
+    def _giving_back(self) -> list[StepState]:
+        return [step for step in self.steps.values() if step.phase == "restore" and step.name not in NO_TRAFFIC]
 
 
 @dataclass(frozen=True)
@@ -143,6 +154,8 @@ def _take_in(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
         # The first time counts: a later look may see the step's own half-done work.
         step.saved = {**body["saved"], **(before.saved if before else {})}
         step.began = True
+        if step.phase == "restore" and step.name not in NO_TRAFFIC:
+            run.watched = None  # what an earlier watch has seen
         run.steps[body["step"]] = step
     elif kind in ("step-done", "step-failed"):
         step = run.steps.setdefault(body["step"], StepState(body["step"], body["phase"], "failed", at))
@@ -190,7 +203,7 @@ def still_held(entries: Sequence[Entry]) -> str | None:
     said = max((parse_time(entry.at) for entry in entries if entry.kind == "traffic-back"), default=None)
     held = None
     for run in read_runs(entries):
-        if run.outcome == ROLLED_BACK or run.traffic_given_back:
+        if run.outcome == ROLLED_BACK or run.traffic_is_back:
             held = None
         elif any(step.phase == "hold" and step.began for step in run.steps.values()):
             held = run.id if said is None or run.last_at > said else None

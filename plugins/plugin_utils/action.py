@@ -10,6 +10,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import shlex
 import socket
 from collections.abc import Sequence
 from functools import cached_property
@@ -214,8 +215,8 @@ class RollbackAction(ActionBase):
         """A command line that somebody may paste: with the inventories of this call, and its values as JSON, since a
         text with spaces would lose all but its first word."""
         sources = [os.path.relpath(str(each)) for each in self.task_vars.get("ansible_inventory_sources") or ()]
-        inventories = "".join(f" -i {source}" for source in sources)
-        values = f" -e '{json.dumps(extra, ensure_ascii=False)}'" if extra else ""
+        inventories = "".join(f" -i {shlex.quote(source)}" for source in sources)
+        values = f" -e {shlex.quote(json.dumps(extra, ensure_ascii=False))}" if extra else ""
         return f"ansible-playbook{inventories} playbooks/{playbook}{values}"
 
     def say(self, text: str) -> None:

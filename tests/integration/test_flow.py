@@ -98,13 +98,13 @@ def test_without_an_answer_or_with_a_no_nothing_is_done(product: Product) -> Non
     product.write(rollback_decision={**product.plan["rollback_decision"], "wait": "2m"})
     silent = product.play("-e", "rollback_reason='keluhan pengguna'")
     assert silent.returncode != 0
-    assert "NOT DECIDED: no answer from Lead Engineer" in silent.stdout.splitlines()[-3], silent.stdout
+    assert "NOT DECIDED: no answer from Lead Engineer" in silent.stdout.splitlines()[-2], silent.stdout
     assert (product.outcome()["outcome"], product.lines()) == ("not-decided", ALL_OFF)
 
     product.decide("no-go", "tunggu sampai pagi")
     refused = product.play("-e", "rollback_reason='keluhan pengguna'")
     assert refused.returncode != 0
-    assert "NOT DECIDED: No-Go by rina" in refused.stdout.splitlines()[-3], refused.stdout
+    assert "NOT DECIDED: No-Go by rina" in refused.stdout.splitlines()[-2], refused.stdout
     assert "tunggu sampai pagi" in product.outcome()["reason"]
     assert product.lines() == ALL_OFF
     assert len({entry.run for entry in product.entries("run-opened")}) == 2, "each is a run of its own"
@@ -186,10 +186,15 @@ def test_nothing_to_do_is_not_said_while_an_older_run_holds_the_traffic(product:
     (product.folder / "verify-it" / "break-localhost").write_text("not yet")
     assert product.play(*BREAK_GLASS).returncode != 0
 
+    refused = product.play("-e", "rollback_traffic_back=true")
+    assert "this call would go on with it, page and all" in refused.stdout, refused.stdout
+
     fresh = product.play("-e", "rollback_fresh=true")
     assert fresh.returncode != 0
     assert product.outcome()["outcome"] == "not-decided"
     assert "held the traffic and has not given it back" in product.outcome()["reason"]
+
+    assert product.play("-e", "rollback_traffic_back=false").returncode != 0
 
     told = product.play("-e", "rollback_traffic_back=true")
     assert told.returncode == 0, told.stdout
