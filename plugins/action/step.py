@@ -135,7 +135,7 @@ class ActionModule(RollbackAction):
                 failures[host] = self._unreachable(host, hostvars)
             elif failure := hostvars.get("rollback_step_failure"):
                 failures[host] = f"{failure['task']}: {failure['msg']}"
-                # A connection plugin whose program fails gives Ansible an answer that is no module's, and no "unreachable".
+                # A connection whose own program fails gives an answer that is no module's, and not "unreachable".
                 if "No start of json char" in failure["msg"]:
                     failures[host] += f". {self._unreachable(host, hostvars)}"
         return failures
