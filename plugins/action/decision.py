@@ -96,9 +96,11 @@ class ActionModule(RollbackAction):
     def _ask(self, waiting: tuple[str, ...], asked: set[str], remedy: Remedy, why: str) -> None:
         titles = ", ".join(f"{self.plan.people[role].title} ({role})" for role in waiting)
         self.say(
-            f"waiting up to {format_duration(self.plan.wait)} for Go or No-Go on remedy {remedy.name} from {titles}: "
-            + self.command("decide.yml", decide_role=waiting[0], decide_answer="go", decide_reason="…")
+            f"waiting up to {format_duration(self.plan.wait)} for Go or No-Go on remedy {remedy.name} from {titles}:"
         )
+        for role in waiting:
+            answer = {"decide_role": role, "decide_by": "…", "decide_answer": "go", "decide_reason": "…"}
+            self.say("  " + self.command("decide.yml", **answer))
         if not asked:
             self.append("asked", {"roles": list(waiting), "remedy": remedy.name, "why": why}, self.run_id)
             self.tell("asked", self.run_id, {"remedy": remedy.name, "reason": why}, waiting)

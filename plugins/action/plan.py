@@ -13,6 +13,12 @@ from ..module_utils.smoke import check_checks
 from ..module_utils.units import utc_now
 from ..plugin_utils.action import RollbackAction, read_specs, step_roles
 
+#: What selects something for image-revert, by backend.
+SELECTIONS = {
+    "docker": ("containers", "labels"),
+    "compose": ("compose",),
+    "kubernetes": ("workloads", "labels"),
+}
 #: Set by the wrapper when a step is called, not by a plan.
 FROM_WRAPPER = ("rollback_step_saved", "rollback_run_id")
 
@@ -21,16 +27,23 @@ class ActionModule(RollbackAction):
     """Refuses a plan that could fail later for a reason that can be read now."""
 
     def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        plan = self.plan
-        if self.variables.get("rollback_break_glass"):
+        problems: list[BalikError] = []
+        try:
+            plan = self.plan
+            steps = {step for remedy in plan.remedies for _phase, step in plan.steps(remedy)}
+        except PlanRefused as refused:
+            problems, steps = refused.problems, set(refused.steps)
+        if not problems and self.variables.get("rollback_break_glass"):
             self.glass_role()
-        problems = []
-        steps = {step for remedy in plan.remedies for _phase, step in plan.steps(remedy)}
         roles = step_roles()
         for step in sorted(steps):
             specs = read_specs(roles[step] / "meta" / "argument_specs.yml")
             options = {k: v for entry in ("check", "main") for k, v in (specs[entry].get("options") or {}).items()}
+            if step == "smoke-test":
+                del options["smoke_test_checks"]  # what follows says it better
             problems += self._check_step(step, options)
+        if "image-revert" in steps:
+            problems += self._check_selection("image-revert")
         if "smoke-test" in steps:
             # A spec cannot say what a check may hold, and the step itself comes when the page is up already.
             checks = self.variables.get("smoke_test_checks", [])
@@ -51,6 +64,18 @@ class ActionModule(RollbackAction):
             "says": f"the plan of {plan.product} is sound: {len(plan.criteria)} criteria, "
             f"{len(plan.remedies)} remedies, {len(steps)} steps",
         }
+
+    def _check_selection(self, step: str) -> list[BalikError]:
+        """A step that would select nothing: a spec knows no "one of these", and takes an empty list for a value."""
+        problems = []
+        for host in self.step_hosts(step):
+            variables = self.variables_of(host)
+            backend = variables.get("image_revert_backend") or self.step_setting(step, "backend")
+            names = [f"image_revert_{name}" for name in SELECTIONS.get(str(backend), ())]
+            if names and not any(variables.get(name) for name in names):
+                found = f"image_revert_backend is {backend}, and nothing is selected"
+                problems.append(BalikError(f"{step} on {host}", found, f"{' or '.join(names)}"))
+        return problems
 
     def _check_step(self, step: str, options: dict[str, Any]) -> list[BalikError]:
         hosts = self.step_hosts(step)

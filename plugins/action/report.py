@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ..module_utils.errors import BalikError
+from ..module_utils.files import write_whole
 from ..module_utils.report import build, to_html, to_json, to_markdown
 from ..plugin_utils.action import RollbackAction
 
@@ -56,22 +55,13 @@ def _write(path: Path, text: str) -> bool:
 
     The file is its owner's alone, and so are folders that had to be made.
     """
-    data = text.encode("utf-8", "replace")
-    part = None
     try:
         for folder in (path.parent.parent, path.parent):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.exists() and path.read_bytes() == data:
+        if path.exists() and path.read_text(encoding="utf-8") == text:
             return False
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(part).replace(path)
+        write_whole(path, text, 0o600)
     except OSError as error:
-        if part:
-            Path(part).unlink(missing_ok=True)
         raise BalikError(
             str(path),
             f"cannot be written: {error.strerror}",

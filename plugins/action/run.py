@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any, ClassVar
 
 from ..module_utils import run as runs
 from ..module_utils.errors import BalikError
+from ..module_utils.files import write_whole
 from ..module_utils.record import Lock, Record
 from ..module_utils.units import format_duration, iso, utc_now
 from ..plugin_utils.action import LEASE, RollbackAction
@@ -161,11 +161,6 @@ class ActionModule(RollbackAction):
         text = json.dumps(self.scrubbed(summary), indent=2, ensure_ascii=False) + "\n"
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            part = path.with_suffix(".part")
-            with part.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
+            write_whole(path, text)
         except OSError as error:
             raise BalikError(str(path), f"cannot be written: {error.strerror}", do="The record has it.") from None

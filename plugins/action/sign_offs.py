@@ -38,7 +38,7 @@ class ActionModule(RollbackAction):
 
     def _command(self, item: SignOff) -> str:
         extra = {"decide_role": item.role, "decide_answer": runs.SIGN_OFF, "decide_item": item.name}
-        return self.command("decide.yml", **extra, decide_reason="…")
+        return self.command("decide.yml", **extra, decide_by="…", decide_reason="…")
 
     def _answers(self, run_id: str) -> list[runs.Answer]:
         return runs.answers_since_last_step(list(self.record.entries(run_id)))

@@ -5,13 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, ClassVar
 
-from ansible.template import Templar
-
 from ..module_utils.errors import BalikError
 from ..module_utils.plan import PHASES
 from ..module_utils.units import format_duration, parse_duration
 from ..plugin_utils.action import LEASE, RollbackAction
-from ..plugin_utils.variables import Variables
 
 MOMENTS = ("ready", "looked", "confirmed", "checked", "finished")
 
@@ -31,8 +28,7 @@ class ActionModule(RollbackAction):
         """Those of each host of the step: what failed there may have shown its own."""
         found = self.variables.secrets()
         for host in self._hosts():
-            own = self.task_vars["hostvars"].raw_get(host)
-            found |= Variables(own, Templar(self._loader, variables=own)).secrets()
+            found |= self.variables_of(host).secrets()
         return found
 
     def act(self, arguments: dict[str, Any]) -> dict[str, Any]:

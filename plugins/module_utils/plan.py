@@ -36,10 +36,11 @@ INTERNAL_PREFIXES = ("rollback_step", "rollback_run_id")
 
 
 class PlanRefused(BalikError):
-    """The plan cannot be used; ``problems`` has every reason."""
+    """The plan cannot be used; ``problems`` has every reason, ``steps`` the steps that it names all the same."""
 
-    def __init__(self, problems: Sequence[BalikError]) -> None:
+    def __init__(self, problems: Sequence[BalikError], steps: Iterable[str] = ()) -> None:
         self.problems = list(problems)
+        self.steps = frozenset(steps)
         many = f"{len(problems)} problems" if len(problems) > 1 else "one problem"
         super().__init__("the plan is refused", f"{many}, and nothing was touched")
 
@@ -202,6 +203,7 @@ class _Reader:
         self.problems: list[BalikError] = []
         self.speed = 1.0
         self.seen: set[str] = {*RUN_VARIABLES, *PLACE_VARIABLES}
+        self.named_steps: set[str] = set()
 
     def plan(self) -> Plan:
         self.speed = self.top("rollback_speed", _speed, 1.0) or 1.0
@@ -255,7 +257,7 @@ class _Reader:
         self.refuse_unknown()
         self.refuse_unsafe_order(values)
         if self.problems:
-            raise PlanRefused(self.problems)
+            raise PlanRefused(self.problems, self.named_steps)
         return Plan(**values)
 
     # The parts of a plan
@@ -480,6 +482,7 @@ class _Reader:
                     _one_of(sorted(self.steps)),
                     f"Did you mean {near[0]}?" if near else "",
                 )
+            self.named_steps.add(name)
         return names
 
     def some_step_names(self, value: Any, where: str) -> tuple[str, ...]:

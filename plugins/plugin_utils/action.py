@@ -12,7 +12,7 @@ import json
 import os
 import shlex
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +21,7 @@ import yaml
 from ansible import constants as C
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
-from ansible.template import trust_as_template
+from ansible.template import Templar, trust_as_template
 
 from ..module_utils.errors import BalikError
 from ..module_utils.messages import tell
@@ -75,12 +75,14 @@ class RollbackAction(ActionBase):
         problems = list(self.variables.problems)
         # What could not be templated is None by now, and would be reported a second time as missing.
         broken = {problem.what for problem in problems}
+        steps: Iterable[str] = ()
         try:
             plan = read_plan(variables, step_roles())
         except PlanRefused as refused:
             problems += [p for p in refused.problems if p.what not in broken]
+            steps = refused.steps
         if problems:
-            raise PlanRefused([self.with_place(problem) for problem in problems])
+            raise PlanRefused([self.with_place(problem) for problem in problems], steps)
         return plan
 
     def with_place(self, problem: BalikError) -> BalikError:
@@ -129,6 +131,11 @@ class RollbackAction(ActionBase):
                 "Say in which role you do it: -e rollback_role=…",
             )
         return str(role)
+
+    def variables_of(self, host: str) -> Variables:
+        """Another host's variables."""
+        own = self.task_vars["hostvars"].raw_get(host)
+        return Variables(own, Templar(self._loader, variables=own))
 
     def step_hosts(self, step: str) -> list[str]:
         """The hosts of a step: those that ``<role>_hosts`` of the plan, or else of the role's defaults, matches."""

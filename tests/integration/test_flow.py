@@ -46,6 +46,8 @@ def test_from_the_question_to_the_report_and_to_nothing_to_do(product: Product) 
     lines = said(rollback.stdout())
     assert any("UNSAFE   Kebocoran data §" in line for line in lines)
     assert any("waiting up to 1m for Go or No-Go on remedy all from Lead Engineer" in line for line in lines)
+    (hint,) = [line for line in lines if "decide.yml" in line]
+    assert '"decide_role": "lead", "decide_by": "…", "decide_answer": "go", "decide_reason": "…"' in hint
     assert rollback.stdout().splitlines()[-2].startswith("balik: ROLLED BACK: Go by rina (Lead Engineer"), lines
     kinds = [(entry.kind, entry.body.get("step")) for entry in product.entries()]
     assert kinds == [
@@ -234,22 +236,40 @@ def test_killed_after_each_step_has_started_it_comes_to_the_same_end(product: Pr
         assert given == "off", "what stood there at the first start, not the step's own half-done work"
 
 
-def test_a_host_that_cannot_be_reached_is_named_with_what_to_do(product: Product) -> None:
-    unreachable = {
-        "ansible_connection": "ssh",
-        "ansible_host": "127.0.0.1",
-        "ansible_port": 1,
-        "ansible_user": "deploy",
-    }
-    product.hosts["all"]["children"]["web"]["hosts"]["web-2"] = unreachable
+@pytest.mark.parametrize(
+    ("way", "tried"),
+    [
+        (
+            {
+                "ansible_connection": "ssh",
+                "ansible_host": "127.0.0.1",
+                "ansible_port": 1,
+                "ansible_user": "deploy",
+            },
+            "ssh to deploy@127.0.0.1",
+        ),
+        pytest.param(
+            {"ansible_connection": "community.docker.docker", "ansible_host": "balik-no-such-container"},
+            "community.docker.docker to balik-no-such-container",
+            marks=pytest.mark.docker,
+        ),
+    ],
+    ids=["ssh", "docker"],
+)
+def test_a_host_that_cannot_be_reached_is_named_with_what_to_do(
+    product: Product, way: dict[str, Any], tried: str
+) -> None:
+    # Its interpreter is told, as it is for any container: Ansible asks nothing before the first module.
+    product.hosts["all"]["children"]["web"]["hosts"]["web-2"] = way
     product.write()
     found = product.play(*BREAK_GLASS)
     assert found.returncode != 0
     (entry,) = product.entries("step-failed")
     assert list(entry.body["failures"]) == ["web-2"]
-    assert "web-2 could not be reached (tried ssh to deploy@127.0.0.1" in entry.body["failures"]["web-2"]
+    assert f"web-2 could not be reached (tried {tried}" in entry.body["failures"]["web-2"]
     assert "ansible web-2 -m ping" in product.outcome()["reason"]
-    assert "FAILED: hold-it failed on web-2: web-2 could not be reached" in found.stdout.splitlines()[-3], found.stdout
+    (outcome,) = [line for line in said(found.stdout) if "FAILED: hold-it failed on web-2" in line]
+    assert f"tried {tried}" in outcome
     assert product.line("revert-it", "web-1") == "off"
 
 
@@ -338,9 +358,38 @@ def test_a_bad_plan_is_refused_with_every_place_and_nothing_is_touched(product: 
         assert re.search(rf"plan\.yml:{number}: {re.escape(key)}: .*{re.escape(what)}", refused.stdout), (
             f"{key} at line {number}\n{refused.stdout}"
         )
+    # Ansible shows the failed task's reasons twice, and the end repeats them for whoever looks there first.
+    assert refused.stdout.count("rollback_colour: it is no key of a plan") == 3, refused.stdout
     assert (product.lines(), product.entries()) == (ALL_OFF, [])
     assert refused.stdout.splitlines()[-1].startswith("balik: "), refused.stdout
     assert product.outcome()["outcome"] == "failed"
+
+
+def test_a_plan_and_its_steps_are_refused_together(product: Product) -> None:
+    product.write(
+        rollback_language="su",
+        rollback_verify=["smoke-test"],
+        smoke_test_checks=3,
+        rollback_remedies={
+            "all": {"covers": ["backend"], "takes": "1m", "revert": ["revert-it", "image-revert"]},
+        },
+        image_revert_containers=[],
+        revert_it_hosts="nowhere",
+    )
+    refused = product.play(*BREAK_GLASS)
+    assert refused.returncode != 0
+    lines = refused.stdout.splitlines()
+    told = lines[lines.index(next(line for line in lines if line.startswith("balik: FAILED"))) :]
+    assert "4 problems" in told[0]
+    for problem in (
+        "rollback_language: found 'su'; expected one of id, en",
+        "revert_it_hosts: no host of the inventory matches it",
+        "image_revert_backend is docker, and nothing is selected; "
+        "expected image_revert_containers or image_revert_labels",
+        "smoke_test_checks: found 3; expected a list of at least one",
+    ):
+        assert len([line for line in told if problem in line]) == 1, told
+    assert product.entries() == []
 
 
 def test_an_inventory_without_a_steps_hosts_is_refused(product: Product) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import stat
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -108,33 +107,6 @@ def read_text(path: Path) -> str | None:
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
-
-
-def write_whole(path: Path, content: str, mode: int = 0o644, group: int = -1) -> None:
-    """Replaces the file in one step and makes it last: a crash leaves the old one or the new one.
-
-    :raises OSError: as the operating system says.
-    """
-    path.parent.mkdir(0o755, parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.new")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, stat.S_IRUSR | stat.S_IWUSR)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(content)
-        file.flush()
-        os.fchown(descriptor, -1, group)
-        os.fchmod(descriptor, mode)
-        os.fsync(descriptor)
-    beside.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes names that were made or removed in ``folder`` last."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def need_writable(folder: Path, title: str) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import BalikError, Unreachable
-from .balancer import Balancer, File, State, names, need_writable, read_text, run, write_whole
+from ..files import write_whole
+from .balancer import Balancer, File, State, names, need_writable, read_text, run
 from .page import BYPASS, COOKIE, MARKER, PREVIEW, Page
 
 _SOCKET_LIMIT = 3.0

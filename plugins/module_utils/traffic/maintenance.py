@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BalikError, Unreachable
-from .balancer import Balancer, File, State, read_text, write_whole
+from ..files import write_whole
+from .balancer import Balancer, File, State, read_text
 from .door import Answer, Door
 from .page import BYPASS, COOKIE, MARKER, PREVIEW, Page
 

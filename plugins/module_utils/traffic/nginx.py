@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import BalikError
-from .balancer import Balancer, File, State, names, need_writable, run, sync_folder, write_whole
+from ..files import sync_folder, write_whole
+from .balancer import Balancer, File, State, names, need_writable, run
 from .page import BYPASS, COOKIE, MARKER, PREVIEW, Page
 
 _FILE = re.compile(r"^# configuration file (.+):\n", re.MULTILINE)
