@@ -88,6 +88,26 @@ options:
     description: Whether V(ready) reads the whole backup, or only its beginning and its end.
     type: bool
     default: true
+  compare:
+    description: Whether each table's rows are compared with the backup's, by checksum, before the copy is swapped in.
+    type: bool
+    default: true
+  amcheck:
+    description:
+      - What C(pg_amcheck) looks at in the copy, where server and role have it. V(heapallindexed) also proves that each
+        row is in each index, and takes three times as long.
+    type: str
+    choices: [never, indexes, heapallindexed]
+    default: indexes
+  accept:
+    description: Differences between the backup and the live database that are wanted, as the messages name them.
+    type: list
+    elements: str
+    default: []
+  long_transaction:
+    description: V(ready) names the transactions on the live database that are older.
+    type: str
+    default: 5m
   ignore_space:
     description: Whether to go on when the estimate says that the disk is too small.
     type: bool
@@ -205,6 +225,10 @@ OPTIONS: dict[str, Any] = {
     },
     "session_settings": {"type": "dict", "default": {}},
     "inspect": {"type": "bool", "default": True},
+    "compare": {"type": "bool", "default": True},
+    "amcheck": {"type": "str", "choices": ["never", "indexes", "heapallindexed"], "default": "indexes"},
+    "accept": {"type": "list", "elements": "str", "default": []},
+    "long_transaction": {"type": "str", "default": "5m"},
     "ignore_space": {"type": "bool", "default": False},
     "keep_failed": {"type": "bool", "default": False},
     "saved": {"type": "dict", "default": {}},
@@ -243,6 +267,10 @@ def task(options: dict[str, Any]) -> Task:
         maintenance=options["maintenance_database"],
         programs=options["bin_dir"],
         inspect=options["inspect"],
+        compare=options["compare"],
+        amcheck=options["amcheck"],
+        accept=options["accept"],
+        long_transaction=parse_duration(options["long_transaction"], "db_restore_long_transaction"),
         ignore_space=options["ignore_space"],
         keep_failed=options["keep_failed"],
         saved=options["saved"],

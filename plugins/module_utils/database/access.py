@@ -229,7 +229,8 @@ def run(command: Sequence[str], environment: Mapping[str, str], deadline: Deadli
         if over.is_set():
             raise too_long(what, deadline)
         if code:
-            raise BalikError(what, f"{Path(command[0]).name} ended with {code}: {complaint(err)}")
+            said = err if err.seek(0, os.SEEK_END) else out  # pg_amcheck says what it found as its output
+            raise BalikError(what, f"{Path(command[0]).name} ended with {code}: {complaint(said)}")
         out.seek(0)
         return out.read().decode("utf-8", "replace")
 

@@ -14,7 +14,6 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import IO
@@ -22,10 +21,9 @@ from typing import IO
 from ..errors import BalikError
 from ..units import parse_time
 from .access import Deadline, Programs, complaint, limited, run, too_long
+from .script import ANOTHER, CHUNK, Contents, Reader, Sink
 
-CHUNK = 1024 * 1024
 ARCHIVES = ("custom", "directory")
-ANOTHER = "Take another copy of this backup, or an earlier backup."
 _CONVERT = "Turn it into SQL: pg_restore -f x.sql x.tar; do that now, and a truncated one will be noticed."
 _SUFFIXES = (".sql.gz", ".sql.zst", ".sql.zstd", ".sql", ".dump.gz", ".dump", ".custom", ".pgdump", ".dir")
 _TOKENS = {
@@ -34,200 +32,6 @@ _TOKENS = {
     "HHMMSS": r"(?P<time>\d{6})",
     "HHMM": r"(?P<time>\d{4})",
 }
-_NAME = rb'(?:"(?:[^"]|"")+"|[^\s",;]+)'
-_NOTABLE = re.compile(
-    rb"\\(?P<meta>(?!\.|(?:un)?restrict\b).*)"
-    rb"|(?P<database>(?:CREATE|DROP|ALTER) DATABASE .*)"
-    rb"|(?P<insert>INSERT INTO |SELECT pg_catalog\.lo_)"
-    rb"|CREATE EXTENSION (?:IF NOT EXISTS )?(?P<extension>" + _NAME + rb")"
-    rb"|ALTER DEFAULT PRIVILEGES FOR ROLE (?P<default>" + _NAME + rb") .*"
-    rb"|(?:GRANT|REVOKE) .* (?:TO|FROM) (?P<grantee>" + _NAME + rb")(?: WITH GRANT OPTION)?;$"
-    rb"|-- (?:Data for )?Name: .*; Type: (?P<type>[A-Z ]+); Schema: .*; Owner: (?P<owner>.*?)(?:; Tablespace: .*)?$"
-    rb"|-- (?P<header>PostgreSQL database (?:cluster )?dump)(?P<complete> complete)?$"
-    rb"|-- Dumped from database version (?P<from>\d+)"
-)
-_FIRST = frozenset(b"\\-CDAGRIS")
-
-
-@dataclass
-class Contents:
-    """What a backup says that it holds.
-
-    :param dumped_from: major version of the server that it was taken from; 0 when it does not say.
-    :param roles: owners and grantees that must exist on the server.
-    :param tables: how many tables it creates.
-    :param copies: (table as written, rows) of each COPY block, in order.
-    :param size: bytes of SQL.
-    """
-
-    dumped_from: int = 0
-    roles: set[str] = field(default_factory=set)
-    extensions: set[str] = field(default_factory=set)
-    tables: int = 0
-    copies: list[tuple[str, int]] = field(default_factory=list)
-    holds_data: bool = False
-    size: int = 0
-
-    @property
-    def rows(self) -> int:
-        """Rows in all COPY blocks together."""
-        return sum(rows for _, rows in self.copies)
-
-
-class Reader:
-    """Reads SQL as ``pg_dump`` writes it, piece by piece, at the speed of searching for a few strings.
-
-    It is no parser: it knows the lines that ``pg_dump`` begins its entries with, and where COPY data begins and ends.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.contents = Contents()
-        self._name = name
-        self._tail: list[bytes] = []
-        self._line = 0
-        self._rows: int | None = None  # of the COPY block that we are in
-        self._begun = self._whole = False
-
-    def feed(self, chunk: bytes) -> None:
-        """Takes the next piece. A line is judged before its end is handed on to anybody.
-
-        :raises BalikError: it would leave the database that it is restored into, or is no dump of one database.
-        """
-        self.contents.size += len(chunk)
-        cut = chunk.rfind(b"\n") + 1
-        if not cut:
-            self._tail.append(chunk)
-            return
-        lines = b"".join([*self._tail, chunk[:cut]])
-        self._tail = [chunk[cut:]]
-        self._read(lines)
-
-    def finish(self) -> Contents:
-        """What was read.
-
-        :raises BalikError: the end is missing, or it holds no data.
-        """
-        rest = b"".join(self._tail)
-        self._tail = []
-        if rest and self._whole:
-            self._read(rest + b"\n")
-        elif rest:  # half a line is no statement yet
-            self._line += 1
-        if not self._begun:
-            raise BalikError(
-                self._name,
-                "it does not begin as pg_dump writes",
-                "a dump made by pg_dump",
-                "Name the backup that was made with pg_dump.",
-            )
-        if not self._whole or self._rows is not None:
-            inside = f", in the rows of {self.contents.copies[-1][0]}" if self._rows is not None else ""
-            raise self.truncated(f"it ends at line {self._line}{inside}")
-        if self.contents.tables and not self.contents.holds_data:
-            raise BalikError(
-                self._name,
-                f"it creates {self.contents.tables} tables and holds no rows for any (pg_dump --schema-only?)",
-                "a dump with data",
-                "Name the backup that holds the data.",
-            )
-        return self.contents
-
-    def truncated(self, found: str) -> BalikError:
-        """The error for a dump without its end."""
-        return BalikError(
-            self._name,
-            f"truncated: {found}",
-            "the line 'PostgreSQL database dump complete' at its end",
-            ANOTHER,
-        )
-
-    def _read(self, lines: bytes) -> None:
-        at = 0
-        while at < len(lines):
-            at = self._read_sql(lines, at) if self._rows is None else self._read_rows(lines, at)
-
-    def _read_rows(self, lines: bytes, at: int) -> int:
-        if lines.startswith(b"\\.\n", at):
-            end = at
-        else:
-            found = lines.find(b"\n\\.\n", at)
-            end = found + 1 if found >= 0 else len(lines)
-        count = _count_lines(lines[at:end])
-        self._line += count
-        table, rows = self.contents.copies[-1]
-        self._rows = rows + count
-        self.contents.copies[-1] = (table, self._rows)
-        if end == len(lines):
-            return end
-        self._rows = None
-        self._line += 1
-        return end + 3
-
-    def _read_sql(self, lines: bytes, at: int) -> int:
-        mark = lines.find(b" FROM stdin;\n", at)
-        end = lines.index(b"\n", mark) + 1 if mark >= 0 else len(lines)
-        line = b""
-        for line in lines[at : end - 1].split(b"\n"):
-            self._line += 1
-            if line and line[0] in _FIRST:
-                notable = _NOTABLE.match(line)
-                if notable:
-                    self._note(notable)
-        if mark >= 0 and line.startswith(b"COPY "):
-            table = line[5:].split(b" (")[0].removesuffix(b" FROM stdin;")
-            self.contents.copies.append((table.decode("utf-8", "replace"), 0))
-            self.contents.holds_data = True
-            self._rows = 0
-        return end
-
-    def _note(self, notable: re.Match[bytes]) -> None:
-        found = {key: value for key, value in notable.groupdict().items() if value is not None}
-        contents = self.contents
-        if "meta" in found or "database" in found:
-            self._refuse(notable[0])
-        elif "insert" in found:
-            contents.holds_data = True
-        elif "extension" in found:
-            contents.extensions.add(_unquoted(found["extension"]))
-        elif "default" in found or "grantee" in found:
-            name = found.get("default") or found["grantee"]
-            if name != b"PUBLIC":
-                contents.roles.add(_unquoted(name))
-        elif "owner" in found:
-            contents.tables += found["type"] == b"TABLE"
-            if found["owner"] not in (b"", b"-"):
-                contents.roles.add(found["owner"].decode("utf-8", "replace"))
-        elif "header" in found:
-            if b"cluster" in found["header"]:
-                raise BalikError(
-                    self._name,
-                    "a dump of a whole server (pg_dumpall)",
-                    "a dump of one database (pg_dump)",
-                    "Name the backup of the one database.",
-                )
-            self._begun = True
-            self._whole = "complete" in found
-        elif "from" in found:
-            contents.dumped_from = int(found["from"])
-
-    def _refuse(self, line: bytes) -> None:
-        said = line[:60].decode("utf-8", "replace")
-        raise BalikError(
-            self._name,
-            f"line {self._line} would leave the database that it is restored into: {said}",
-            "a dump that names no database (pg_dump without --create)",
-            "Restore it by hand on a spare server, and dump it from there without --create.",
-        )
-
-
-def _count_lines(text: bytes) -> int:
-    # Five times as fast as text.count(b"\n"), and this is what reading a dump spends its time on.
-    return len(text) - len(text.replace(b"\n", b""))
-
-
-def _unquoted(name: bytes) -> str:
-    text = name.decode("utf-8", "replace")
-    return text[1:-1].replace('""', '"') if text.startswith('"') else text
 
 
 def choose(pattern: str, golive: str = "") -> Path:
@@ -333,6 +137,13 @@ def kind_of(path: Path) -> str:
         return "custom"
     if start.startswith(b"toc.dat\0"):  # pg_restore reads a truncated one for ever
         raise BalikError(str(path), "pg_dump's tar format", "plain, .gz, .zst, custom or directory format", _CONVERT)
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise BalikError(
+            str(path),
+            "text in UTF-16, as a redirection in PowerShell writes",
+            "the bytes that pg_dump wrote",
+            "Convert it: iconv -f UTF-16 -t UTF-8. Let pg_dump write the file itself next time (-f).",
+        )
     if b"\0" in start:
         raise BalikError(str(path), "binary, of no known kind", "a dump: plain, .gz, .zst, custom or directory format")
     return "plain"
@@ -460,6 +271,7 @@ def glance(path: Path, kind: str, programs: Programs, deadline: Deadline) -> Con
         with limited(process, deadline):
             reader.feed(process.stdout.read(65536))
             process.kill()
+    reader.begun()
     if kind == "plain":
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 4096))
@@ -468,12 +280,16 @@ def glance(path: Path, kind: str, programs: Programs, deadline: Deadline) -> Con
     return reader.contents
 
 
-def inspect(path: Path, kind: str, programs: Programs, deadline: Deadline) -> Contents:
+def inspect(
+    path: Path, kind: str, programs: Programs, deadline: Deadline, digests: bool = False, sink: Sink | None = None
+) -> Contents:
     """Reads a whole backup without restoring it.
 
+    :param digests: take the SHA-256 of each table's rows.
+    :param sink: gets what is read, piece by piece.
     :raises BalikError: it is spoiled, or is no dump of one database.
     """
-    reader = Reader(str(path))
+    reader = Reader(str(path), digests, sink)
     with opened(path, kind, programs, deadline) as stream:
         for chunk in iter(lambda: stream.read(CHUNK), b""):
             reader.feed(chunk)

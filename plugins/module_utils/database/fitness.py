@@ -1,0 +1,112 @@
+"""Whether server, role and backup fit each other, before anything is begun."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BalikError
+from . import topology
+from .catalog import Database
+from .script import Contents
+from .task import Task, scalar
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+OLDEST_SERVER = 13
+TABLES = """
+select nspname, relname from pg_class c join pg_namespace n on n.oid = relnamespace
+where relkind in ('r', 'p') and relpersistence <> 't' and nspname !~ '^pg_' and nspname <> 'information_schema'
+and not exists (select from pg_depend d where d.objid = c.oid and d.classid = 'pg_class'::regclass and d.deptype = 'e')
+"""
+ANOTHER_PRODUCT = "another product"
+
+
+def server_fits(admin: Connection[Any], live: Database, task: Task, rename: bool = True) -> int:
+    """The server's major version, if it and our role let us do the work.
+
+    :param rename: the live database is to be renamed.
+    """
+    major = admin.info.server_version // 10000
+    if major < OLDEST_SERVER:
+        raise BalikError(task.access.where, f"version {major}", f"PostgreSQL {OLDEST_SERVER} or newer")
+    if scalar(admin, "select pg_is_in_recovery()"):
+        raise BalikError(task.access.where, "a standby", "the primary", "Set db_restore_login_host to the primary.")
+    if not live.open:
+        raise BalikError(f"database {live.name}", "accepts no connections", do=opening(live.name))
+    rights = admin.execute(
+        "select current_user, rolsuper, rolcreatedb, pg_has_role(%s, 'MEMBER'),"
+        " pg_has_role('pg_signal_backend', 'MEMBER') from pg_roles where rolname = current_user",
+        [live.owner],
+    ).fetchone()
+    assert rights
+    user, superuser, *needed = rights
+    wanted = ("CREATEDB", f"membership in {live.owner}, the owner", "membership in pg_signal_backend")
+    lacking = [name for name, has in zip(wanted, needed) if not has]
+    if lacking and not superuser:
+        raise BalikError(
+            f"role {user} on {task.access.where}", f"lacks {', '.join(lacking)}", "these, or a superuser", "Grant them."
+        )
+    if rename:
+        topology.free_to_rename(admin, live.name)
+    return major
+
+
+def opening(name: str) -> str:
+    """How a closed database is opened."""
+    return f'If nobody closed it on purpose: ALTER DATABASE "{name}" ALLOW_CONNECTIONS true'
+
+
+def contents_fit(
+    admin: Connection[Any], contents: Contents, path: Path, major: int, live: Database, accept: Sequence[str]
+) -> None:
+    """Refuses a backup of a newer server, in another encoding, or that needs roles or extensions that are missing."""
+    if contents.dumped_from > major:
+        raise BalikError(
+            str(path),
+            f"taken from PostgreSQL {contents.dumped_from}",
+            f"{major} or older, as the server",
+            "A dump of a newer server cannot be restored into an older one: take an earlier backup.",
+        )
+    encoding = f"encoding {contents.encoding}"
+    if contents.encoding and contents.encoding != live.encoding and encoding not in accept:
+        raise BalikError(
+            str(path),
+            f"written in {contents.encoding}",
+            f"{live.encoding}, as the live database",
+            f"If it was dumped so on purpose (pg_dump -E), list '{encoding}' in db_restore_accept.",
+        )
+    there = {row[0] for row in admin.execute("select rolname from pg_roles")}
+    missing = sorted(contents.roles - there)
+    if missing:
+        raise BalikError(
+            str(path), f"it needs roles that the server lacks: {', '.join(missing)}", do="Create them: CREATE ROLE ..."
+        )
+    available = {row[0] for row in admin.execute("select name from pg_available_extensions")}
+    missing = sorted(contents.extensions - available)
+    if missing:
+        raise BalikError(
+            str(path),
+            f"it needs extensions that the server lacks: {', '.join(missing)}",
+            do="Install their packages on the database host.",
+        )
+
+
+def same_product(names: set[tuple[str, str]], live: set[tuple[str, str]], what: str, accept: Sequence[str]) -> None:
+    """Refuses tables of which fewer than half are in the live database: that is somebody else's dump.
+
+    :param names: schema and name of the backup's tables; nothing is said of none.
+    :param live: those of the live database; one without tables may have lost them, and is no reason to refuse.
+    """
+    common = names & live
+    if not names or not live or len(common) * 2 >= len(names) or ANOTHER_PRODUCT in accept:
+        return
+    strange = ", ".join(".".join(name) for name in sorted(names - live)[:5])
+    raise BalikError(
+        what,
+        f"{len(names) - len(common)} of its {len(names)} tables are not in the live database: {strange}",
+        "a backup of this database",
+        f"If it is the right one all the same, list '{ANOTHER_PRODUCT}' in db_restore_accept.",
+    )

@@ -1,0 +1,67 @@
+"""The backup of what is live now, made before anything changes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import backup
+from .access import Deadline, Programs, run
+
+if TYPE_CHECKING:
+    from .task import Task
+
+
+def place(task: Task, ending: str = "") -> Path:
+    """Where the backup of now goes: ``<folder>/<database>-<run>…``; it tells of its format by its ending."""
+    name = re.sub(r"[^\w.-]", "_", task.database)
+    return Path(task.folder) / f"{name}-{task.run}{ending or ('.dir' if task.workers > 1 else '.dump')}"
+
+
+def keep(
+    task: Task, programs: Programs, deadline: Deadline, final: Path, options: Sequence[str] = (), renew: bool = False
+) -> Path:
+    """Dumps the live database, or what ``options`` choose of it, into ``final``, whole or not at all.
+
+    :param renew: make it again where it is there already.
+    :raises BalikError: ``pg_dump`` failed, or ``pg_restore`` cannot read what it wrote.
+    """
+    final.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for stale in final.parent.glob(f"{final.name}.part-*"):
+        remove(stale)
+    if renew or not final.exists():
+        part = final.with_name(f"{final.name}.part-{os.getpid()}")
+        form = ["-Fd", "-j", str(task.workers)] if final.suffix == ".dir" else ["-Fc"]
+        command = [programs["pg_dump"], "-w", *form, "-Z", "1", *options, "-f", str(part)]
+        environment = task.access.environment(task.database)
+        try:
+            run(command, environment, deadline, f"the backup of {task.database} as it is now")
+            backup.listed(part, programs, deadline)
+            part.replace(final)
+        except BaseException:
+            remove(part)
+            raise
+        sync(final.parent)
+    backup.listed(final, programs, deadline)
+    return final
+
+
+def sync(path: Path) -> None:
+    """What is at ``path`` survives a loss of power."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def remove(path: Path) -> None:
+    """Takes a file or a folder away, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

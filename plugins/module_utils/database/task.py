@@ -1,0 +1,158 @@
+"""What is asked of a restore, and the questions that every part of it asks the server first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BalikError
+from . import backup
+from .access import Access, first_line
+from .catalog import Database, Names, find, names
+
+try:
+    import psycopg
+except ImportError:  # said by `check`, on the host where it is missing
+    psycopg = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+_SYSTEM = ("postgres", "template0", "template1")
+_LOCK_SPACE = 0x62616C69  # "bali"
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be restored, and how.
+
+    :param source: the backup: a path, or a pattern (:func:`backup.choose`).
+    :param golive: ISO 8601; needed with a pattern.
+    :param folder: where the backup of now goes.
+    :param jobs: how many at a time; 0: as many as this host has processors, 8 at most.
+    :param limit: seconds for one call.
+    :param checks: ``{name, query, expect}``: what must hold in the restored copy.
+    :param settings: for the sessions that restore, nobody else's.
+    :param inspect: read the whole backup in :func:`check`, not only its beginning and end.
+    :param compare: compare every table's rows with the backup's.
+    :param amcheck: ``indexes``, ``heapallindexed`` or ``never``.
+    :param accept: differences from what is live that are wanted, as the messages name them.
+    :param long_transaction: seconds from which a transaction on the live database is named.
+    :param saved: what :func:`check` returned as ``before`` at the start of this run; may be empty.
+    """
+
+    access: Access
+    database: str
+    run: str
+    source: str = ""
+    golive: str = ""
+    checksum: str = ""
+    folder: str = ""
+    jobs: int = 0
+    limit: float = 7200
+    checks: Sequence[Mapping[str, Any]] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    maintenance: str = "postgres"
+    programs: str = ""
+    inspect: bool = True
+    compare: bool = True
+    amcheck: str = "indexes"
+    accept: Sequence[str] = ()
+    long_transaction: float = 300
+    ignore_space: bool = False
+    keep_failed: bool = False
+    saved: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def workers(self) -> int:
+        """How many processes may restore at a time."""
+        return self.jobs or min(os.cpu_count() or 1, 8)
+
+
+@contextmanager
+def server(task: Task) -> Iterator[tuple[Connection[Any], Names]]:
+    """A connection to the server itself, with PostgreSQL's errors told as ours."""
+    if task.database in _SYSTEM:
+        raise BalikError("db_restore_database", f"found {task.database!r}", "a database of your own, not the server's")
+    known = names(task.database, task.run)
+    with task.access.connect(task.maintenance) as admin:
+        try:
+            yield admin, known
+        except psycopg.Error as error:
+            raise BalikError(
+                f"database {task.database} on {task.access.where}",
+                f"{first_line(error)} ({error.sqlstate or type(error).__name__})",
+                do="Run the rollback again when that is put right.",
+            ) from None
+
+
+def scalar(connection: Connection[Any], query: str, *values: object) -> Any:
+    """The first column of the first row, or ``None``."""
+    row = connection.execute(query, values or None).fetchone()  # type: ignore[arg-type]
+    return row[0] if row else None
+
+
+def live_database(admin: Connection[Any], task: Task) -> Database:
+    """The database of the task.
+
+    :raises BalikError: it is not there.
+    """
+    live = find(admin, task.database)
+    if live is None:
+        raise BalikError(
+            f"database {task.database}", f"not on {task.access.where}", do="Check db_restore_database, and the server."
+        )
+    return live
+
+
+def same_as_before(live: Database, task: Task) -> None:
+    """Refuses a database that somebody else put in the place of the one that this run began with."""
+    was = task.saved.get("oid", live.oid)
+    if was != live.oid:
+        raise BalikError(
+            f"database {live.name}",
+            f"oid {live.oid}: somebody else replaced it since this run began",
+            f"oid {was}",
+            "Find out what it is. Restoring again would throw away what was written since; start a new run for that.",
+        )
+
+
+def chosen(task: Task) -> tuple[Path, str]:
+    """The backup and its kind: the one that was checked at the start of this run, unchanged.
+
+    :raises BalikError: it is not there, or another.
+    """
+    path = Path(task.saved["backup"]) if task.saved.get("backup") else backup.choose(task.source, task.golive)
+    kind = backup.kind_of(path) if path.exists() else ""
+    size = backup.size_of(path) if kind else 0
+    if not kind or size != task.saved.get("backup_size", size):
+        raise BalikError(
+            str(path),
+            f"{size} bytes" if kind else "no such file or directory",
+            f"the {task.saved.get('backup_size')} bytes that were checked at the start of this run",
+            "Put it back as it was, or start a new run.",
+        )
+    return path, kind
+
+
+def alone(admin: Connection[Any], task: Task) -> None:
+    """One restore of a database at a time; what an earlier start of this run left running is ended."""
+    if not scalar(admin, "select pg_try_advisory_lock(%s, hashtext(%s))", _LOCK_SPACE, task.database):
+        holder = admin.execute(
+            "select a.pid, a.application_name, a.backend_start from pg_locks l join pg_stat_activity a using (pid)"
+            " where l.locktype = 'advisory' and l.granted and l.classid = %s and l.objid = hashtext(%s)::oid",
+            [_LOCK_SPACE, task.database],
+        ).fetchone()
+        who = "somebody" if not holder else f"{holder[1]} (pid {holder[0]}) since {holder[2]:%Y-%m-%d %H:%M:%S %Z}"
+        raise BalikError(f"database {task.database}", f"{who} is restoring it", "nobody else", "Wait for them.")
+    admin.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where application_name = %s and pid <> pg_backend_pid() and usename = current_user",
+        [task.access.application[:63]],
+    )

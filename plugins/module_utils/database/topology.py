@@ -1,0 +1,110 @@
+"""What hangs on a database from outside of it: replicas, slots, subscribers, long transactions, other databases."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BalikError, Unreachable
+from ..units import format_duration
+from .space import human
+
+try:
+    import psycopg
+except ImportError:  # said by `check`, on the host where it is missing
+    psycopg = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+    from .task import Task
+
+# A rename waits for these for ever, or they would go on reading and writing the database that was put aside.
+_IN_THE_WAY = """
+select format('prepared transaction %%s', gid) from pg_prepared_xacts where database = %(name)s
+union all select format('logical replication slot %%s', slot_name) from pg_replication_slots where database = %(name)s
+"""
+_REPLICAS = """
+select coalesce(nullif(application_name, ''), 'walreceiver'), coalesce(client_addr::text, 'local'), state,
+       greatest(coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn), 0), 0)::bigint,
+       coalesce(extract(epoch from replay_lag), 0)::float
+from pg_stat_replication where pid not in (select active_pid from pg_replication_slots
+                                           where slot_type = 'logical' and active_pid is not null) order by 1, 2
+"""
+_LONG = """
+select pid, coalesce(usename, backend_type), coalesce(nullif(application_name, ''), 'no name'), state,
+       extract(epoch from now() - xact_start)::float, to_char(xact_start, 'YYYY-MM-DD HH24:MI:SS TZ')
+from pg_stat_activity where datname = %s and xact_start < now() - make_interval(secs => %s) and pid <> pg_backend_pid()
+order by xact_start limit 20
+"""
+_PUBLICATIONS = "select pubname from pg_publication order by 1"
+_SUBSCRIPTIONS = """
+select subname, subenabled from pg_subscription s join pg_database d on d.oid = subdbid where datname = %s order by 1
+"""
+_OTHERS = "select datname from pg_database where datallowconn and not datistemplate and datname <> %s order by 1"
+_SERVERS = """
+select srvname from pg_foreign_server, pg_options_to_table(srvoptions)
+where option_name = 'dbname' and option_value = %s order by 1
+"""
+
+
+def free_to_rename(admin: Connection[Any], name: str) -> None:
+    """Refuses a database that something holds on to.
+
+    :raises BalikError: prepared transactions, logical replication slots or enabled subscriptions, by name.
+    """
+    blocking = [row[0] for row in admin.execute(_IN_THE_WAY, {"name": name})]
+    if blocking:
+        raise BalikError(
+            f"database {name}",
+            f"cannot be renamed while it has {', '.join(blocking[:10])}",
+            "none",
+            "Finish the prepared transactions and drop the slots (their subscribers need a new start), then run again.",
+        )
+    enabled = [row[0] for row in _subscriptions(admin, name) if row[1]]
+    if enabled:
+        raise BalikError(
+            f"database {name}",
+            f"receives rows by subscription {', '.join(enabled[:10])}, which would go on in the database put aside",
+            "none that is enabled",
+            "ALTER SUBSCRIPTION … DISABLE, and decide what its publisher has to send again.",
+        )
+
+
+def _subscriptions(admin: Connection[Any], name: str) -> list[tuple[str, bool]]:
+    try:
+        return [(row[0], row[1]) for row in admin.execute(_SUBSCRIPTIONS, [name])]
+    except psycopg.errors.InsufficientPrivilege:  # its columns are the superuser's before PostgreSQL 16
+        return []
+
+
+def look(admin: Connection[Any], task: Task) -> dict[str, list[str]]:
+    """What a swap does not need to wait for, and the operator must know: one sentence each, by kind."""
+    found = {
+        "replicas": [
+            f"{name} at {where} ({state}, {human(behind)} and {format_duration(round(lag))} behind): its readers stay "
+            "on the old database until they connect anew"
+            for name, where, state, behind, lag in admin.execute(_REPLICAS)
+        ],
+        "long transactions": [
+            f"pid {pid} ({user}, {application}, {state}) since {since}, {format_duration(round(age))}: the swap ends it"
+            for pid, user, application, state, age, since in admin.execute(
+                _LONG, [task.database, task.long_transaction]
+            )
+        ],
+        "subscriptions": [f"{name}: disabled" for name, on in _subscriptions(admin, task.database) if not on],
+        "publications": [],
+        "foreign servers": [],
+        "not looked at": [],
+    }
+    with task.access.connect(task.database) as live:
+        found["publications"] = [f"{name}: comes from the backup" for (name,) in live.execute(_PUBLICATIONS)]
+    for (other,) in admin.execute(_OTHERS, [task.database]).fetchall():
+        try:
+            with task.access.connect(other) as there:
+                found["foreign servers"] += [
+                    f"{server} in database {other}: reads this one by its name, and so the restored one after the swap"
+                    for (server,) in there.execute(_SERVERS, [task.database])
+                ]
+        except (Unreachable, psycopg.Error):
+            found["not looked at"].append(f"database {other}: no connection to it, so its foreign servers are unknown")
+    return {kind: lines for kind, lines in found.items() if lines}

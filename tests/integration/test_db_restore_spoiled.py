@@ -1,0 +1,318 @@
+"""Backups that must not come back: each is refused with its reason, and the live database is as it was."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from ansible_collections.balik.rollback.plugins.module_utils.database.restore import check, restore
+from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
+
+from tests.integration import database_restores
+from tests.integration.database_restores import (
+    cut,
+    databases,
+    dump,
+    edited,
+    seen,
+    small_tablespace,
+    spoiled_directory,
+    task,
+    untouched,
+)
+from tests.servers.postgresql import Server
+
+server, dumps, live = database_restores.server, database_restores.dumps, database_restores.live
+
+Make = Callable[[Path, Path, Server], Path]
+LATER = "only the restore into the copy can know"
+COPIES = "ALTER TABLE ONLY public.documents"
+
+
+class Spoiled(NamedTuple):
+    """How a backup is spoiled, and what `check` and `main` say to it."""
+
+    make: Make
+    check: str
+    main: str = ""
+
+
+def replaced(old: str, new: str) -> Make:
+    return lambda dumps, folder, server: edited(dumps, folder / "x.sql", old, new)
+
+
+def written(content: bytes) -> Make:
+    def make(dumps: Path, folder: Path, server: Server) -> Path:
+        (folder / "x.sql").write_bytes(content)
+        return folder / "x.sql"
+
+    return make
+
+
+def flipped(source: str, place: int) -> Make:
+    """One byte is another."""
+
+    def make(dumps: Path, folder: Path, server: Server) -> Path:
+        content = bytearray((dumps / source).read_bytes())
+        content[place] ^= 0xFF
+        (folder / source).write_bytes(content)
+        return folder / source
+
+    return make
+
+
+def of_another_product(dumps: Path, folder: Path, server: Server) -> Path:
+    server.psql("CREATE DATABASE payroll")
+    try:
+        server.psql(
+            "CREATE TABLE salaries AS SELECT 1 AS id; CREATE TABLE cards (); CREATE TABLE written ()", "payroll"
+        )
+        return dump(server, folder / "x.dump", "-Fc", database="payroll")
+    finally:
+        server.psql("DROP DATABASE payroll")
+
+
+def without_a_table_of_contents(dumps: Path, folder: Path, server: Server) -> Path:
+    shutil.copytree(dumps / "s.dir", folder / "x.dir")
+    (folder / "x.dir" / "toc.dat").unlink()
+    return folder / "x.dir"
+
+
+def without_a_file(dumps: Path, folder: Path, server: Server) -> Path:
+    shutil.copytree(dumps / "s.dir", folder / "x.dir")
+    next(file for file in sorted((folder / "x.dir").iterdir()) if file.name != "toc.dat").unlink()
+    return folder / "x.dir"
+
+
+def with_a_wrong_checksum(dumps: Path, folder: Path, server: Server) -> Path:
+    shutil.copy(dumps / "s.sql", folder / "x.sql")
+    (folder / "x.sql.sha256").write_text(f"{'0' * 64}  x.sql\n")
+    return folder / "x.sql"
+
+
+def a_line(line: str) -> Make:
+    return replaced("\nSET client_encoding", f"\n{line}\nSET client_encoding")
+
+
+def touching(command: str) -> Make:
+    """``{}`` in the command is a file that must not come to be; so is its whole text in the middle of a line."""
+    return lambda dumps, folder, server: a_line(command.format(folder / "touched"))(dumps, folder, server)
+
+
+def orphaned(dumps: Path, folder: Path, server: Server) -> Path:
+    constraint = "ADD CONSTRAINT documents_pkey PRIMARY KEY (id);"
+    refers = "ALTER TABLE public.written ADD FOREIGN KEY (n) REFERENCES public.documents;"
+    path = edited(dumps, folder / "x.sql", constraint, f"{constraint}\n{refers}")
+    path.write_text(
+        path.read_text().replace("public.written (n) FROM stdin;\n", "public.written (n) FROM stdin;\n7000\n")
+    )
+    return path
+
+
+SPOILED: dict[str, Spoiled] = {
+    "half a plain one": Spoiled(
+        lambda d, t, s: cut(d / "s.sql", t / "x.sql"),
+        "truncated: it ends at line .*, in the rows of public.documents",
+        "truncated: somewhere before its end",
+    ),
+    "half a gz": Spoiled(
+        lambda d, t, s: cut(d / "s.sql.gz", t / "x.gz"), "cannot be read to its end: .*unexpected end of file"
+    ),
+    "a gz with a wrong sum": Spoiled(flipped("s.sql.gz", -8), "cannot be read to its end: .*(crc|invalid)"),
+    "half a zst": Spoiled(lambda d, t, s: cut(d / "s.sql.zst", t / "x.zst"), "cannot be read to its end"),
+    "a zst with a wrong sum": Spoiled(flipped("s.sql.zst", -2), "cannot be read to its end: .*checksum"),
+    "half a custom one": Spoiled(
+        lambda d, t, s: cut(d / "s.dump", t / "x.dump"),
+        "cannot be read to its end: .*end of file",
+        "pg_restore ended with 1: .*end of file",
+    ),
+    "a custom one without its table of contents": Spoiled(
+        lambda d, t, s: written((d / "s.dump").read_bytes()[:40])(d, t, s),
+        "cannot be read to its end: .*end of file",
+        "pg_restore ended with 1",
+    ),
+    "half a file of a directory": Spoiled(
+        lambda d, t, s: spoiled_directory(d, t / "x.dir"), "cannot be read to its end", "pg_restore ended with 1: "
+    ),
+    "a directory without its table of contents": Spoiled(without_a_table_of_contents, r"a directory without toc\.dat"),
+    "a directory without one file": Spoiled(
+        without_a_file, "cannot be read to its end: .*No such file", "pg_restore ended with 1: .*No such file"
+    ),
+    "pg_dump's tar": Spoiled(lambda d, t, s: dump(s, t / "x.tar", "-Ft"), "tar format; expected plain"),
+    "a wrong checksum": Spoiled(with_a_wrong_checksum, "its SHA-256 is .*expected 0000"),
+    "UTF-16": Spoiled(
+        lambda d, t, s: written((d / "s.sql").read_text().encode("utf-16"))(d, t, s), "text in UTF-16, .*iconv"
+    ),
+    "another encoding": Spoiled(
+        replaced("client_encoding = 'UTF8'", "client_encoding = 'LATIN1'"), "written in LATIN1; expected UTF8"
+    ),
+    "bytes of no character": Spoiled(
+        lambda d, t, s: written((d / "s.sql").read_bytes().replace("№".encode(), b"\xff", 1))(d, t, s),
+        LATER,
+        'psql ended with 3: .*invalid byte sequence for encoding "UTF8"',
+    ),
+    "a newer server's": Spoiled(
+        replaced("from database version 15", "from database version 19"),
+        "taken from PostgreSQL 19; expected 15 or older",
+    ),
+    "another product's": Spoiled(
+        of_another_product, r"2 of its 3 tables are not in the live database: public\.cards, public\.salaries"
+    ),
+    "MySQL's": Spoiled(written(b"-- MySQL dump 10.13\nCREATE TABLE `x` (id int);\n"), "but as a dump of MySQL"),
+    "an error page": Spoiled(written(b"<!doctype html>\n<title>403 Forbidden</title>\n"), "but as a web page"),
+    "empty": Spoiled(written(b""), "x.sql: empty"),
+    "an error in the middle": Spoiled(
+        replaced(COPIES, f"SELECT 1/0;\n{COPIES}"), LATER, r"psql ended with 3: line \d+: ERROR: division by zero"
+    ),
+    "a row that does not fit": Spoiled(
+        replaced("\n17\t", "\nBudi Santoso\t"), LATER, r"invalid input syntax for type integer: \(value left out\)"
+    ),
+    "a column that is not there": Spoiled(
+        replaced("documents (id, title, body)", "documents (id, title, text)"), LATER, 'column "text" of relation'
+    ),
+    "too few columns": Spoiled(
+        replaced("documents (id, title, body)", "documents (id, title)"), LATER, "extra data after last expected column"
+    ),
+    "a key twice": Spoiled(replaced("\n17\t", "\n18\t"), LATER, "could not create unique index"),
+    "a reference to nothing": Spoiled(orphaned, LATER, "violates foreign key constraint"),
+    "a role is missing": Spoiled(
+        replaced("TO clerk", "TO nobody_here"), "lacks: nobody_here", 'role "nobody_here" does not exist'
+    ),
+    "an extension is missing": Spoiled(
+        replaced("EXTENSION IF NOT EXISTS citext", 'EXTENSION IF NOT EXISTS "not-there"'),
+        "extensions that the server lacks: not-there",
+    ),
+    "it connects elsewhere": Spoiled(a_line(r"\connect postgres"), r"line \d+ would leave .*\\connect"),
+    "it drops a database": Spoiled(a_line("DROP DATABASE postgres;"), "would leave .*DROP DATABASE"),
+    "made with --create": Spoiled(lambda d, t, s: dump(s, t / "x", "--create"), "leave .* CREATE DATABASE"),
+    "it runs a command": Spoiled(touching(r"\! touch {}"), r"would leave .*: \\! touch"),
+    "it runs a command in the middle of a line": Spoiled(
+        touching(r"SELECT 1; \! touch {}"), LATER, "backslash commands are restricted"
+    ),
+    "it runs a command by copying": Spoiled(
+        touching(r"SELECT 1; \copy (select 1) TO PROGRAM 'touch {}'"), "would run a program on the server"
+    ),
+    "it runs a command on the server": Spoiled(
+        touching("COPY documents FROM\nPROGRAM 'touch {}';"), "line 1[0-9] would run a program on the server"
+    ),
+    "it writes a file on the server": Spoiled(
+        touching("COPY (SELECT 1) TO '{}';"), "would run a program on the server, or use one of its files"
+    ),
+    "it ends the restriction by itself": Spoiled(
+        touching("\\restrict abc\n\\unrestrict abc\nSELECT 1; \\! touch {}"), LATER, "backslash commands are restricted"
+    ),
+    "made with --schema-only": Spoiled(lambda d, t, s: dump(s, t / "x", "-s"), "holds no rows"),
+    "not there": Spoiled(lambda d, t, s: t / "x.sql", "no such file"),
+    "none so old": Spoiled(lambda d, t, s: t / "x-YYYYMMDD.sql", "no backup dated"),
+}
+
+
+@pytest.mark.parametrize("what", SPOILED)
+def test_a_spoiled_backup_is_refused(live, dumps, tmp_path, what):
+    spoiled = SPOILED[what]
+    job = task(live, tmp_path, spoiled.make(dumps, tmp_path, live), golive="2026-01-10T20:00:00+07:00", checks=[])
+    with untouched(live):
+        if spoiled.check == LATER:
+            check(job)
+        else:
+            with pytest.raises(BalikError, match=spoiled.check):
+                check(job)
+            assert not (tmp_path / "now").exists(), "check only reads"
+        # Whoever does not look first is refused all the same.
+        with pytest.raises(BalikError, match=spoiled.main or spoiled.check) as refused:
+            restore(job)
+    assert "Budi" not in str(refused.value)
+    assert not (tmp_path / "touched").exists()
+
+
+def test_a_copy_that_has_no_room_half_way_is_dropped(live, dumps, tmp_path):
+    rows = "\n".join(f"{n}\t{'x' * 1000}\t" for n in range(5000, 20000))
+    big = edited(dumps, tmp_path / "x.sql", "\n4000\t", f"\n{rows}\n4000\t")
+    with small_tablespace(live, "21m"), untouched(live), pytest.raises(BalikError, match=r"could not extend file"):
+        restore(task(live, tmp_path, big, ignore_space=True, checks=[]))
+
+
+def test_a_copy_that_cannot_be_dropped_is_named(live, dumps, tmp_path):
+    job = task(live, tmp_path, dumps / "s.sql", keep_failed=True, checks=[{"query": "SELECT 1", "expect": 2}])
+    with pytest.raises(
+        BalikError, match=r"The copy .*__restore_.* is still there; the next start of this run drops it"
+    ):
+        restore(job)
+    assert restore(replace(job, checks=()))["evidence"]["leftover_dropped"] is True
+
+
+def test_what_is_wanted_all_the_same_is_accepted(live, dumps, tmp_path):
+    path = of_another_product(dumps, tmp_path, live)
+    done = restore(task(live, tmp_path, path, checks=[], accept=["another product"]))
+    assert done["evidence"]["tables"] == 3
+
+
+def test_an_old_gz_that_was_appended_to_is_read_whole(live, dumps, tmp_path):
+    """Two members one after the other are one text: what comes after the dump's end is read, and refused."""
+    with gzip.open(tmp_path / "x.sql.gz", "wb") as file:
+        file.write((dumps / "s.sql").read_bytes())
+    with gzip.open(tmp_path / "x.sql.gz", "ab") as file:
+        file.write(b"\\connect postgres\n")
+    with untouched(live), pytest.raises(BalikError, match="would leave"):
+        restore(task(live, tmp_path, tmp_path / "x.sql.gz"))
+
+
+def test_rows_that_the_copy_has_not_are_a_failure(live, dumps, tmp_path):
+    """A rule of the restored database throws a row away; psql and the server count as if it were there."""
+    trigger = (
+        "CREATE FUNCTION public.lose() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$BEGIN NEW.title := 'x'; RETURN NEW; END$$;\n"
+        "CREATE TRIGGER lose BEFORE INSERT ON public.documents FOR EACH ROW WHEN (NEW.id = 17)"
+        " EXECUTE FUNCTION public.lose();\n"
+    )
+    spoiled = edited(dumps, tmp_path / "x.sql", "COPY public.documents", f"{trigger}COPY public.documents")
+    with (
+        untouched(live),
+        pytest.raises(BalikError, match=r"not the backup's rows in public\.documents \(4,000 rows; 4,000"),
+    ):
+        restore(task(live, tmp_path, spoiled))
+    assert restore(task(live, tmp_path, spoiled, compare=False))["changed"]
+
+
+@pytest.mark.parametrize("kind", ["s.sql", "s.dump", "s.dir"])
+def test_rows_that_are_only_written_another_way_are_the_same(live, dumps, tmp_path, kind):
+    live.psql("CREATE DATABASE zoned TEMPLATE known_good")
+    try:
+        live.psql("CREATE TABLE seen AS SELECT n, now() AS at FROM generate_series(1, 9) n", "zoned")
+        environment = {"PGTZ": "Asia/Jakarta", "PATH": "/usr/bin"}
+        form, path = {"s.sql": "-Fp", "s.dump": "-Fc", "s.dir": "-Fd"}[kind], tmp_path / kind
+        command = [live.bin / "pg_dump", "-d", live.dsn("zoned"), form, "-f", path]
+        subprocess.run(command, check=True, timeout=60, env=environment)
+    finally:
+        live.psql("DROP DATABASE zoned")
+    assert restore(task(live, tmp_path, path))["evidence"]["tables_compared"] == 3
+
+
+def test_an_index_that_is_invalid_or_lacks_a_row_is_found(live, dumps, tmp_path):
+    statement = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'public.documents_title_idx'::regclass;"
+    end = "\n--\n-- PostgreSQL database dump complete"
+    with untouched(live), pytest.raises(BalikError, match=r"invalid indexes: documents_title_idx"):
+        restore(task(live, tmp_path, edited(dumps, tmp_path / "x.sql", end, f"\n{statement}{end}")))
+    # A function that lies about being immutable: the index holds another value than the row gives later.
+    lie = (
+        "CREATE FUNCTION public.sign(int) RETURNS int LANGUAGE sql IMMUTABLE AS $$SELECT $1 * {}$$;\n"
+        "CREATE INDEX signed ON public.documents (public.sign(id));\n"
+        "CREATE OR REPLACE FUNCTION public.sign(int) RETURNS int LANGUAGE sql IMMUTABLE AS $$SELECT $1 * {}$$;\n"
+    )
+    spoiled = edited(dumps, tmp_path / "y.sql", end, f"\n{lie.format(1, -1)}{end}")
+    with (
+        untouched(live),
+        pytest.raises(BalikError, match=r"pg_amcheck ended with 2: .*heap tuple .* lacks matching index"),
+    ):
+        restore(task(live, tmp_path, spoiled, amcheck="heapallindexed"))
+
+
+def test_the_spoiled_ones_leave_nothing_behind(live):
+    assert len(databases(live)) == 1
+    assert seen(live)["row"][5] == 10
