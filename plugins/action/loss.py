@@ -1,0 +1,116 @@
+"""Tells what a restore would lose; see the module's documentation."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from ..module_utils.errors import BalikError
+from ..module_utils.loss.entries import EXPORTED, STEP, TOLD
+from ..module_utils.run import Run, read_runs
+from ..plugin_utils.action import RollbackAction
+
+#: Named by the tasks of db-restore, for the hosts that they run on.
+RESULT = "__db_restore_loss"
+
+
+class ActionModule(RollbackAction):
+    """Before the decision what would be lost; after the rollback what was."""
+
+    ARGUMENTS: ClassVar[dict[str, Any]] = {
+        "moment": {"type": "str", "required": True, "choices": ["asked", "told", "due", "kept"]},
+        "run": {"type": "str", "default": ""},
+        "remedy": {"type": "str", "default": ""},
+    }
+
+    def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        self.run_id, self.remedy = arguments["run"], arguments["remedy"]
+        return getattr(self, "_" + arguments["moment"])()
+
+    def _asked(self) -> dict[str, Any]:
+        remedies = [self.plan.remedies[self.remedy]] if self.remedy else list(self.plan.remedies.values())
+        hosts = self.step_hosts(STEP) if any(STEP in remedy.revert for remedy in remedies) else []
+        settings = self._settings()
+        if self.variables.get("rollback_break_glass"):
+            settings["limit"] = "0"  # whoever breaks the glass has no minutes to wait for exact figures
+        if hosts and not self.check_mode:
+            self.say(f"reading what {STEP} would lose, for {settings['limit']} at most")
+            self.keep_lock_of_run()
+        return {"hosts": hosts, "settings": settings}
+
+    def keep_lock_of_run(self) -> None:
+        """Only a run has the lock; ``playbooks/loss.yml`` does not need it."""
+        if self.run_id:
+            self.keep_lock()
+
+    def _settings(self) -> dict[str, Any]:
+        return {**self.plan.loss, "exact": self.plan.loss["exact"]}
+
+    def _told(self) -> dict[str, Any]:
+        says, found = [], {}
+        for host, result in self._results().items():
+            lost = result.get("lost")
+            if lost:
+                lines = lost["says"]
+                found[host] = lost
+            else:
+                reason = result.get("msg") or "the host did not answer"
+                lines = [f"what {STEP} would lose is UNKNOWN: {reason}"]
+                found[host] = {"says": lines, "reason": reason}
+            says += [f"{host}: {lines[0]}", *lines[1:]]
+        for line in says:
+            self.say(line)
+        if found and self.run_id:
+            self.append(TOLD, {"hosts": found}, self.run_id)
+        return {"changed": bool(found and self.run_id) and not self.check_mode, "says": says, "found": found}
+
+    def _due(self) -> dict[str, Any]:
+        run = self._newest()
+        step = run.steps.get(STEP) if run else None
+        done = any(entry.kind == EXPORTED and entry.run == run.id for entry in self.entries()) if run else False
+        hosts = self.step_hosts(STEP) if step and step.state == "done" and not (done and self.run_id) else []
+        if not self.plan.loss["export"] and self.run_id:
+            hosts = []
+        backups = {host: saved.get("backup", "") for host, saved in step.saved.items()} if step else {}
+        return {"hosts": hosts, "run": run.id if run else "", "backups": backups, "settings": self._settings()}
+
+    def _newest(self) -> Run | None:
+        """The run that is meant; without a name, the newest in which a database was restored."""
+        found = read_runs(self.entries())
+        if self.run_id:
+            return next((run for run in found if run.id == self.run_id), None)
+        return next((run for run in reversed(found) if STEP in run.steps), None)
+
+    def _kept(self) -> dict[str, Any]:
+        says, kept, failed = [], {}, {}
+        for host, result in self._results().items():
+            exported = result.get("exported")
+            if exported:
+                kept[host] = exported
+                lines = result["says"]
+            else:
+                failed[host] = str(result.get("msg") or "the host did not answer")
+                lines = [f"what was lost is NOT exported yet: {failed[host]}"]
+            says += [f"{host}: {lines[0]}", *lines[1:]]
+        for line in says:
+            self.say(line)
+        run = self._newest()
+        if run and kept:
+            self.append(EXPORTED, {"hosts": {host: _short(found) for host, found in kept.items()}}, run.id)
+        if failed:
+            raise BalikError(
+                "what the restore has lost",
+                "; ".join(f"{host}: {why}" for host, why in failed.items()),
+                do="The replaced database is still kept. Mend that, then: "
+                + self.command("loss.yml", loss_export="true", loss_run=run.id if run else ""),
+            )
+        return {"changed": bool(kept), "says": says}
+
+    def _results(self) -> dict[str, dict[str, Any]]:
+        hostvars = self.task_vars["hostvars"]
+        found = {host: hostvars[host].get(RESULT) for host in self.step_hosts(STEP)}
+        return {host: dict(result) for host, result in found.items() if result and not result.get("skipped")}
+
+
+def _short(exported: dict[str, Any]) -> dict[str, Any]:
+    """The manifest without what is long, and stands in its folder."""
+    return {key: exported[key] for key in ("folder", "from", "backup", "at", "files", "sequences")}

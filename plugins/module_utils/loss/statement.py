@@ -1,0 +1,395 @@
+"""The loss statement: what a restore of a backup would take away, as exactly as it can be known within a limit.
+
+What is not known is None and said to be so; it is never 0.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ..backups.manifest import read_manifest
+from ..database.access import Access, Deadline
+from ..errors import BalikError
+from ..units import format_duration, iso, parse_time, utc_now
+from . import scratch
+from .compare import Comparison, Difference, Pair, Times, in_iso, refuse_unknown_tables, sequences, tables
+from .psql import Psql, literal, name, reach
+
+ALWAYS, AUTO, NEVER = "always", "auto", "never"
+#: Seconds for what is known without a comparison; a table that takes longer than a third of it is left out.
+_QUICK = 12.0
+#: How many tables stand in a record's entry; the others are counted.
+_MOST = 200
+
+_STATISTICS = """
+SELECT schemaname AS schema, relname AS relation, n_tup_ins AS inserted, n_tup_upd AS changed, n_tup_del AS deleted,
+  (SELECT to_char(stats_reset, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') FROM pg_stat_database
+    WHERE datname = current_database()) AS since
+FROM pg_stat_user_tables ORDER BY 1, 2
+"""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What would be restored from what.
+
+    :param backup: path of the backup.
+    :param times: the plan's columns: ``{"public.documents": {"created": …, "updated": …}}``.
+    :param only: tables; all where it is empty.
+    :param limit: seconds for the comparison.
+    :param exact: ``always`` compares whatever the disk looks like, ``auto`` where there is room, ``never``.
+    :param jobs: how many processes load an archive.
+    """
+
+    access: Access
+    database: str
+    run: str
+    backup: str
+    limit: float = 120
+    exact: str = AUTO
+    times: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    only: Sequence[str] = ()
+    maintenance: str = "postgres"
+    programs: str = ""
+    jobs: int = 2
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Compared:
+    """A comparison that was made, with the backup's copy still there."""
+
+    comparison: Comparison
+    scratch: Psql
+    pairs: list[Pair]
+    differences: list[Difference]
+    sequences: list[dict[str, Any]]
+    seconds: dict[str, float]
+    at: datetime
+
+
+def statement(asked: Asked, may_write: bool = True) -> dict[str, Any]:
+    """What would be lost.
+
+    :param may_write: whether a database may be made beside, for the comparison; a check run may not.
+    :return: plain JSON: ``exact``, ``reason`` (why not), ``at``, ``taken`` (the backup's time), ``taken_by``,
+        ``tables`` (:meth:`Difference.as_dict`), ``same`` (how many are as they were), ``sequences``, ``total``,
+        ``says``.
+    :raises BalikError: the server or the database cannot be reached at all, or a table is not there.
+    """
+    began = time.monotonic()
+    taken, taken_by = taken_at(asked.backup)
+    head = {
+        "database": asked.database,
+        "backup": asked.backup,
+        "taken": iso(taken) if taken else None,
+        "taken_by": taken_by,
+    }
+    reason = _why_not(asked, may_write)
+    if not reason:
+        try:
+            with compared(asked) as done:
+                body = _body(done.differences, done.sequences, done.at)
+                return _told({**head, **body, "seconds": _seconds(began, done.seconds)})
+        except BalikError as error:
+            if isinstance(error, Refused):
+                raise
+            reason = str(error)
+    return _told({**head, **_estimate(asked, taken, reason), "seconds": _seconds(began, {})})
+
+
+class Refused(BalikError):
+    """What was asked for is not there."""
+
+
+def _why_not(asked: Asked, may_write: bool) -> str:
+    if not may_write:
+        return "this is a check run, and a comparison would load the backup into a database of its own"
+    if asked.exact == NEVER:
+        return "the plan wants no comparison (rollback_loss: {exact: never})"
+    return "" if asked.limit > 0 else "there was no time for a comparison"
+
+
+def _seconds(began: float, parts: Mapping[str, float]) -> dict[str, float]:
+    return {**parts, "all": round(time.monotonic() - began, 2)}
+
+
+def taken_at(path: str) -> tuple[datetime | None, str]:
+    """When the backup was taken, and who says so: its manifest, or else its file's time, which is that of its end."""
+    place = Path(path)
+    if not place.exists():
+        return None, f"{path} is not there"
+    manifest = read_manifest(place)
+    if manifest:
+        return parse_time(manifest["taken"], f"taken of {place.name}'s manifest"), "manifest"
+    file = place / "toc.dat" if place.is_dir() else place
+    return datetime.fromtimestamp(file.stat().st_mtime, timezone.utc), "the file's time"
+
+
+@contextmanager
+def compared(asked: Asked, closed: bool = False) -> Iterator[Compared]:
+    """The database compared with the backup, which is loaded beside meanwhile, and dropped at the end.
+
+    :param closed: the database accepts no connections, and is opened for ours.
+    :raises BalikError: it could not be done, and why.
+    """
+    deadline = Deadline(asked.limit)
+    server, major = reach(asked.access, asked.maintenance, deadline, asked.programs)
+    if not server.rows(f"SELECT 1 AS one FROM pg_database WHERE datname = {literal(asked.database)}"):
+        raise Refused(f"database {asked.database}", f"not on {asked.access.where}", do="Check its name.")
+    if asked.exact != ALWAYS:
+        scratch.check_space(server, asked.database)
+    seconds: dict[str, float] = {}
+    with _opened(server, asked.database) if closed else _as_it_is(), server.to(asked.database).steady() as now:
+        at = utc_now()
+        comparison = Comparison(now, major, asked.times, asked.only)
+        # As if the backup had the same columns: most have, and so this side is read while the other is being loaded.
+        guess = comparison.pairs(comparison.tables)
+        with ThreadPoolExecutor(1) as reader:
+            early = reader.submit(_timed, lambda: comparison.sums(now, guess, True), seconds, "read")
+            began = time.monotonic()
+            with scratch.loaded(server, asked.database, asked.run, Path(asked.backup), asked.jobs) as copy:
+                seconds["load"] = round(time.monotonic() - began, 2)
+                then = tables(copy, asked.only)
+                _refuse(asked.only, comparison.tables, then)
+                were = sequences(copy)
+                pairs = comparison.pairs(then)
+                sums = _fitting(comparison, now, pairs, guess, early.result())
+                found = _timed(lambda: comparison.differences(copy, then, pairs, sums), seconds, "compare")
+                moved = _moved(comparison.sequences, were) if not asked.only else []
+                yield Compared(comparison, copy, pairs, found, moved, seconds, at)
+
+
+def _refuse(only: Sequence[str], *sides: Mapping[str, Any]) -> None:
+    try:
+        refuse_unknown_tables(only, *sides)
+    except BalikError as error:
+        raise Refused(error.what, error.found, error.expected, error.do) from None
+
+
+@contextmanager
+def _as_it_is() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _opened(server: Psql, database: str) -> Iterator[None]:
+    """A database that was closed when it was replaced: nobody else knows its name. Closed again at the end."""
+    writer = server.to(server.database, writes=True)
+    was = server.one(f"SELECT datallowconn AS open FROM pg_database WHERE datname = {literal(database)}")["open"]
+    if was:
+        yield
+        return
+    writer.do(f"ALTER DATABASE {name(database)} WITH ALLOW_CONNECTIONS true")
+    try:
+        yield
+    finally:
+        writer.do(f"ALTER DATABASE {name(database)} WITH ALLOW_CONNECTIONS false")
+
+
+def _timed(work: Any, seconds: dict[str, float], what: str) -> Any:
+    began = time.monotonic()
+    result = work()
+    seconds[what] = round(time.monotonic() - began, 2)
+    return result
+
+
+def _fitting(
+    comparison: Comparison, now: Psql, pairs: list[Pair], guess: list[Pair], sums: list[dict[Any, Any]]
+) -> list[dict[Any, Any]]:
+    """The sums of ``pairs``: those that were read before, and anew those that were read with columns that the backup
+    does not have."""
+    before = {pair.now.title: (pair.hash, pair.keys, each) for pair, each in zip(guess, sums)}
+    known = [before[pair.now.title] for pair in pairs]
+    again = [pair for pair, (hashed, keys, _) in zip(pairs, known) if (pair.hash, pair.keys) != (hashed, keys)]
+    anew = dict(zip((pair.number for pair in again), comparison.sums(now, again, True)))
+    return [anew.get(pair.number, each) for pair, (_, _, each) in zip(pairs, known)]
+
+
+def _moved(now: Mapping[str, int | None], then: Mapping[str, int | None]) -> list[dict[str, Any]]:
+    """Sequences that would go back: their numbers would be given out a second time."""
+    return [
+        {"sequence": title, "now": value, "then": then[title]}
+        for title, value in now.items()
+        if title in then and value != then[title]
+    ]
+
+
+def _body(differences: Sequence[Difference], moved: list[dict[str, Any]], at: datetime) -> dict[str, Any]:
+    changed = sorted((each for each in differences if not each.none), key=_weight)
+    unknown = [each.table for each in changed if each.lost is None]
+    known = [each for each in changed if each.lost is not None]
+    return {
+        "exact": not any(each.how in ("unknown", "times", "statistics") for each in changed),
+        "reason": "",
+        "at": iso(at),
+        "tables": [each.as_dict() for each in changed[:_MOST]],
+        "more": max(0, len(changed) - _MOST),
+        "same": len(differences) - len(changed),
+        "sequences": moved[:_MOST],
+        "total": {
+            "lost": sum(each.lost or 0 for each in known),
+            "inserted": sum(each.inserted or 0 for each in known),
+            "changed": sum(each.changed or 0 for each in known),
+            "deleted": sum(each.deleted or 0 for each in changed),
+            "columns": sum(bool(each.columns) for each in changed),
+            "unknown": unknown,
+            "deleted_unknown": [each.table for each in changed if each.deleted is None],
+            "oldest": min((each.oldest for each in changed if each.oldest), default=None),
+            "newest": max((each.newest for each in changed if each.newest), default=None),
+        },
+    }
+
+
+def _weight(found: Difference) -> tuple[bool, int, int, str]:
+    """The greatest loss first; and before it, what is not known."""
+    return found.lost is not None, -(found.lost or 0), -(found.deleted or 0), found.table
+
+
+# Without a comparison
+
+
+def _estimate(asked: Asked, taken: datetime | None, reason: str) -> dict[str, Any]:
+    """What columns of times and the server's own counters say."""
+    deadline = Deadline(_QUICK)
+    server, _major = reach(asked.access, asked.maintenance, deadline, asked.programs)
+    now = server.to(asked.database)
+    there = tables(now, asked.only)
+    _refuse(asked.only, there)
+    manifest = read_manifest(Path(asked.backup)) if Path(asked.backup).exists() else None
+    counted = {f"{row['schema']}.{row['relation']}": row for row in now.rows(_STATISTICS)}
+    found = {title: _by_statistics(title, counted.get(title), manifest, taken) for title in there}
+    found.update(_by_times(asked, now, taken))
+    body = _body(list(found.values()), [], utc_now())
+    return {**body, "exact": False, "reason": reason}
+
+
+def _by_statistics(
+    title: str, row: Mapping[str, Any] | None, manifest: Mapping[str, Any] | None, taken: datetime | None
+) -> Difference:
+    kinds = ("inserted", "changed", "deleted")
+    if not row or taken is None:
+        return Difference(title, "unknown", note="nothing says how many rows were written since the backup")
+    then = ((manifest or {}).get("tables") or {}).get(title)
+    since = parse_time(row["since"], "stats_reset") if row["since"] else None
+    reset = (manifest or {}).get("statistics_since")
+    if then and (parse_time(reset) if reset else None) == since and all(row[k] >= then.get(k, 0) for k in kinds):
+        counts = {kind: row[kind] - then.get(kind, 0) for kind in kinds}
+        return Difference(title, "statistics", **counts, note="an estimate, by the server's counters at the backup")
+    if since and since > taken:
+        note = f"an estimate, by the server's counters, which begin only at {_short(iso(since))}: at least"
+    else:
+        note = "an estimate, by the server's counters, which begin before the backup: at most"
+    return Difference(title, "statistics", **{kind: row[kind] for kind in kinds}, note=note)
+
+
+def _by_times(asked: Asked, now: Psql, taken: datetime | None) -> dict[str, Difference]:
+    """Rows that were inserted or changed since the backup, by the columns that say so; deleted ones leave no trace."""
+    if taken is None:
+        return {}
+    queries, asked_of = [], []
+    moment = f"{literal(iso(taken))}::timestamptz"
+    oldest = in_iso(f"min(CASE WHEN c > {moment} THEN c WHEN u > {moment} THEN u END)")
+    newest = in_iso(f"max(CASE WHEN c > {moment} OR u > {moment} THEN greatest(c, u) END)")
+    for title, table in tables(now, asked.only).items():
+        times = Times.of(table.columns, asked.times.get(title))
+        if not times.created or not times.updated or not {times.created, times.updated} <= set(table.columns):
+            continue
+        pair = Pair(0, table, table, times, 0)
+        created, updated = pair.time(times.created), pair.time(times.updated)
+        queries.append(
+            f"SELECT count(*) FILTER (WHERE c > {moment}) AS inserted, count(*) FILTER (WHERE u > {moment} AND"
+            f" NOT c > {moment}) AS changed, count(*) FILTER (WHERE c IS NULL) AS blank,"
+            f" {oldest} AS oldest, {newest} AS newest"
+            f" FROM (SELECT {created} AS c, {updated} AS u FROM {table.source}) x"
+        )
+        asked_of.append((title, times))
+    quick = Psql(now.access, now.database, now.deadline, now.programs, settings={"statement_timeout": "4s"})
+    found = {}
+    for (title, times), (row, *_) in zip(asked_of, quick.each(queries, tolerant=True) if queries else []):
+        if "error" in row:
+            continue
+        note = "" if title in asked.times else "an estimate: the columns were found by their names"
+        blank = row.pop("blank")
+        if blank:
+            note = f"{note}; " * bool(note) + f"{blank:,} rows say nothing of when they were written"
+        found[title] = Difference(title, "times", **row, by=times.names, note=note)
+    return found
+
+
+# For people
+
+
+def _told(found: dict[str, Any]) -> dict[str, Any]:
+    return {**found, "says": list(lines(found))}
+
+
+def lines(found: Mapping[str, Any], most: int = 10) -> Iterator[str]:
+    """The statement as people read it: a sentence, and a line for each table, the greatest loss first.
+
+    :param found: what :func:`statement` returns.
+    :param most: how many tables are named.
+    """
+    total = found["total"]
+    taken = f", {found['taken_by']} {_short(found['taken'])}" if found["taken"] else ""
+    backup = f"{Path(found['backup']).name}{taken}"
+    if found["exact"]:
+        how = "exactly, by comparing every row with the backup"
+    else:
+        how = f"not exactly known: {found['reason']}" if found["reason"] else "not exactly known for every table"
+    if not found["tables"] and found["exact"]:
+        yield f"restoring {found['database']} from {backup} would lose nothing ({how})"
+        return
+    about = "" if found["exact"] else "about "
+    span = f", written from {_short(total['oldest'])} to {_short(total['newest'])}" if total["newest"] else ""
+    deleted = f"; {total['deleted']:,} rows that were deleted since would come back" if total["deleted"] else ""
+    unknown = f"; UNKNOWN for {len(total['unknown'])} tables" if total["unknown"] else ""
+    yield (
+        f"restoring {found['database']} from {backup} would lose {about}{total['lost']:,} rows"
+        f" ({total['inserted']:,} inserted, {total['changed']:,} changed){span}{deleted}{unknown} ({how})"
+    )
+    for each in found["tables"][:most]:
+        yield f"  {each['table']}: {_of_table(each)}"
+    left = len(found["tables"]) - most + found["more"]
+    if left > 0:
+        yield f"  and {left} tables more; the report names them"
+    for each in found["sequences"][:3]:
+        yield f"  sequence {each['sequence']} would go back from {each['now']} to {each['then'] or 'unused'}"
+    if len(found["sequences"]) > 3:
+        yield f"  and {len(found['sequences']) - 3} sequences more would go back"
+
+
+def _of_table(each: Mapping[str, Any]) -> str:
+    if each["how"] == "unknown":
+        return f"UNKNOWN: {each['note']}"
+    if each["how"] == "new":
+        parts = [f"new since, all its {each['inserted']:,} rows"]
+    elif each["how"] == "dropped":
+        parts = [f"dropped since, its {each['deleted']:,} rows would come back"]
+    else:
+        changed = "changes told as deleted and inserted (no key)" if each["how"] == "rows" else _count(each, "changed")
+        parts = [_count(each, "inserted"), changed, _count(each, "deleted")]
+    parts += [f"{values:,} values of the new column {column}" for column, values in each["columns"].items()]
+    if each["newest"]:
+        parts.append(f"from {_short(each['oldest'])} to {_short(each['newest'])} by {each['by']}")
+    return ", ".join([*parts, *([each["note"]] if each["note"] else [])])
+
+
+def _count(each: Mapping[str, Any], kind: str) -> str:
+    return f"{kind} unknown" if each[kind] is None else f"{each[kind]:,} {kind}"
+
+
+def _short(moment: str | None) -> str:
+    return f"{parse_time(moment):%Y-%m-%d %H:%M:%S} UTC" if moment else "unknown"
+
+
+def took(found: Mapping[str, Any]) -> str:
+    """For people: how long it took."""
+    return format_duration(found["seconds"]["all"])

@@ -1,0 +1,229 @@
+#!/usr/bin/python
+"""What restoring a backup would lose; the thinking stands in module_utils/loss."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: database_loss
+short_description: Says which rows of a PostgreSQL database restoring a backup would lose, and keeps them as files
+description:
+  - Loads the backup into a database beside, without indexes and constraints, compares it with the live one table by
+    table and row by row, and drops it again. The live database is only read, as of one moment.
+  - Where that cannot be done within O(limit), columns that say when a row was written tell, and else the server's own
+    counters; each figure says what it comes from. What is not known is null, and never 0.
+version_added: 0.1.0
+author: balik
+requirements:
+  - psql, pg_dump and pg_restore of the server's version
+  - gzip or zstd for backups that are compressed so
+options:
+  state:
+    description:
+      - V(told) says what would be lost.
+      - V(exported) compares the database that was replaced by O(run), which takes no connections but this one's, with the
+        backup, and writes what differs into files. With O(live) it compares what is live now.
+    type: str
+    choices: [told, exported]
+    required: true
+  database:
+    description: The database.
+    type: str
+    required: true
+  run:
+    description: The run's name. It stands in the names of what is made; empty for a new one.
+    type: str
+    default: ""
+  backup:
+    description: Path of the backup on this host, or a pattern as with M(balik.rollback.postgresql_restore_beside).
+    type: str
+    required: true
+  golive:
+    description: When the release went live, in ISO 8601 with a time zone; needed when O(backup) is a pattern.
+    type: str
+    default: ""
+  live:
+    description: With O(state=exported), whether the live database is exported instead of the one that was replaced.
+    type: bool
+    default: false
+  export_dir:
+    description: Folder in which a folder of the run's own is made for the files.
+    type: path
+    default: ""
+  exact:
+    description:
+      - V(auto) compares where there is room for a copy of the database on the server's disk.
+      - V(always) compares without looking for room; V(never) leaves it to columns of times and counters.
+    type: str
+    choices: [auto, always, never]
+    default: auto
+  limit:
+    description: How long the comparison may take; V(0) for no comparison.
+    type: str
+    default: 2m
+  times:
+    description: "The columns that say when a row was created and updated, by table."
+    type: dict
+    default: {}
+  tables:
+    description: Only these tables, C(schema.table), or C(table) for the schema public.
+    type: list
+    elements: str
+    default: []
+  jobs:
+    description: How many processes load an archive; 0 for one per processor.
+    type: int
+    default: 0
+  session_settings:
+    description: Settings for these sessions only.
+    type: dict
+    default: {}
+  login_host:
+    description: Host, or folder of the socket; empty for libpq's default.
+    type: str
+    default: ""
+  login_port:
+    description: Port; 0 for libpq's default.
+    type: int
+    default: 0
+  login_user:
+    description: A superuser, or a role that may read all tables and has C(CREATEDB).
+    type: str
+    default: ""
+  login_password:
+    description: Its password. It reaches the programs by their environment.
+    type: str
+    default: ""
+  ssl_mode:
+    description: libpq's C(sslmode).
+    type: str
+    default: ""
+  ca_cert:
+    description: libpq's C(sslrootcert).
+    type: str
+    default: ""
+  maintenance_database:
+    description: A database to be connected to while the other is made and dropped.
+    type: str
+    default: postgres
+  bin_dir:
+    description: Folder of the client programs, where they are in no usual place.
+    type: str
+    default: ""
+attributes:
+  check_mode:
+    description: Reads, and makes no database to compare with, so that only times and counters tell.
+    support: full
+  diff_mode:
+    description: There is no text to compare.
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Say what restoring the snapshot would lose
+  balik.rollback.database_loss:
+    state: told
+    database: lawyers_hub
+    backup: /backups/pre-golive-snapshot-YYYYMMDD.sql
+    golive: 2026-01-10T20:00:00+07:00
+    limit: 2m
+"""
+
+RETURN = r"""
+says:
+  description: The statement, line by line.
+  type: list
+  elements: str
+  returned: success
+lost:
+  description: The statement; its keys are described in module_utils/loss/statement.py.
+  type: dict
+  returned: with V(told)
+exported:
+  description: The manifest of the files, with their folder.
+  type: dict
+  returned: with V(exported)
+"""
+
+import os  # noqa: E402  # documentation comes first in a module
+from typing import Any  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.database import backup  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.database.catalog import names  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.loss.export import export, told  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.loss.statement import Asked, statement  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.run import new_run_id  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.units import parse_duration  # noqa: E402
+
+OPTIONS: dict[str, Any] = {
+    "state": {"type": "str", "choices": ["told", "exported"], "required": True},
+    "database": {"type": "str", "required": True},
+    "run": {"type": "str", "default": ""},
+    "backup": {"type": "str", "required": True},
+    "golive": {"type": "str", "default": ""},
+    "live": {"type": "bool", "default": False},
+    "export_dir": {"type": "path", "default": ""},
+    "exact": {"type": "str", "choices": ["auto", "always", "never"], "default": "auto"},
+    "limit": {"type": "str", "default": "2m"},
+    "times": {"type": "dict", "default": {}},
+    "tables": {"type": "list", "elements": "str", "default": []},
+    "jobs": {"type": "int", "default": 0},
+    "session_settings": {"type": "dict", "default": {}},
+    "login_host": {"type": "str", "default": ""},
+    "login_port": {"type": "int", "default": 0},
+    "login_user": {"type": "str", "default": ""},
+    "login_password": {"type": "str", "default": "", "no_log": True},
+    "ssl_mode": {"type": "str", "default": ""},
+    "ca_cert": {"type": "str", "default": ""},
+    "maintenance_database": {"type": "str", "default": "postgres"},
+    "bin_dir": {"type": "str", "default": ""},
+}
+
+
+def asked(options: dict[str, Any]) -> Asked:
+    run = options["run"] or new_run_id()
+    return Asked(
+        access=Access(
+            options["login_host"],
+            options["login_port"],
+            options["login_user"],
+            options["login_password"],
+            options["ssl_mode"],
+            options["ca_cert"],
+            application=f"balik loss {run}",
+        ),
+        database=options["database"],
+        run=run,
+        backup=str(backup.choose(options["backup"], options["golive"])),
+        limit=parse_duration(options["limit"], "rollback_loss.limit"),
+        exact=options["exact"],
+        times=options["times"],
+        only=options["tables"],
+        maintenance=options["maintenance_database"],
+        programs=options["bin_dir"],
+        jobs=options["jobs"] or min(os.cpu_count() or 1, 8),
+        settings=options["session_settings"],
+    )
+
+
+def main() -> None:
+    module = AnsibleModule(OPTIONS, supports_check_mode=True)
+    try:
+        wanted = asked(module.params)
+        if module.params["state"] == "told":
+            lost = statement(wanted, may_write=not module.check_mode)
+            module.exit_json(changed=False, says=lost["says"], lost=lost)
+        kept = "" if module.params["live"] else names(wanted.database, wanted.run).kept
+        if module.check_mode:
+            says = f"would export what {kept or wanted.database} has beyond {wanted.backup}"
+            module.exit_json(changed=True, says=[says], exported={})
+        exported = export(wanted, module.params["export_dir"], kept)
+    except BalikError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=exported.pop("changed"), says=told(exported), exported=exported)
+
+
+if __name__ == "__main__":
+    main()

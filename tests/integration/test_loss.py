@@ -1,0 +1,213 @@
+"""What a restore would lose, against a real server: told exactly, in time, and kept as files that can be replayed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access
+from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
+from ansible_collections.balik.rollback.plugins.module_utils.loss.export import export
+from ansible_collections.balik.rollback.plugins.module_utils.loss.statement import Asked, statement
+
+from tests.servers.postgresql import Server, postgresql
+
+DATABASE = "Toko 'Hukum'"
+RUN = "20260110T130000Z-3f9a"
+
+THEN = """
+CREATE EXTENSION citext; CREATE EXTENSION hstore;
+CREATE TYPE mood AS ENUM ('senang', 'sedih');
+CREATE SCHEMA "law firm";
+CREATE TABLE documents (id bigserial PRIMARY KEY, title text, fee numeric, mood mood, tags citext[], about jsonb,
+  size float8, created_at timestamptz NOT NULL, updated_at timestamptz, long text GENERATED ALWAYS AS (title || '!') STORED);
+INSERT INTO documents (title, fee, mood, tags, about, size, created_at, updated_at) SELECT 'Surat №' || n, n / 100.0,
+  'senang', ARRAY['a'], '{"n": 1.0}', n / 3.0, '2026-01-01 00:00Z', '2026-01-02 00:00Z' FROM generate_series(1, 3000) n;
+CREATE TABLE "law firm"."Case Files" (code citext, part int, body text, PRIMARY KEY (code, part));
+INSERT INTO "law firm"."Case Files" SELECT 'Perkara ' || n, n % 3, E'baris\\t"kutip", \\\\' || n || E'\\n' FROM generate_series(1, 500) n;
+CREATE TABLE clicks (page text, at timestamp);
+INSERT INTO clicks SELECT '/' || n % 10, '2026-01-05' FROM generate_series(1, 100) n;
+CREATE TABLE parts (id int, region text, note text, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
+CREATE TABLE parts_id PARTITION OF parts FOR VALUES IN ('id'); CREATE TABLE parts_my PARTITION OF parts FOR VALUES IN ('my');
+INSERT INTO parts SELECT n, CASE n % 2 WHEN 0 THEN 'id' ELSE 'my' END, 'x' FROM generate_series(1, 50) n;
+CREATE TABLE gone (x int); INSERT INTO gone VALUES (1), (2);
+CREATE TABLE same (x int PRIMARY KEY); INSERT INTO same VALUES (1);
+CREATE INDEX ON documents (title); CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE TRIGGER t BEFORE INSERT ON documents FOR EACH ROW EXECUTE FUNCTION f();
+"""
+SINCE = """
+INSERT INTO documents (title, created_at) SELECT 'baru' || n, '2026-01-10 13:00Z' FROM generate_series(1, 7) n;
+INSERT INTO documents (title, created_at, updated_at) VALUES ('terakhir', '2026-01-10 13:30Z', '2026-01-10 14:00Z');
+UPDATE documents SET fee = 1.000, updated_at = '2026-01-10 12:00Z' WHERE id = 100;  -- 1.0 before: other digits
+UPDATE documents SET about = '{"n": 1.00}', updated_at = '2026-01-10 12:30Z' WHERE id = 5;
+UPDATE documents SET tags = ARRAY['A'], mood = 'sedih', updated_at = '2026-01-10 12:40Z' WHERE id = 6;
+UPDATE documents SET title = title WHERE id < 50;  -- written, and as before
+DELETE FROM documents WHERE id IN (2000, 2001, 2002);
+UPDATE "law firm"."Case Files" SET body = 'berubah "di sini",' || chr(10) || 'baris' WHERE code = 'perkara 7';
+INSERT INTO "law firm"."Case Files" VALUES ('O''Brien', 1, NULL), ('kosong', 1, '');
+INSERT INTO clicks SELECT '/3', '2026-01-05' FROM generate_series(1, 4); INSERT INTO clicks VALUES ('/neu', '2026-01-11');
+DELETE FROM clicks WHERE ctid IN (SELECT ctid FROM clicks WHERE page = '/1' LIMIT 2);
+UPDATE parts SET note = 'y' WHERE id = 1; DELETE FROM parts WHERE id = 2;
+DROP TABLE gone;
+CREATE TABLE leaderboard (player text PRIMARY KEY, score int, created timestamptz);
+INSERT INTO leaderboard VALUES ('Budi', 10, '2026-01-10 13:00Z'), ('Sari', 9, '2026-01-10 15:00Z');
+ALTER TABLE same ADD COLUMN colour text; UPDATE same SET colour = 'merah';
+"""
+
+
+def quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with postgresql() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def backups(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database as it was before, in three formats; and then what happened since."""
+    folder = tmp_path_factory.mktemp("backups")
+    server.psql(f"CREATE DATABASE {quoted(DATABASE)}")
+    server.psql(THEN, DATABASE)
+    for form, file in {"p": "s.sql", "c": "s.dump", "d": "s.dir"}.items():
+        subprocess.run(
+            [server.bin / "pg_dump", "-d", server.dsn(DATABASE), f"-F{form}", "-f", folder / file],
+            check=True,
+            timeout=60,
+        )
+    server.psql(SINCE, DATABASE)
+    return folder
+
+
+def asked(server: Server, backup: Path, **more: Any) -> Asked:
+    access = Access(server.host, server.port, "postgres", application=f"balik {RUN}")
+    given: dict[str, Any] = {"limit": 60, "exact": "always", **more}
+    return Asked(access, DATABASE, RUN, str(backup), **given)
+
+
+def databases(server: Server) -> set[str]:
+    with psycopg.connect(server.dsn()) as connection:
+        names = {row[0] for row in connection.execute("SELECT datname FROM pg_database")}
+    return names - {"postgres", "template0", "template1"}
+
+
+def counts(found: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
+    return {
+        each["table"]: (each["how"], each["inserted"], each["changed"], each["deleted"]) for each in found["tables"]
+    }
+
+
+EXACT = {
+    "public.documents": ("key", 8, 3, 3),
+    "law firm.Case Files": ("key", 2, 1, 0),
+    "public.clicks": ("rows", 5, None, 2),
+    "public.parts": ("key", 0, 1, 1),
+    "public.gone": ("dropped", 0, 0, 2),
+    "public.leaderboard": ("new", 2, 0, 0),
+    "public.same": ("key", 0, 0, 0),
+}
+
+
+@pytest.mark.parametrize("file", ["s.sql", "s.dump", "s.dir"])
+def test_each_row_that_was_inserted_changed_or_deleted_is_counted(server, backups, file):
+    found = statement(asked(server, backups / file))
+    assert found["exact"], found["reason"]
+    assert counts(found) == EXACT
+    tables = {each["table"]: each for each in found["tables"]}
+    documents = tables["public.documents"]
+    assert (documents["oldest"], documents["newest"]) == ("2026-01-10T12:00:00.000000Z", "2026-01-10T14:00:00.000000Z")
+    assert documents["by"] == "created_at, updated_at"
+    assert tables["public.leaderboard"]["newest"] == "2026-01-10T15:00:00.000000Z"
+    assert tables["public.same"]["columns"] == {"colour": 1}
+    assert found["sequences"] == [{"sequence": "public.documents_id_seq", "now": 3008, "then": 3000}]
+    assert found["total"]["lost"] == 11 + 3 + 5 + 1 + 2
+    assert found["total"]["deleted"] == 3 + 2 + 1 + 2
+    assert databases(server) == {DATABASE}, "the scratch database is gone"
+
+
+def test_it_is_told_in_a_few_lines_the_greatest_loss_first(server, backups):
+    says = statement(asked(server, backups / "s.sql"))["says"]
+    assert says[0].startswith(f"restoring {DATABASE} from s.sql, the file's time 20"), says[0]
+    assert (
+        "would lose 22 rows (17 inserted, 5 changed), written from 2026-01-10 12:00:00 UTC to 2026-01-10 15:00:00"
+        in says[0]
+    )
+    assert "8 rows that were deleted since would come back (exactly," in says[0]
+    assert says[1].startswith("  public.documents: 8 inserted, 3 changed, 3 deleted, from 2026-01-10 12:00:00 UTC to")
+    assert "  sequence public.documents_id_seq would go back from 3008 to 3000" in says
+
+
+def read(folder: Path, manifest: dict[str, Any], table: str, kind: str) -> list[dict[str, str]]:
+    file = next(each for each in manifest["files"] if (each["table"], each["kind"]) == (table, kind))
+    with (folder / file["file"]).open(newline="", encoding="utf-8") as rows:
+        found = list(csv.DictReader(rows))
+    assert len(found) == file["rows"]
+    return found
+
+
+def test_what_was_lost_can_be_written_again(server, backups, tmp_path):
+    """The backup with what was exported is, row by row, the database that was replaced."""
+    done = export(asked(server, backups / "s.dump"), str(tmp_path))
+    folder = Path(done["folder"])
+    assert folder.parent == tmp_path
+    assert {entry.stat().st_mode & 0o777 for entry in folder.iterdir()} == {0o600}
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert json.loads((folder / "manifest.json").read_text())["files"] == done["files"]
+    assert len(read(folder, done, "public.documents", "inserted")) == 8
+    changed = read(folder, done, "law firm.Case Files", "changed")
+    assert changed == [{"code": "Perkara 7", "part": "1", "body": 'berubah "di sini",\nbaris'}]
+    assert {row["id"] for row in read(folder, done, "public.documents", "deleted")} == {"2000", "2001", "2002"}
+    assert read(folder, done, "public.same", "columns") == [{"x": "1", "colour": "merah"}]
+    assert len(read(folder, done, "public.clicks", "inserted")) == 5
+    assert databases(server) == {DATABASE}
+
+    server.psql("CREATE DATABASE replayed")
+    subprocess.run(
+        [server.bin / "pg_restore", "-d", server.dsn("replayed"), backups / "s.dump"], check=True, timeout=60
+    )
+    server.psql("CREATE TABLE leaderboard (player text PRIMARY KEY, score int, created timestamptz)", "replayed")
+    replay(server, folder, done)
+    for table in ("documents", '"law firm"."Case Files"', "clicks", "parts", "leaderboard"):
+        query = f"SELECT md5(string_agg(t::text, E'\\n' ORDER BY t::text COLLATE \"C\")) FROM {table} t"
+        assert server.psql(query, "replayed") == server.psql(query, DATABASE), table
+    server.psql("DROP DATABASE replayed")
+
+    again = export(asked(server, backups / "s.dump"), str(tmp_path))
+    assert (again["changed"], again["files"]) == (False, done["files"])
+
+
+def replay(server: Server, folder: Path, manifest: dict[str, Any]) -> None:
+    """As docs/loss.md tells it."""
+    for file in manifest["files"]:
+        if file["kind"] == "columns":
+            continue
+        schema, _, relation = file["table"].partition(".")
+        table, columns = f"{quoted(schema)}.{quoted(relation)}", ", ".join(map(quoted, file["columns"]))
+        script = [f"CREATE TEMP TABLE b AS SELECT {columns} FROM {table} LIMIT 0;"]
+        script += [f"\\copy b from '{folder / file['file']}' csv header"]
+        if file["key"] and file["kind"] in ("changed", "deleted"):
+            same = " AND ".join(f"t.{quoted(key)} = b.{quoted(key)}" for key in file["key"])
+            script += [f"DELETE FROM {table} t USING b WHERE {same};"]
+        elif file["kind"] == "deleted":
+            script += [
+                f"DELETE FROM {table} t WHERE ctid IN (SELECT ctid FROM (SELECT t.ctid, row_number() OVER (PARTITION BY"
+                f" {columns}) n, {columns} FROM {table} t) x JOIN (SELECT {columns}, count(*) m FROM b GROUP BY {columns})"
+                f" y USING ({columns}) WHERE n <= m);"
+            ]
+        if file["kind"] != "deleted":
+            script += [f"INSERT INTO {table} ({columns}) SELECT * FROM b;"]
+        subprocess.run(
+            [server.bin / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", server.dsn("replayed")],
+            input="\n".join(script),
+            text=True,
+            check=True,
+            timeout=60,
+        )
