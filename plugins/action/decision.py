@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from ..module_utils import run as runs
+from ..module_utils.loss import entries as losses
 from ..module_utils.plan import Procedure, Remedy
 from ..module_utils.units import format_duration, utc_now
 from ..plugin_utils.action import RollbackAction
@@ -84,7 +86,7 @@ class ActionModule(RollbackAction):
                 if person.escalates_to and waited > person.after:
                     escalated.add(role)
                     self.say(f"{person.title} has not answered; told {self.plan.people[person.escalates_to].title}")
-                    self.tell("asked", self.run_id, {"remedy": remedy.name, "reason": why}, [person.escalates_to])
+                    self._tell_asked(remedy, why, [person.escalates_to])
             self.keep_lock()
             time.sleep(LOOK_EVERY)
 
@@ -103,7 +105,14 @@ class ActionModule(RollbackAction):
             self.say("  " + self.command("decide.yml", **answer))
         if not asked:
             self.append("asked", {"roles": list(waiting), "remedy": remedy.name, "why": why}, self.run_id)
-            self.tell("asked", self.run_id, {"remedy": remedy.name, "reason": why}, waiting)
+            self._tell_asked(remedy, why, waiting)
+
+    def _tell_asked(self, remedy: Remedy, why: str, roles: Sequence[str]) -> None:
+        """What a restore would lose belongs into the reason: nobody should say Go without having read it."""
+        lost = losses.text(losses.newest(self.entries(), losses.TOLD, self.run_id))
+        message = self.plan.messages.get("asked", {}).get("says", "")
+        reason = f"{why}\n\n{lost}" if lost and "<loss>" not in message else why
+        self.tell("asked", self.run_id, {"remedy": remedy.name, "reason": reason, "loss": lost or "—"}, roles)
 
     def _break_glass(self, reason: str, remedy: Remedy, procedure: Procedure) -> dict[str, Any]:
         role = self.glass_role()

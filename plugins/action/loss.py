@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 from ..module_utils.errors import BalikError
 from ..module_utils.loss.entries import EXPORTED, STEP, TOLD
 from ..module_utils.run import Run, read_runs
-from ..plugin_utils.action import RollbackAction
+from ..module_utils.units import format_duration
+from ..plugin_utils.action import LEASE, RollbackAction
 
 #: Named by the tasks of db-restore, for the hosts that they run on.
 RESULT = "__db_restore_loss"
@@ -31,19 +32,16 @@ class ActionModule(RollbackAction):
         hosts = self.step_hosts(STEP) if any(STEP in remedy.revert for remedy in remedies) else []
         settings = self._settings()
         if self.variables.get("rollback_break_glass"):
-            settings["limit"] = "0"  # whoever breaks the glass has no minutes to wait for exact figures
-        if hosts and not self.check_mode:
-            self.say(f"reading what {STEP} would lose, for {settings['limit']} at most")
-            self.keep_lock_of_run()
+            settings["limit"] = 0.0  # whoever breaks the glass has no minutes to wait for exact figures
+        if hosts:
+            self.say(f"reading what {STEP} would lose, for {format_duration(settings['limit'])} at most")
+            if self.run_id:  # playbooks/loss.yml needs no lock
+                self.keep_lock(settings["limit"] + LEASE)
         return {"hosts": hosts, "settings": settings}
 
-    def keep_lock_of_run(self) -> None:
-        """Only a run has the lock; ``playbooks/loss.yml`` does not need it."""
-        if self.run_id:
-            self.keep_lock()
-
     def _settings(self) -> dict[str, Any]:
-        return {**self.plan.loss, "exact": self.plan.loss["exact"]}
+        """As a module's arguments; limits in seconds."""
+        return dict(self.plan.loss)
 
     def _told(self) -> dict[str, Any]:
         says, found = [], {}
@@ -66,10 +64,7 @@ class ActionModule(RollbackAction):
     def _due(self) -> dict[str, Any]:
         run = self._newest()
         step = run.steps.get(STEP) if run else None
-        done = any(entry.kind == EXPORTED and entry.run == run.id for entry in self.entries()) if run else False
-        hosts = self.step_hosts(STEP) if step and step.state == "done" and not (done and self.run_id) else []
-        if not self.plan.loss["export"] and self.run_id:
-            hosts = []
+        hosts = self.step_hosts(STEP) if step and step.state == "done" else []
         backups = {host: saved.get("backup", "") for host, saved in step.saved.items()} if step else {}
         return {"hosts": hosts, "run": run.id if run else "", "backups": backups, "settings": self._settings()}
 

@@ -128,6 +128,7 @@ class Plan:
     sign_offs: tuple[SignOff, ...]
     checklist: tuple[dict[str, str], ...]
     messages: dict[str, dict[str, Any]]
+    loss: dict[str, Any]
     smtp: str = field(default="", repr=False)
     mail_from: str = "balik@localhost"
     record_dsn: str = ""
@@ -249,6 +250,7 @@ class _Reader:
             "sign_offs": self.sign_offs(remedies),
             "checklist": self.checklist(),
             "messages": self.messages(),
+            "loss": self.loss(),
             "smtp": self.top("rollback_smtp", _secret, ""),  # may name a user and a password
             "mail_from": self.top("rollback_mail_from", _text, "balik@localhost"),
             "record_dsn": self.top("rollback_record_dsn", _secret, ""),
@@ -357,6 +359,17 @@ class _Reader:
                 self.problem(where, moment, _one_of(MOMENTS))
             found[moment] = self.table(data, where, keys)
         return found
+
+    def loss(self) -> dict[str, Any]:
+        """How what a restore loses is found out. Its limits are of programs: no sandbox's clock divides them."""
+        keys = {
+            "limit": (parse_duration, parse_duration("2m")),
+            "export_limit": (parse_duration, parse_duration("30m")),
+            "exact": (_choice(("auto", "always", "never")), "auto"),
+            "export": (_flag, True),
+            "times": (_times, {}),
+        }
+        return self.table(self.raw("rollback_loss", {}), "rollback_loss", keys)
 
     # Rules that span keys
 
@@ -535,6 +548,26 @@ def _choices(options: Sequence[str]) -> Check:
         return tuple(_choice(options)(item, where) for item in _texts(value, where))
 
     return check
+
+
+def _flag(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise BalikError(where, f"found {value!r}", "true or false")
+    return value
+
+
+def _times(value: Any, where: str) -> dict[str, dict[str, str]]:
+    """The columns that say when a row of a table was written."""
+    if not isinstance(value, Mapping):
+        raise BalikError(where, f"found {value!r}", "tables with their columns: {public.documents: {created: …}}")
+    for table, columns in value.items():
+        known = isinstance(columns, Mapping) and columns and set(columns) <= {"created", "updated"}
+        if not known or not all(isinstance(column, str) and column for column in columns.values()):
+            raise BalikError(f"{where}.{table}", f"found {columns!r}", "created and updated, or one of them: columns")
+    return {
+        str(table) if "." in str(table) else f"public.{table}": {key: str(column) for key, column in columns.items()}
+        for table, columns in value.items()
+    }
 
 
 def _date(value: Any, where: str) -> date:

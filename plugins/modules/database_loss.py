@@ -20,8 +20,8 @@ options:
   state:
     description:
       - V(told) says what would be lost.
-      - V(exported) compares the database that was replaced by O(run), which takes no connections but this one's, with the
-        backup, and writes what differs into files. With O(live) it compares what is live now.
+      - V(exported) compares the database that was replaced by O(run), which takes no connections but this one's, with
+        the backup, and writes what differs into files. With O(live) it compares what is live now.
     type: str
     choices: [told, exported]
     required: true

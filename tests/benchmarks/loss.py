@@ -29,9 +29,9 @@ def fill(server: Server, rows: int) -> None:
     server.psql("CREATE DATABASE live")
     server.psql(
         "CREATE TABLE documents (id bigint, title text, body text, fee numeric(12,2), created_at timestamptz,"
-        " updated_at timestamptz); INSERT INTO documents SELECT n, 'Surat ' || n, repeat('x', (n % 40)::int), n / 100.0,"
-        f" '2026-01-01Z', '2026-01-01Z' FROM generate_series(1, {rows}) n; ALTER TABLE documents ADD PRIMARY KEY (id);"
-        " ANALYZE documents",
+        " updated_at timestamptz); INSERT INTO documents SELECT n, 'Surat ' || n, repeat('x', (n % 40)::int),"
+        f" n / 100.0, '2026-01-01Z', '2026-01-01Z' FROM generate_series(1, {rows}) n;"
+        " ALTER TABLE documents ADD PRIMARY KEY (id); ANALYZE documents",
         "live",
     )
 
@@ -58,8 +58,9 @@ def main() -> None:
         fill(server, given.size)
         backups = {form: Path(name) / f"live.{form}" for form in given.forms}
         for form, path in backups.items():
-            command = [server.bin / "pg_dump", "-d", server.dsn("live"), f"-F{FORMS[form]}", "-Z", "1", "-f", path]
-            subprocess.run([part for part in command if form != "plain" or part not in ("-Z", "1")], check=True)
+            packed = [] if form == "plain" else ["-Z", "1"]
+            command = [str(server.bin / "pg_dump"), "-d", server.dsn("live"), f"-F{FORMS[form]}", *packed]
+            subprocess.run([*command, "-f", str(path)], check=True)
         change(server, given.size, given.changed)
         bytes_ = int(server.psql("SELECT pg_total_relation_size('documents')", "live"))
         print(f"{given.size:,} rows, {bytes_ / 1e9:.2f} GB; medians of {given.rounds} rounds.\n")

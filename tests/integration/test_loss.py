@@ -4,37 +4,51 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access
+from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access, Deadline
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
+from ansible_collections.balik.rollback.plugins.module_utils.loss import compare
+from ansible_collections.balik.rollback.plugins.module_utils.loss.compare import would_drop
 from ansible_collections.balik.rollback.plugins.module_utils.loss.export import export
+from ansible_collections.balik.rollback.plugins.module_utils.loss.psql import reach
 from ansible_collections.balik.rollback.plugins.module_utils.loss.statement import Asked, statement
 
 from tests.servers.postgresql import Server, postgresql
 
 DATABASE = "Toko 'Hukum'"
 RUN = "20260110T130000Z-3f9a"
+MORNING = 1768003200  # 2026-01-10T00:00:00Z
+TIMES = {"created": "created_at", "updated": "updated_at"}
+#: Another name of this machine, which the module does not take for its own.
+FAR = "127.1"
 
 THEN = """
 CREATE EXTENSION citext; CREATE EXTENSION hstore;
 CREATE TYPE mood AS ENUM ('senang', 'sedih');
 CREATE SCHEMA "law firm";
 CREATE TABLE documents (id bigserial PRIMARY KEY, title text, fee numeric, mood mood, tags citext[], about jsonb,
-  size float8, created_at timestamptz NOT NULL, updated_at timestamptz, long text GENERATED ALWAYS AS (title || '!') STORED);
+  size float8, created_at timestamptz NOT NULL, updated_at timestamptz,
+  long text GENERATED ALWAYS AS (title || '!') STORED);
 INSERT INTO documents (title, fee, mood, tags, about, size, created_at, updated_at) SELECT 'Surat №' || n, n / 100.0,
   'senang', ARRAY['a'], '{"n": 1.0}', n / 3.0, '2026-01-01 00:00Z', '2026-01-02 00:00Z' FROM generate_series(1, 3000) n;
 CREATE TABLE "law firm"."Case Files" (code citext, part int, body text, PRIMARY KEY (code, part));
-INSERT INTO "law firm"."Case Files" SELECT 'Perkara ' || n, n % 3, E'baris\\t"kutip", \\\\' || n || E'\\n' FROM generate_series(1, 500) n;
+INSERT INTO "law firm"."Case Files"
+  SELECT 'Perkara ' || n, n % 3, E'baris\\t"kutip", \\\\' || n || E'\\n' FROM generate_series(1, 500) n;
 CREATE TABLE clicks (page text, at timestamp);
 INSERT INTO clicks SELECT '/' || n % 10, '2026-01-05' FROM generate_series(1, 100) n;
 CREATE TABLE parts (id int, region text, note text, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
-CREATE TABLE parts_id PARTITION OF parts FOR VALUES IN ('id'); CREATE TABLE parts_my PARTITION OF parts FOR VALUES IN ('my');
+CREATE TABLE parts_id PARTITION OF parts FOR VALUES IN ('id');
+CREATE TABLE parts_my PARTITION OF parts FOR VALUES IN ('my');
 INSERT INTO parts SELECT n, CASE n % 2 WHEN 0 THEN 'id' ELSE 'my' END, 'x' FROM generate_series(1, 50) n;
 CREATE TABLE gone (x int); INSERT INTO gone VALUES (1), (2);
 CREATE TABLE same (x int PRIMARY KEY); INSERT INTO same VALUES (1);
@@ -51,7 +65,8 @@ UPDATE documents SET title = title WHERE id < 50;  -- written, and as before
 DELETE FROM documents WHERE id IN (2000, 2001, 2002);
 UPDATE "law firm"."Case Files" SET body = 'berubah "di sini",' || chr(10) || 'baris' WHERE code = 'perkara 7';
 INSERT INTO "law firm"."Case Files" VALUES ('O''Brien', 1, NULL), ('kosong', 1, '');
-INSERT INTO clicks SELECT '/3', '2026-01-05' FROM generate_series(1, 4); INSERT INTO clicks VALUES ('/neu', '2026-01-11');
+INSERT INTO clicks SELECT '/3', '2026-01-05' FROM generate_series(1, 4);
+INSERT INTO clicks VALUES ('/neu', '2026-01-11');
 DELETE FROM clicks WHERE ctid IN (SELECT ctid FROM clicks WHERE page = '/1' LIMIT 2);
 UPDATE parts SET note = 'y' WHERE id = 1; DELETE FROM parts WHERE id = 2;
 DROP TABLE gone;
@@ -133,6 +148,20 @@ def test_each_row_that_was_inserted_changed_or_deleted_is_counted(server, backup
     assert databases(server) == {DATABASE}, "the scratch database is gone"
 
 
+def test_large_tables_are_looked_at_in_ranges_of_keys(server, backups, monkeypatch):
+    """Every table as a large one: the ranges are of numbers where the key begins with one, else of a hash."""
+    monkeypatch.setattr(compare, "_SMALL", 0)
+    found = statement(asked(server, backups / "s.dump"))
+    assert (found["exact"], counts(found)) == (True, EXACT), found["reason"]
+
+
+def test_a_server_without_hashes_of_records_tells_the_same(server, backups, monkeypatch):
+    """PostgreSQL 13 has none: the text of a row is hashed there."""
+    monkeypatch.setattr(compare.Pair, "_hashed", compare.Pair.hashed_as_text)
+    found = statement(asked(server, backups / "s.dump"))
+    assert (found["exact"], counts(found)) == (True, EXACT), found["reason"]
+
+
 def test_it_is_told_in_a_few_lines_the_greatest_loss_first(server, backups):
     says = statement(asked(server, backups / "s.sql"))["says"]
     assert says[0].startswith(f"restoring {DATABASE} from s.sql, the file's time 20"), says[0]
@@ -199,8 +228,8 @@ def replay(server: Server, folder: Path, manifest: dict[str, Any]) -> None:
         elif file["kind"] == "deleted":
             script += [
                 f"DELETE FROM {table} t WHERE ctid IN (SELECT ctid FROM (SELECT t.ctid, row_number() OVER (PARTITION BY"
-                f" {columns}) n, {columns} FROM {table} t) x JOIN (SELECT {columns}, count(*) m FROM b GROUP BY {columns})"
-                f" y USING ({columns}) WHERE n <= m);"
+                f" {columns}) n, {columns} FROM {table} t) x"
+                f" JOIN (SELECT {columns}, count(*) m FROM b GROUP BY {columns}) y USING ({columns}) WHERE n <= m);"
             ]
         if file["kind"] != "deleted":
             script += [f"INSERT INTO {table} ({columns}) SELECT * FROM b;"]
@@ -211,3 +240,137 @@ def replay(server: Server, folder: Path, manifest: dict[str, Any]) -> None:
             check=True,
             timeout=60,
         )
+
+
+def test_with_nothing_lost_it_says_so(server, tmp_path):
+    server.psql("CREATE DATABASE calm")
+    server.psql("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 10)", "calm")
+    path = tmp_path / "calm.dump"
+    subprocess.run([server.bin / "pg_dump", "-d", server.dsn("calm"), "-Fc", "-f", path], check=True, timeout=60)
+    found = statement(replace(asked(server, path), database="calm"))
+    assert (found["exact"], found["tables"], found["same"], found["total"]["lost"]) == (True, [], 1, 0)
+    assert "would lose nothing" in found["says"][0]
+    server.psql("DROP DATABASE calm")
+
+
+def test_without_time_for_a_comparison_columns_of_times_tell(server, backups):
+    os.utime(backups / "s.sql", (MORNING, MORNING))
+    found = statement(asked(server, backups / "s.sql", limit=0, times={"public.documents": TIMES}))
+    assert not found["exact"]
+    assert "no time for a comparison" in found["reason"]
+    tables = {each["table"]: each for each in found["tables"]}
+    documents = tables["public.documents"]
+    assert (documents["how"], documents["inserted"], documents["changed"], documents["deleted"]) == (
+        "times",
+        8,
+        3,
+        None,
+    )
+    assert documents["newest"] == "2026-01-10T14:00:00.000000Z"
+    assert "public.documents" in found["total"]["deleted_unknown"]
+    clicks = tables["public.clicks"]
+    assert clicks["how"] == "statistics"
+    assert "an estimate" in clicks["note"]
+    assert "8 inserted, 3 changed, deleted unknown" in "\n".join(found["says"])
+    assert databases(server) == {DATABASE}
+
+
+def test_what_is_not_known_is_never_nothing(server, backups):
+    """Neither the columns nor the counters say anything of a table: unknown, and not in any sum."""
+    server.psql("SELECT pg_stat_reset()", DATABASE)
+    found = statement(asked(server, backups / "s.sql", exact="never"))
+    assert "the plan wants no comparison" in found["reason"]
+    unsure = [each for each in found["tables"] if each["how"] == "statistics"]
+    assert unsure
+    assert all("at least" in each["note"] for each in unsure), "the counters begin after the backup"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda text: text[: len(text) // 2], "truncated"),
+        (lambda text: text.replace("\nSET ", "\n\\connect postgres\nSET ", 1), "would leave the database"),
+        (lambda text: text.replace("senang\t", "marah\t", 1), "psql ended with 3: line"),
+    ],
+    ids=["truncated", "leaves the database", "a wrong row"],
+)
+def test_a_spoiled_backup_is_said_and_an_estimate_given(server, backups, tmp_path, spoil, reason):
+    path = tmp_path / "x.sql"
+    path.write_text(spoil((backups / "s.sql").read_text()))
+    found = statement(asked(server, path))
+    assert (found["exact"], reason in found["reason"]) == (False, True), found["reason"]
+    assert "not exactly known" in found["says"][0]
+    assert databases(server) == {DATABASE}
+
+
+def test_a_table_that_somebody_holds_does_not_hold_up_the_decision(server, backups):
+    with psycopg.connect(server.dsn(DATABASE)) as connection:
+        connection.execute("LOCK TABLE documents IN ACCESS EXCLUSIVE MODE")
+        began = time.monotonic()
+        found = statement(asked(server, backups / "s.dump"))
+        assert time.monotonic() - began < 40
+    assert counts(found)["public.clicks"] == EXACT["public.clicks"]
+    held = next(each for each in found["tables"] if each["table"] == "public.documents")
+    assert (held["how"], held["inserted"], found["exact"]) == ("unknown", None, False)
+    assert "lock timeout" in held["note"]
+    assert found["total"]["unknown"] == ["public.documents"]
+
+
+def test_a_limit_is_kept_and_nothing_is_left(server, backups):
+    began = time.monotonic()
+    found = statement(asked(server, backups / "s.sql", limit=0.3))
+    assert time.monotonic() - began < 10
+    assert "not done within 300ms" in found["reason"], found["reason"]
+    assert databases(server) == {DATABASE}
+
+
+def test_a_disk_that_cannot_be_seen_is_not_filled(server, backups):
+    found = statement(
+        replace(asked(server, backups / "s.sql", exact="auto"), access=Access(FAR, server.port, "postgres"))
+    )
+    assert "its free space cannot be seen from here" in found["reason"]
+
+
+def test_what_a_killed_run_has_left_is_dropped_by_the_next(server, backups):
+    script = f"""
+import sys; sys.path.insert(0, "collections")
+from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access, Deadline
+from ansible_collections.balik.rollback.plugins.module_utils.loss.statement import Asked, compared
+asked = Asked(Access("{server.host}", {server.port}, "postgres"), {DATABASE!r}, "killed", {str(backups / "s.sql")!r},
+              exact="always")
+with compared(asked):
+    print("there", flush=True); sys.stdin.read()
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    try:
+        assert process.stdout.readline() == "there\n"
+    finally:
+        process.kill()
+        process.wait()
+    left = f"{DATABASE}__loss_killed"
+    assert left in databases(server)
+    end = time.monotonic() + 20
+    while (
+        server.psql(f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{left.replace(chr(39), chr(39) * 2)}'")
+        != "0"
+    ):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert statement(asked(server, backups / "s.dump"))["exact"]
+    assert databases(server) == {DATABASE}
+
+
+def test_only_some_tables_and_never_one_that_is_nowhere(server, backups):
+    found = statement(asked(server, backups / "s.dump", only=["clicks", "law firm.Case Files"]))
+    assert set(counts(found)) == {"public.clicks", "law firm.Case Files"}
+    with pytest.raises(BalikError, match=r"table public\.clickz: neither in the database nor in the backup"):
+        statement(asked(server, backups / "s.dump", only=["clickz"]))
+
+
+def test_a_down_migration_can_ask_what_it_would_destroy(server, backups):
+    deadline = Deadline(30)
+    access = Access(server.host, server.port, "postgres")
+    database = reach(access, "postgres", deadline)[0].to(DATABASE)
+    asked_of = [("public", "leaderboard", ""), ("public", "same", "colour"), ("public", "nowhere", "")]
+    assert list(would_drop(database, asked_of).values()) == [2, 1, None]

@@ -35,6 +35,8 @@ _SAME = {
 }
 _FLAGS = ("-X", "-w", "-q", "-A", "-t", "-v", "VERBOSITY=terse", "-f", "-")
 _MARK = "@balik "
+#: Seconds for clearing up.
+_AFTERWARDS = 30.0
 
 
 def literal(text: str) -> str:
@@ -67,6 +69,10 @@ class Psql:
     def to(self, database: str, writes: bool = False) -> Psql:
         """The same server's other database."""
         return replace(self, database=database, snapshot="", writes=writes)
+
+    def afterwards(self) -> Psql:
+        """With time of its own, for what has to be put right however late it is."""
+        return replace(self, deadline=Deadline(_AFTERWARDS))
 
     @property
     def command(self) -> list[str]:

@@ -144,7 +144,7 @@ def loaded(server: Psql, database: str, run_id: str, path: Path, jobs: int) -> I
             yield scratch
     finally:
         with suppress(BalikError):  # the error that brought us here is the one to tell; the next start drops it
-            _drop(server, beside)
+            _drop(server.afterwards(), beside)
 
 
 def drop_leftovers(server: Psql, database: str) -> list[str]:

@@ -191,7 +191,7 @@ def _opened(server: Psql, database: str) -> Iterator[None]:
     try:
         yield
     finally:
-        writer.do(f"ALTER DATABASE {name(database)} WITH ALLOW_CONNECTIONS false")
+        writer.afterwards().do(f"ALTER DATABASE {name(database)} WITH ALLOW_CONNECTIONS false")
 
 
 def _timed(work: Any, seconds: dict[str, float], what: str) -> Any:

@@ -23,6 +23,10 @@ is not known is null. Texts of the plan and of people stay in their language; ``
 ``watch``      the newest watch, the same with ``seconds`` for how long; or null
 ``decision``   ``{outcome, reason, at, asked_at, seconds, answers: [...], glass_broken}``; each answer ``{role, title,
                by, answer, reason, at, after}``, with ``answer`` null for who was asked and did not answer
+``loss``       what a restore would lose and has lost, or null: ``{at, told: [{host, reason, says, exact, database,
+               backup, taken, taken_by, at, more, lost, tables: [{table, how, inserted, changed, deleted, oldest,
+               newest, by, note, columns}]}], exported: [{at, host, folder, from,
+               files: [{file, table, kind, rows}]}]}``
 ``steps``      list of ``{phase, step, state, started_at, seconds, attempts, hosts: [{host, says, saved, evidence}],
                failures: [{at, stage, host, says}]}``; ``state`` is done, failed, started or not-begun
 ``sign_offs``  list of ``{name, role, title, phase, says, asked_at, answer, by, reason, at, after}``
@@ -48,6 +52,7 @@ from typing import Any
 from .. import run as runs
 from ..criteria import SAFE, UNKNOWN
 from ..errors import BalikError
+from ..loss import entries as losses
 from ..plan import CHECKLIST_MOMENTS, PHASES, Plan
 from ..record import Entry
 from ..units import format_duration, iso, parse_time
@@ -96,7 +101,7 @@ _TONES = {
 }
 _KEY_KINDS = {
     *("run-opened", "criteria", "glass-broken", "decided", "step-done", "step-failed", "sign-off", "statement"),
-    *("watched", "outcome"),
+    *("watched", "outcome", "loss", "loss-exported"),
 }
 
 
@@ -174,6 +179,7 @@ class _Builder:
             "unreadable": len(self.unreadable),
             "criteria": self.criteria(self.newest("criteria")),
             "decision": self.decision(),
+            "loss": self.loss(),
             "steps": steps,
             "sign_offs": sign_offs,
             "watch": self.watch(),
@@ -384,6 +390,36 @@ class _Builder:
             for entry in self.all("message")
         ]
 
+    # What a restore takes away
+
+    def loss(self) -> dict[str, Any] | None:
+        told = self.newest(losses.TOLD)
+        exported = self.all(losses.EXPORTED)
+        if told is None and not exported:
+            return None
+        return {
+            "at": told.at if told else None,
+            "told": [lost_on(host, lost) for host, lost in _hosts(told)],
+            "exported": [
+                {
+                    "at": entry.at,
+                    "host": host,
+                    "folder": _text(kept.get("folder")),
+                    "from": _text(kept.get("from")),
+                    "files": [
+                        {
+                            **{key: _text(file.get(key)) for key in ("file", "table", "kind")},
+                            "rows": _count(file, "rows"),
+                        }
+                        for file in _list(kept.get("files"))
+                        if isinstance(file, dict)
+                    ],
+                }
+                for entry in exported
+                for host, kept in _hosts(entry)
+            ],
+        }
+
     # Steps
 
     def steps(self) -> list[dict[str, Any]]:
@@ -495,6 +531,7 @@ class _Builder:
         words = self.words
         verdict, phase = _text(body.get("verdict")), _text(body.get("phase"))
         outcomes = words["decided" if kind == "decided" else "outcome"]
+        hosts = _mapping(body.get("hosts"))
         step = {key: _text(body.get(key)) for key in ("step", "stage", "item", "by", "reason", "remedy", "why")}
         return {
             **step,
@@ -509,6 +546,8 @@ class _Builder:
             "moment": words["told_at"].get(_text(body.get("moment")), _text(body.get("moment"))),
             "took": self.duration(_number(body.get("seconds"))),
             "says": _listed(body.get("says")) if kind == "step-done" else "",
+            "lost": _listed({h: next(iter(_list(_mapping(s).get("says"))), None) for h, s in hosts.items()}) or None,
+            "folders": _listed({host: _mapping(said).get("folder") for host, said in hosts.items()}) or None,
             "failures": _listed(body.get("failures")),
             "ways": self.ways(_mapping(body.get("ways"))),
         }
@@ -604,6 +643,41 @@ class _Builder:
         given = " ".join(f"-i {shlex.quote(place)}" for place in places)
         verify = f"ansible-playbook {given} playbooks/record.yml -e verify=true -e record_head={shlex.quote(last.hash)}"
         return {"entries": len(of_run), "first": of_run[0].seq, "last": last.seq, "head": last.hash, "verify": verify}
+
+
+def lost_on(host: str, lost: Mapping[str, Any]) -> dict[str, Any]:
+    """What was told of one host, in the report's shape; figures that are not known are null."""
+    tables = [each for each in _list(lost.get("tables")) if isinstance(each, dict)]
+    return {
+        "host": host,
+        "says": [said for line in _list(lost.get("says")) if (said := _text(line))],
+        "exact": lost.get("exact") is True,
+        "lost": _count(_mapping(lost.get("total")), "lost"),
+        "more": _count(lost, "more") or 0,
+        **{key: _text(lost.get(key)) for key in ("reason", "database", "backup", "taken_by")},
+        **{key: _time(lost.get(key)) for key in ("taken", "at")},
+        "tables": [
+            {
+                **{key: _text(each.get(key)) for key in ("table", "how", "by", "note")},
+                **{key: _count(each, key) for key in ("inserted", "changed", "deleted")},
+                **{key: _time(each.get(key)) for key in ("oldest", "newest")},
+                "columns": {
+                    str(name): _count(_mapping(each["columns"]), name) for name in _mapping(each.get("columns"))
+                },
+            }
+            for each in tables
+        ],
+    }
+
+
+def _count(values: Mapping[str, Any], key: str) -> int | None:
+    number = _number(values.get(key))
+    return None if number is None else int(number)
+
+
+def _hosts(entry: Entry | None) -> list[tuple[str, dict[str, Any]]]:
+    hosts = _mapping(entry.body.get("hosts")) if entry else {}
+    return [(host, said) for host, said in hosts.items() if isinstance(said, dict)]
 
 
 class _Words(dict):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timezone
 from functools import cache
 from pathlib import Path
@@ -84,6 +84,9 @@ def _environment(language: str, markdown: bool) -> Environment:
         spark=_spark,
         code=_code,
         named=lambda said: named(said["host"], said["says"]),
+        rows=lambda count: words["text"]["not_known"] if count is None else f"{count:,}",
+        lost=lambda told: _lost(told, words, time),
+        lost_by=lambda table: _lost_by(table, words),
         or_dash=lambda text: words["none"] if text is None or text == "" else text,
         word_scope=lambda name: word("scope", name),
         word_way=lambda name: word("way", name),
@@ -108,6 +111,36 @@ def _facts(value: Any) -> list[tuple[str, str]]:
 
     walk("", value)
     return [*lines[:_MOST_FACTS], ("…", "")] if len(lines) > _MOST_FACTS else lines
+
+
+def _lost(told: Mapping[str, Any], words: Mapping[str, Any], time: Callable[[str | None], str]) -> str:
+    """What was told of one host, in one sentence."""
+    texts = words["text"]
+    if not told["database"]:
+        said = texts["lost_unknown"].format(reason=told["reason"] or words["none"])
+    else:
+        said = texts["lost_exactly" if told["exact"] else "lost_about"].format(
+            database=told["database"],
+            backup=told["backup"] or words["none"],
+            taken_by=told["taken_by"] or "",
+            taken=time(told["taken"]),
+            at=time(told["at"]),
+            rows=texts["not_known"] if told["lost"] is None else f"{told['lost']:,}",
+            reason=told["reason"] or words["none"],
+        )
+    return named(told["host"], said)
+
+
+def _lost_by(table: Mapping[str, Any], words: Mapping[str, Any]) -> str:
+    """Where a table's figures come from, and what else is to be known of it."""
+    how = words["lost_by"].get(table["how"], table["how"] or words["none"])
+    columns = [
+        words["text"]["column"].format(
+            count=words["text"]["not_known"] if count is None else f"{count:,}", column=column
+        )
+        for column, count in table["columns"].items()
+    ]
+    return "; ".join(filter(None, [how, *columns, table["note"]]))
 
 
 def _figure(value: Any) -> str:
