@@ -70,7 +70,7 @@ def _feed(
     reader = Reader(str(path), digests)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         psql = subprocess.Popen(
-            [programs["psql"], *flags, *_restricted(programs), "-f", "-"],
+            [programs["psql"], *flags, *restricted(programs), "-f", "-"],
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=err,
@@ -108,7 +108,7 @@ def _feed(
     return contents
 
 
-def _restricted(programs: Programs) -> Sequence[str]:
+def restricted(programs: Programs) -> Sequence[str]:
     """What makes psql refuse every backslash command of the script; nothing where psql is too old to know it."""
     told = subprocess.run([programs["psql"], "--version"], capture_output=True, text=True, check=True, timeout=30)
     version = re.search(r"\) (\d+)\.(\d+)", told.stdout)

@@ -14,6 +14,8 @@ from typing import Any
 
 from ..database import backup
 from ..database.access import Programs, complaint, limited, run, too_long
+from ..database.filling import restricted
+from ..database.script import CHUNK, Reader
 from ..database.space import estimate, human
 from ..errors import BalikError
 from .psql import Psql, literal, name
@@ -186,10 +188,10 @@ def _load(scratch: Psql, path: Path, jobs: int) -> None:
         command = [programs["pg_restore"], "-w", *sections, "-j", str(jobs), "-d", _dsn(scratch.database)]
         run([*command, str(path.absolute())], environment, scratch.deadline, what)
         return
-    reader, passing = backup.Reader(str(path)), UntilPostData()
+    reader, passing = Reader(str(path)), UntilPostData()
     with tempfile.TemporaryFile() as err:
         psql = subprocess.Popen(
-            [*scratch.command[:-2], "-v", "ON_ERROR_STOP=1", "-f", "-"],
+            [*scratch.command[:-2], "-v", "ON_ERROR_STOP=1", *restricted(programs), "-f", "-"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=err,
@@ -199,9 +201,9 @@ def _load(scratch: Psql, path: Path, jobs: int) -> None:
         with limited(psql, scratch.deadline) as over:
             with suppress(BrokenPipeError):  # psql ended before the dump did; it says why
                 with backup.opened(path, kind, programs, scratch.deadline) as stream:
-                    for chunk in iter(lambda: stream.read(backup.CHUNK), b""):
-                        reader.feed(chunk)
-                        psql.stdin.write(passing.take(chunk))
+                    for chunk in iter(lambda: stream.read(CHUNK), b""):
+                        psql.stdin.write(passing.take(reader.feed(chunk)))
+                psql.stdin.write(passing.take(reader.last()))
                 reader.finish()
                 psql.stdin.close()
             with suppress(BrokenPipeError):

@@ -361,6 +361,11 @@ def test_a_remedy_by_name_and_the_ways_to_have_none() -> None:
             "a role of rollback_people",
         ),
         ("rollback_messages.asked", None, "rollback_messages.asked", "found None", "a mapping with to"),
+        ("rollback_loss", {"limit": "soon"}, "rollback_loss.limit", "found 'soon'", "a duration"),
+        ("rollback_loss", {"exact": "maybe"}, "rollback_loss.exact", "found 'maybe'", "one of auto, always, never"),
+        ("rollback_loss", {"export": "no"}, "rollback_loss.export", "found 'no'", "true or false"),
+        ("rollback_loss", {"times": {"a.b": {"made": "x"}}}, "rollback_loss.times.a.b", "made", "created and updated"),
+        ("rollback_loss", {"times": []}, "rollback_loss.times", "found []", "tables with their columns"),
     ],
 )
 def test_a_refusal(path: str, value: Any, what: str, found: str, expected: str) -> None:

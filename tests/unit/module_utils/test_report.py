@@ -534,6 +534,45 @@ def test_a_message_that_did_not_arrive(story: Story) -> None:
     assert len(found["post_mortem"]["badly"]) == 2
 
 
+LOST = {
+    "exact": True,
+    "reason": "",
+    "database": "hub",
+    "backup": "/backups/pre-golive-snapshot-20260110.sql",
+    "taken": "2026-01-10T11:00:00Z",
+    "taken_by": "manifest",
+    "at": "2026-01-10T13:00:00Z",
+    "total": {"lost": 1402},
+    "says": ["restoring hub would lose 1,402 rows"],
+    "tables": [
+        {"table": "public.documents", "how": "key", "inserted": 1390, "changed": 12, "deleted": 3, "by": "updated_at",
+         "oldest": "2026-01-10T12:00:00Z", "newest": "2026-01-10T12:30:00Z", "columns": {"colour": 9}, "note": ""},
+        {"table": "public.clicks", "how": "times", "inserted": 7, "changed": 1, "deleted": None, "columns": {}},
+    ],
+}  # fmt: skip
+
+
+def test_what_was_lost_stands_in_the_report_and_what_is_unknown_is_no_figure(story: Story) -> None:
+    story.opened()
+    story.tell("loss", hosts={"db-1": LOST, "db-2": {"says": ["UNKNOWN"], "reason": "the host did not answer"}})
+    file = {"file": "000-public.documents.inserted.csv", "table": "public.documents", "kind": "inserted", "rows": 1390}
+    story.tell("loss-exported", hosts={"db-1": {"folder": "/backups/hub.lost", "from": "hub__before", "files": [file]}})
+    document = story.document()
+    told = document["loss"]["told"]
+    assert [(table["inserted"], table["deleted"]) for table in told[0]["tables"]] == [(1390, 3), (7, None)]
+    assert told[1]["lost"] is None
+    assert document["loss"]["exported"][0]["files"] == [file]
+    for text in (to_html(document), to_markdown(document).replace("\\", "")):
+        assert "1,402 rows would be lost. Every row was compared." in text
+        assert "What would be lost is unknown: the host did not answer" in text
+        assert "9 values of the new column colour" in text
+        assert "/backups/hub.lost" in text
+    assert "| public.clicks | 7 | 1 | unknown |" in to_markdown(document)
+    says = {event["kind"]: event["says"] for event in document["timeline"]}
+    assert says["loss-exported"] == "What was lost is kept: db-1: /backups/hub.lost"
+    assert "db-1: restoring hub would lose 1,402 rows" in says["loss"]
+
+
 def test_the_post_mortem_knows_what_the_plan_wants_afterwards(story: Story) -> None:
     story.rolled_back()
     found = story.document()
