@@ -1,0 +1,1 @@
+"""Going down from Prisma's migrations, which Prisma itself does not do."""

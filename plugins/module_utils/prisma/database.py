@@ -1,0 +1,169 @@
+"""The connection, Prisma's bookkeeping in it, and errors of the server as sentences."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ..database.access import Deadline, first_line
+from ..errors import BalikError, Unreachable
+from ..units import format_duration
+from .address import Address
+from .history import Row
+from .sql import BOOKKEEPING, quoted
+
+try:
+    import psycopg
+except ImportError:  # said by `connect`, on the host where it is missing
+    psycopg = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+#: What Prisma's own `migrate deploy` holds while it works.
+PRISMA_LOCK = 72707369
+_COLUMNS = "id, checksum, finished_at, migration_name, logs, rolled_back_at, started_at, applied_steps_count"
+_LOCKED = """
+SELECT a.pid, a.application_name, a.usename, a.state,
+       extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, a.backend_start))
+FROM pg_stat_activity a
+WHERE a.pid <> pg_backend_pid() AND a.pid IN (
+    SELECT l.pid FROM pg_locks l
+    WHERE l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND ((l.locktype = 'advisory' AND l.objid = %(key)s)
+           OR (NOT %(only)s AND l.locktype = 'relation' AND l.relation >= 16384)))
+ORDER BY 5 DESC LIMIT 5
+"""
+
+
+def connect(address: Address, run: str) -> Connection[Any]:
+    """A connection in autocommit mode, with its own settings.
+
+    :raises Unreachable: no answer, or refused; how it was tried.
+    """
+    if psycopg is None:
+        raise BalikError(
+            "Python's psycopg 3", "is not installed for the Python that runs the step", do="Install psycopg[binary]."
+        )
+    # A role's or the database's own time-outs must not end, nor a read-only default forbid, what is limited here.
+    ours = "-c statement_timeout=0 -c lock_timeout=0 -c default_transaction_read_only=off -c row_security=off"
+    keywords = {**address.keywords, "options": f"{address.keywords.get('options', '')} {ours}".strip()}
+    try:
+        connection = psycopg.connect(
+            **keywords,  # type: ignore[arg-type]
+            autocommit=True,
+            connect_timeout=10,
+            application_name=f"balik {run}"[:63],
+            client_encoding="UTF8",
+        )
+    except psycopg.Error as error:
+        words = first_line(error)
+        pooled = "unsupported startup parameter" in words
+        raise Unreachable(
+            f"database {address.where}",
+            "a pooler stands before it" if pooled else f"no connection: {words}",
+            do="Name the server itself in prisma_down_url, as in Prisma's directUrl."
+            if pooled
+            else "Check that the server runs, and prisma_down_url.",
+        ) from None
+    return connection
+
+
+def quote_bookkeeping(schema: str) -> str:
+    return quoted(schema, BOOKKEEPING)
+
+
+def read_rows(connection: Connection[Any], schema: str) -> list[Row]:
+    """All of Prisma's bookkeeping.
+
+    :raises BalikError: there is none in this schema; where there is one.
+    """
+    table = quote_bookkeeping(schema)
+    found = connection.execute("SELECT to_regclass(%s)", [table]).fetchone()
+    if not found or found[0] is None:
+        others = connection.execute(
+            "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE relname = %s ORDER BY 1",
+            [BOOKKEEPING],
+        ).fetchall()
+        elsewhere = ", ".join(name for (name,) in others)
+        raise BalikError(
+            f"table {table}",
+            "is not there" + (f", but in the schema {elsewhere}" if elsewhere else ", nor in another schema"),
+            "the table in which Prisma writes what it has applied",
+            "Write ?schema=… into prisma_down_url as the product does." if elsewhere else "",
+        )
+    rows = connection.execute(f"SELECT {_COLUMNS} FROM {table} ORDER BY started_at").fetchall()  # type: ignore[arg-type]
+    return [Row(*row) for row in rows]
+
+
+def holders(connection: Connection[Any], only_prisma: bool = False) -> list[str]:
+    """The sessions that hold a lock on Prisma's bookkeeping, or (unless ``only_prisma``) on tables, in words."""
+    rows = connection.execute(_LOCKED, {"key": PRISMA_LOCK, "only": only_prisma}).fetchall()
+    return [
+        f"process {pid} ({application or 'no application name'}, as {user}, {state or 'unknown'}, for "
+        f"{format_duration(max(0.0, float(since or 0)))})"
+        for pid, application, user, state, since in rows
+    ]
+
+
+@contextmanager
+def telling(connection: Connection[Any], at: Sequence[str], state: str, lock_timeout: float) -> Iterator[None]:
+    """Turn what the server raises into a sentence. To stand around the transaction, which is over by then.
+
+    :param at: one sentence, what is being done; whoever works within may change it.
+    :param state: what is so after the transaction was taken back.
+    """
+    try:
+        yield
+    except psycopg.errors.LockNotAvailable:
+        held = holders(connection)
+        raise BalikError(
+            at[0],
+            f"another session held a lock for longer than prisma_down_lock_timeout ({format_duration(lock_timeout)})"
+            + (f": {'; '.join(held)}" if held else ", and has gone since"),
+            do=f"{state} End that session, or wait for it, and run again.",
+        ) from None
+    except psycopg.errors.QueryCanceled:
+        raise BalikError(
+            at[0], "was not done within prisma_down_limit", do=f"{state} Raise the limit if it is too short."
+        ) from None
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise BalikError(
+            at[0], f"the server refused: {first_line(error)}", do=f"{state} Grant that, and run again."
+        ) from None
+    except psycopg.OperationalError as error:
+        raise BalikError(
+            at[0],
+            f"the connection was lost: {first_line(error)}",
+            do="The server takes back a transaction that did not end. Run again: it reads what is applied, and goes on.",
+        ) from None
+    except psycopg.Error as error:
+        raise BalikError(at[0], f"the server refused: {first_line(error)}", do=state) from None
+
+
+def limits(connection: Connection[Any], lock_timeout: float, deadline: Deadline) -> None:
+    """Sets both limits for the transaction that is open."""
+    left = deadline.left()
+    if not left:
+        raise psycopg.errors.QueryCanceled("the limit is over")
+    connection.execute(
+        "SELECT set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true)",
+        [f"{max(1, round(lock_timeout * 1000))}ms", f"{max(1, round(left * 1000))}ms"],
+    )
+
+
+def others(connection: Connection[Any]) -> Sequence[str]:
+    """Who else is connected to this database: application and how many sessions."""
+    rows = connection.execute(
+        "SELECT coalesce(nullif(application_name, ''), 'no application name'), count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        " GROUP BY 1 ORDER BY 1"
+    ).fetchall()
+    return [f"{name} ({number})" for name, number in rows]
+
+
+def since(began: float) -> float:
+    """Seconds since a monotonic moment, to the millisecond."""
+    return round(time.monotonic() - began, 3)

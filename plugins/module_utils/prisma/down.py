@@ -1,0 +1,519 @@
+"""Going down from what is applied to the migration that is to stay the newest: check, do, verify, undo."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..database.access import Deadline
+from ..errors import BalikError
+from ..units import format_duration
+from . import database, loss, sql, workload
+from .address import Address
+from .history import NONE_STAYS, History, Migration, Row, compare, read_folder
+from .loss import Kept, Loss
+from .restore import put_back
+from .sql import Script, Statement
+from .workload import Places
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the plan says; times are seconds. The names are those of the role's variables without its prefix."""
+
+    address: Address
+    migrations: str
+    to: str
+    run: str
+    keep_dir: str
+    schemas: Sequence[str] = ()
+    destroys: Sequence[str] = ()
+    outside_transaction: Sequence[str] = ()
+    leave_additive: bool = False
+    order: str = "strict"
+    lock_timeout: float = 5
+    limit: float = 600
+    count_limit: float = 30
+    places: Places = field(default_factory=Places)
+    saved: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def target(self) -> str:
+        return "no migration" if self.to == NONE_STAYS else self.to
+
+    @property
+    def kept(self) -> Path:
+        return Path(self.keep_dir).expanduser() / self.run
+
+    @property
+    def named(self) -> list[str]:
+        """The schemas that a down.sql may name."""
+        return list(dict.fromkeys([self.address.schema, *self.schemas]))
+
+
+@dataclass(frozen=True)
+class Way:
+    """The way down as it was found: every ``problem`` forbids it.
+
+    :param losses: by migration; with ``rows`` where they were counted.
+    :param left: what stays because it is purely additive.
+    """
+
+    history: History
+    down: list[Migration]
+    left: list[Migration]
+    scripts: Mapping[str, Script]
+    losses: Mapping[str, list[Loss]]
+    problems: list[str]
+    notes: list[str]
+
+
+def check(task: Task) -> Json:
+    """Every reason why it could not be done, at once; what stands there.
+
+    :raises BalikError: with all of them.
+    """
+    with _connected(task) as connection:
+        way = _explore(connection, task, counting=True)
+    _refuse(way, task)
+    return {
+        "changed": False,
+        "says": _would(way, task),
+        "before": {
+            "to": task.to,
+            "migrations": [
+                {"name": one.name, "rows": [row.as_kept() for row in way.history.rows[one.name]]} for one in way.down
+            ],
+        },
+        "evidence": {"migrations": _found(way), "left": [one.name for one in way.left], "notes": way.notes},
+        "diff": _diff(way),
+    }
+
+
+def main(task: Task, check_mode: bool) -> Json:
+    """Goes down, newest first, each migration in one transaction with its row.
+
+    :raises BalikError: what was refused, or went wrong at which statement; what is down by then stays down.
+    """
+    began, deadline = time.monotonic(), Deadline(task.limit)
+    with _connected(task) as connection:
+        way = _explore(connection, task, counting=check_mode)
+        _refuse(way, task)
+        if check_mode:
+            return {
+                "changed": bool(way.down),
+                "says": _would(way, task),
+                "evidence": _evidence(way),
+                "diff": _diff(way),
+            }
+        done: list[Json] = []
+        for one in way.down:
+            done.append(_go_down(connection, task, way, one, [each["name"] for each in done], deadline))
+    says = "; ".join(_told(each) for each in done) or f"{task.target} is the newest already"
+    return {
+        "changed": bool(done),
+        "says": says + _left(way),
+        "evidence": {**_evidence(way), "migrations": done, "seconds": database.since(began)},
+        "diff": _diff(way),
+    }
+
+
+def verify(task: Task) -> Json:
+    """Reads Prisma's bookkeeping again.
+
+    :raises BalikError: something newer than the target is applied, or failed.
+    """
+    with _connected(task) as connection:
+        history = compare(
+            read_folder(task.migrations), database.read_rows(connection, task.address.schema), task.to, task.order
+        )
+    down, left = _leave(history, task)
+    if down or history.problems:
+        names = ", ".join(one.name for one in reversed(down))
+        found = [f"applied (again): {names}; something may have run `migrate deploy`"] if down else []
+        raise BalikError(
+            f"database {task.address.where}",
+            "\n".join([*found, *history.problems]),
+            f"{task.target} as the newest migration",
+            "Find out what started with the new release's migrations, and run again.",
+        )
+    says = f"{task.target} is the newest migration" + _left_words(left)
+    return {"changed": False, "says": says, "evidence": {"newest": task.to, "left": [one.name for one in left]}}
+
+
+def undo(task: Task, check_mode: bool) -> Json:
+    """Applies again what went down in this run, oldest first, each in one transaction, with the rows that were kept.
+
+    :raises BalikError: its migration.sql has changed, or the server refuses; what is not told as done is as it was.
+    """
+    saved = list(reversed(task.saved.get("migrations") or []))
+    folder = {one.name: one for one in read_folder(task.migrations)}
+    deadline = Deadline(task.limit)
+    done: list[Json] = []
+    with _connected(task) as connection:
+        applied = {row.migration_name for row in database.read_rows(connection, task.address.schema) if row.applied}
+        todo = [each for each in saved if each["name"] not in applied]
+        for each in todo:
+            _undoable(each, folder.get(each["name"]))
+        names = ", ".join(each["name"] for each in todo)
+        if check_mode:
+            says = f"would apply again: {names}" if todo else "nothing to put back"
+            return {"changed": bool(todo), "says": says, "evidence": {}}
+        for each in todo:
+            name = each["name"]
+            state = f"{name} stays down; applied again: {', '.join(one['name'] for one in done) or 'none'}."
+            with (
+                database.telling(connection, [f"applying {name} again"], state, task.lock_timeout),
+                _transaction(connection, task, deadline),
+            ):
+                done.append(put_back(connection, task.address.schema, folder[name].up, each, task.kept))
+    says = "; ".join(one["says"] for one in done) or "nothing to put back"
+    return {"changed": bool(done), "says": says, "evidence": {"migrations": done}}
+
+
+# Looking
+
+
+@contextmanager
+def _connected(task: Task) -> Iterator[Connection[Any]]:
+    sql.require()
+    connection = database.connect(task.address, task.run)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _explore(connection: Connection[Any], task: Task, counting: bool) -> Way:
+    """Reads everything that matters, and finds all that forbids going down."""
+    schema = task.address.schema
+    at = [f"database {task.address.where}"]
+    with database.telling(connection, at, "Nothing was touched.", task.lock_timeout):
+        rows = database.read_rows(connection, schema)
+        history = compare(read_folder(task.migrations), rows, task.to, task.order)
+        down, left = _leave(history, task)
+        problems, notes = list(history.problems), list(history.notes)
+        major = connection.info.server_version // 10000
+        scripts = {one.name: sql.read(one.down, task.named, major) for one in down}
+        problems += [f"{one.name}: {problem}" for one in down for problem in scripts[one.name].problems]
+        problems += _server(connection, schema, bool(down))
+        problems += _announced(task, history, scripts)
+        losses = {one.name: _losses(connection, task, scripts[one.name], counting) for one in down}
+        problems += _owned(connection, task, losses)
+        if counting:
+            problems += [words for one in down if (words := _unwilling(task, one, losses[one.name]))]
+        elsewhere = database.others(connection)
+    if down:
+        seen = workload.look(task.places)
+        problems += seen.problems
+        notes += seen.notes
+        if elsewhere:
+            notes.append(f"also connected: {', '.join(elsewhere)}")
+        if any(not one.harmless for found in losses.values() for one in found):
+            problems += _writable(task.kept)
+    return Way(history, down, left, scripts, losses, problems, notes)
+
+
+def _leave(history: History, task: Task) -> tuple[list[Migration], list[Migration]]:
+    """What goes down, and what may stay on top of the target because it only adds; both newest first."""
+    down, left = list(history.down), []
+    while task.leave_additive and down and not sql.additive(down[-1].up):
+        left.insert(0, down.pop())
+    return down, left
+
+
+def _server(connection: Connection[Any], schema: str, work: bool) -> Iterator[str]:
+    row = connection.execute(
+        "SELECT pg_is_in_recovery(), has_table_privilege(%(t)s, 'DELETE'), current_user",
+        {"t": database.quote_bookkeeping(schema)},
+    ).fetchone()
+    recovering, may_delete, user = row or (False, False, "")
+    if recovering:
+        yield "the server is a replica, which nobody can write to; name the primary in prisma_down_url"
+    if work and not may_delete:
+        yield f"the role {user} may not delete from {database.quote_bookkeeping(schema)}; grant it, or name the tables' owner"
+    for one in database.holders(connection, only_prisma=True) if work else ():
+        yield f"a `prisma migrate` is at work now: {one}"
+
+
+def _announced(task: Task, history: History, scripts: Mapping[str, Script]) -> Iterator[str]:
+    for name, script in scripts.items():
+        if script.outside and name not in task.outside_transaction:
+            lines = ", ".join(f"line {one.line}: {one.short}" for one in script.outside)
+            yield (
+                f"{name} has statements that no transaction can hold ({lines}): they run one by one before the others, and "
+                f"stay done when those fail. If that is right: prisma_down_outside_transaction: [{name}]"
+            )
+    known = {*history.rows, *(one.name for one in history.down)}
+    for variable in ("destroys", "outside_transaction"):
+        for name in getattr(task, variable):
+            if name not in known and not (Path(task.migrations) / name).is_dir():
+                yield f"prisma_down_{variable}: there is no migration {name}"
+
+
+def _losses(connection: Connection[Any], task: Task, script: Script, counting: bool) -> list[Loss]:
+    found = []
+    with connection.transaction():
+        _search_path(connection, task)
+        for threat in (one for statement in script.statements for one in statement.threats):
+            for one in loss.find(connection, threat):
+                found.append(loss.count(connection, one, task.count_limit) if counting else one)
+    return found
+
+
+def _owned(connection: Connection[Any], task: Task, losses: Mapping[str, list[Loss]]) -> Iterator[str]:
+    """Only a table's owner can alter or drop it."""
+    relations = sorted({one.relation for found in losses.values() for one in found if one.kind != "unknown"})
+    for relation in relations:
+        row = connection.execute(
+            "SELECT pg_get_userbyid(relowner), pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(%s)",
+            [relation],
+        ).fetchone()
+        if row and not row[1]:
+            yield f"{relation} belongs to {row[0]}, whose rights this role does not have"
+
+
+def _unwilling(task: Task, migration: Migration, losses: Sequence[Loss]) -> str:
+    """Why a migration that destroys something is not taken down without a yes; empty where it may be."""
+    lost = [one.sentence for one in losses if not one.harmless]
+    if not lost or migration.name in task.destroys:
+        return ""
+    reasons = sql.additive(migration.up)
+    words = (
+        f"{migration.name} would destroy {'; '.join(lost)}. If it shall: prisma_down_destroys: [{migration.name}], and it "
+        f"is kept in {task.kept} first."
+    )
+    if not reasons:
+        return f"{words} It only adds to the schema: leaving it is safe for the old release (prisma_down_leave_additive: true)"
+    return f"{words} Leaving it is not known to be safe for the old release ({reasons[0]})"
+
+
+def _writable(folder: Path) -> Iterator[str]:
+    there = next((one for one in (folder, *folder.parents) if one.exists()), Path("/"))
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        yield f"prisma_down_keep_dir: {folder} cannot be made, because {there} may not be written"
+
+
+# Doing
+
+
+@contextmanager
+def _transaction(connection: Connection[Any], task: Task, deadline: Deadline) -> Iterator[None]:
+    """A transaction with the limits, Prisma's schema and Prisma's lock."""
+    with connection.transaction():
+        database.limits(connection, task.lock_timeout, deadline)
+        _search_path(connection, task)
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [database.PRISMA_LOCK])
+        yield
+
+
+def _search_path(connection: Connection[Any], task: Task) -> None:
+    connection.execute("SELECT set_config('search_path', %s, true)", [sql.quoted(task.address.schema)])
+
+
+def _go_down(
+    connection: Connection[Any], task: Task, way: Way, one: Migration, done: Sequence[str], deadline: Deadline
+) -> Json:
+    began, script = time.monotonic(), way.scripts[one.name]
+    state = f"{one.name} is as it was; down already: {', '.join(done) or 'none'}."
+    at = [f"{one.name}"]
+    with database.telling(connection, at, state, task.lock_timeout):
+        _run_outside(connection, task, one, script.outside, at, deadline)
+    if script.outside:
+        state = f"What stands outside of its transaction may be done, the rest of {one.name} is as it was."
+    kept = Kept.begin(task.kept, one.name)
+    gone: list[Loss] = []
+    try:
+        with database.telling(connection, at, state, task.lock_timeout), _transaction(connection, task, deadline):
+            _unchanged(connection, task, way, done)
+            for statement in script.inside:
+                at[:] = [f"{one.name}, down.sql line {statement.line}: {statement.short}"]
+                database.limits(connection, task.lock_timeout, deadline)
+                gone += _keep(connection, task, one, statement, kept, state)
+                connection.execute(statement.text)  # type: ignore[arg-type]
+            at[:] = [one.name]
+            rows = way.history.rows[one.name]
+            _forget(connection, task.address.schema, one.name, rows)
+            folder = kept.close([{**row.as_kept(), "logs": row.logs} for row in rows], one.name)
+    except BalikError as error:
+        # After a lost connection nobody knows yet whether it was carried out: what is kept stays.
+        if not connection.closed:
+            kept.discard()
+        raise error
+    return {
+        "name": one.name,
+        "seconds": database.since(began),
+        "statements": len(script.statements),
+        "lost": {each.says: each.rows for each in gone if not each.harmless},
+        "kept": folder,
+    }
+
+
+def _unchanged(connection: Connection[Any], task: Task, way: Way, done: Sequence[str]) -> None:
+    """Under Prisma's lock nobody writes the bookkeeping: what was read before must stand there still."""
+    now = {(row.id, row.migration_name) for row in database.read_rows(connection, task.address.schema)}
+    before = {(row.id, name) for name, rows in way.history.rows.items() if name not in done for row in rows}
+    if now != before:
+        names = ", ".join(sorted({name for _, name in now ^ before}))
+        raise BalikError(
+            database.quote_bookkeeping(task.address.schema),
+            f"was changed by somebody else since it was read ({names})",
+            do="Find out who migrates this database now, and run again.",
+        )
+
+
+def _keep(
+    connection: Connection[Any], task: Task, one: Migration, statement: Statement, kept: Kept, state: str
+) -> list[Loss]:
+    """Writes what a statement is about to destroy, with the tables locked so that nothing is added meanwhile."""
+    lost = []
+    for threat in statement.threats:
+        for found in loss.find(connection, threat):
+            if found.select:
+                mode = "SHARE ROW EXCLUSIVE" if found.kind == "rows" else "ACCESS EXCLUSIVE"
+                connection.execute(f"LOCK TABLE {found.relation} IN {mode} MODE")  # type: ignore[arg-type]
+            written = kept.write(connection, found)
+            if (
+                written.kind == "unknown"
+                and written.rows is None
+                and threat.kind not in ("deleted", "changed", "truncate")
+            ):
+                continue  # what is not there now is not lost; the statement itself will say so
+            lost.append(written)
+    harmful = [each.sentence for each in lost if not each.harmless]
+    if harmful and one.name not in task.destroys:
+        raise BalikError(
+            f"{one.name}, down.sql line {statement.line}",
+            f"would destroy {'; '.join(harmful)}",
+            f"nothing that is lost, or prisma_down_destroys: [{one.name}]",
+            state,
+        )
+    return lost
+
+
+def _run_outside(
+    connection: Connection[Any],
+    task: Task,
+    one: Migration,
+    statements: Sequence[Statement],
+    at: list[str],
+    deadline: Deadline,
+) -> None:
+    """The announced statements that no transaction can hold, one by one; each can be run again."""
+    if not statements:
+        return
+    for name, value in (("lock_timeout", task.lock_timeout), ("statement_timeout", max(0.001, deadline.left()))):
+        connection.execute("SELECT set_config(%s, %s, false)", [name, f"{max(1, round(value * 1000))}ms"])
+    connection.execute("SELECT set_config('search_path', %s, false)", [sql.quoted(task.address.schema)])
+    connection.execute("SELECT pg_advisory_lock(%s)", [database.PRISMA_LOCK])
+    try:
+        for statement in statements:
+            at[:] = [f"{one.name}, down.sql line {statement.line}: {statement.short}"]
+            node = statement.node
+            if isinstance(node, sql.ast.IndexStmt):
+                _drop_invalid(connection, node)
+            connection.execute(statement.text)  # type: ignore[arg-type]
+    finally:
+        if not connection.closed:
+            connection.execute("SELECT pg_advisory_unlock(%s)", [database.PRISMA_LOCK])
+            connection.execute("RESET lock_timeout")
+            connection.execute("RESET statement_timeout")
+
+
+def _drop_invalid(connection: Connection[Any], node: Any) -> None:
+    """An index whose concurrent creation was interrupted is there, and is none: IF NOT EXISTS would take it for one."""
+    schema = node.relation.schemaname
+    name = sql.quoted(*([schema] if schema else []), node.idxname)
+    row = connection.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", [name]).fetchone()
+    if row and not row[0]:
+        connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")  # type: ignore[arg-type]
+
+
+def _forget(connection: Connection[Any], schema: str, name: str, rows: Sequence[Row]) -> None:
+    """Deletes all of a migration's rows. One that is left as rolled back makes `migrate status` 6 say "up to date"."""
+    table = database.quote_bookkeeping(schema)
+    gone = connection.execute(f"DELETE FROM {table} WHERE migration_name = %s", [name]).rowcount  # type: ignore[arg-type]
+    if gone != len(rows):
+        raise BalikError(
+            f"{table}: rows of {name}", f"{gone} were deleted", f"{len(rows)}", "Nothing was changed. Run again."
+        )
+
+
+# Telling
+
+
+def _refuse(way: Way, task: Task) -> None:
+    if way.problems:
+        lines = "\n".join(f"- {one}" for one in way.problems)
+        raise BalikError(f"cannot go down to {task.target} in {task.address.where}", f"\n{lines}\nNothing was touched")
+
+
+def _would(way: Way, task: Task) -> str:
+    if not way.down:
+        return f"{task.target} is the newest already{_left(way)}"
+    parts = []
+    for one in way.down:
+        lost = [each.sentence for each in way.losses[one.name] if not each.harmless]
+        parts.append(f"{one.name} (destroys {', '.join(lost)})" if lost else f"{one.name} (destroys nothing)")
+    notes = f"; {'; '.join(way.notes)}" if way.notes else ""
+    return f"down: {', '.join(parts)}; then {task.target} is the newest{_left(way)}{notes}"
+
+
+def _left(way: Way) -> str:
+    return _left_words(way.left)
+
+
+def _left_words(left: Sequence[Migration]) -> str:
+    if not left:
+        return ""
+    names = ", ".join(one.name for one in reversed(left))
+    return f"; left in place, because it only adds and the old release can live with it: {names}"
+
+
+def _told(one: Json) -> str:
+    lost = ", ".join(f"{says}: {rows} rows" for says, rows in one["lost"].items())
+    kept = f" (lost, and kept in {one['kept']}: {lost})" if one["kept"] else ""
+    return f"{one['name']} is down in {format_duration(one['seconds'])}{kept}"
+
+
+def _found(way: Way) -> list[Json]:
+    return [
+        {
+            "name": one.name,
+            "lost": {each.says: each.rows for each in way.losses[one.name] if not each.harmless},
+            "additive": not sql.additive(one.up),
+        }
+        for one in way.down
+    ]
+
+
+def _evidence(way: Way) -> Json:
+    return {"migrations": _found(way), "left": [one.name for one in way.left], "notes": way.notes}
+
+
+def _diff(way: Way) -> Json:
+    """The SQL that is run, in its order."""
+    text = "".join(f"-- {one.name}\n{(one.down or '').rstrip()}\n\n" for one in way.down)
+    return {"before": "", "after": text, "before_header": "nothing", "after_header": "SQL that goes down"}
+
+
+def _undoable(saved: Mapping[str, Any], migration: Migration | None) -> None:
+    name = saved["name"]
+    by_prisma = "Apply it with the new release's `prisma migrate deploy`; what was kept has a restore.sql beside it."
+    good = [row for row in saved["rows"] if row["finished_at"] and not row["rolled_back_at"]]
+    if migration is None or not good or not migration.is_the_one(good[-1]["checksum"]):
+        raise BalikError(f"{name}: migration.sql", "is not the one that was applied before", do=by_prisma)
+    script = sql.read(migration.up, ())
+    kinds = (sql.ast.TransactionStmt,)
+    if script.outside or any(isinstance(one.node, kinds) for one in script.statements):
+        raise BalikError(f"{name}: migration.sql", "has statements that no transaction can hold", do=by_prisma)

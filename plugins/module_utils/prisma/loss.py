@@ -1,0 +1,384 @@
+"""What a statement's threats come to in a database: which rows would be lost, how many, and how they are kept.
+
+What goes with what is read from ``pg_depend``, which the server itself goes by when it drops something.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BalikError
+from .sql import Threat, quoted
+
+try:
+    import psycopg
+except ImportError:  # said by `down`, on the host where it is missing
+    psycopg = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+MANIFEST, SCRIPT = "manifest.json", "restore.sql"
+
+# Everything that goes when the roots go: (classid, objid, objsubid). `a`, `i`, `P`, `S`, `e`: with them in any case.
+_GONE = """
+WITH RECURSIVE gone(classid, objid, objsubid) AS (
+    SELECT %(class)s::regclass::oid, %(oid)s::oid, %(sub)s::int
+  UNION
+    SELECT d.classid, d.objid, d.objsubid FROM pg_depend d JOIN gone g
+      ON d.refclassid = g.classid AND d.refobjid = g.objid AND (g.objsubid = 0 OR d.refobjsubid = g.objsubid)
+    WHERE d.deptype IN ('a', 'i', 'P', 'S', 'e') OR (%(cascade)s AND d.deptype = 'n')
+)
+SELECT DISTINCT c.oid, coalesce(a.attname, '') FROM gone g
+  JOIN pg_class c ON g.classid = 'pg_class'::regclass AND c.oid = g.objid AND c.relkind IN ('r', 'p')
+  LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = g.objsubid AND g.objsubid > 0
+WHERE (g.objsubid = 0 AND c.relkind = 'r') OR (a.attnum IS NOT NULL AND a.attgenerated = '')
+ORDER BY 1, 2
+"""
+# Tables whose rows go, or lose a value, with rows of a table: by foreign keys, and so on from there.
+_REFERRING = """
+WITH RECURSIVE hit(oid) AS (
+    SELECT %(oid)s::oid
+  UNION
+    SELECT k.conrelid FROM pg_constraint k JOIN hit ON k.confrelid = hit.oid
+    WHERE k.contype = 'f' AND (%(all)s OR k.confdeltype IN ('c', 'n', 'd'))
+)
+SELECT oid FROM hit WHERE oid <> %(oid)s::oid
+"""
+_TABLE = """
+SELECT n.nspname, c.relname,
+       array(SELECT attname::text FROM pg_attribute
+             WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum),
+       array(SELECT a.attname::text FROM pg_index i, unnest(i.indkey) WITH ORDINALITY k(num, nth)
+             JOIN pg_attribute a ON a.attnum = k.num
+             WHERE i.indrelid = c.oid AND i.indisprimary AND a.attrelid = c.oid ORDER BY k.nth)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s
+"""
+_SEQUENCES = """
+SELECT s.oid::regclass::text FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = %s
+  AND d.deptype IN ('a', 'i')
+"""
+_TRIGGERS = "SELECT tgname FROM pg_trigger WHERE tgrelid = %s AND NOT tgisinternal AND tgenabled <> 'D' ORDER BY 1"
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Rows that a statement would destroy.
+
+    :param kind: ``table`` (with all its rows), ``column`` (its values), ``rows`` (deleted or changed ones of a table that
+        stays), ``values`` (of a column whose type changes), ``unknown`` (nothing can be counted or kept).
+    :param relation: the table's name, with its schema, quoted.
+    :param select: what is kept; its rows are what is lost.
+    :param changed: of ``values``, the condition in ``select`` under which a value is lost.
+    :param keys: the columns by which a row is found again; empty where the table has no primary key.
+    :param rows: ``None`` is unknown, and never 0.
+    """
+
+    kind: str
+    relation: str
+    says: str
+    select: str = field(default="", repr=False)
+    changed: str = field(default="", repr=False)
+    columns: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    rows: int | None = None
+    sequences: Mapping[str, list[Any]] = field(default_factory=dict)
+
+    @property
+    def sentence(self) -> str:
+        """``table "Score": 12 rows``."""
+        if self.rows is None:
+            return f"{self.says}: how many rows is not known"
+        return f"{self.says}: {self.rows} row{'' if self.rows == 1 else 's'}"
+
+    @property
+    def harmless(self) -> bool:
+        return self.rows == 0
+
+
+def find(connection: Connection[Any], threat: Threat) -> list[Loss]:
+    """The tables, columns and rows that a threat comes to now; nothing is counted yet.
+
+    An object that is not there (yet) gives one ``unknown`` loss, unless the statement may miss it.
+    """
+    if threat.kind in ("table", "relation", "type", "schema", "extension"):
+        catalog, oid = _object(connection, threat)
+        if oid is None:
+            return _absent(threat, threat.kind)
+        return _gone(connection, catalog, oid, 0, threat.cascade)
+    oid = _regclass(connection, threat.name)
+    if oid is None:
+        return _absent(threat, "table")
+    if threat.kind in ("column", "retype"):
+        return _column(connection, threat, oid)
+    schema, name, columns, keys = _described(connection, oid)
+    relation = quoted(schema, name)
+    says = {"deleted": f"rows of {relation}", "changed": f"old values in rows of {relation}"}
+    select = threat.query or f"SELECT {_list(columns)} FROM {relation}"
+    found = [
+        Loss("rows", relation, says.get(threat.kind, f"all rows of {relation}"), select, "", (*columns,), (*keys,))
+    ]
+    if threat.query:
+        # The statement's own SELECT gives all columns, generated ones too.
+        found = [replace(found[0], select=f"SELECT {_list(columns)} FROM ({threat.query}) AS gone")]
+    if threat.kind != "changed" and (threat.kind != "truncate" or threat.cascade):
+        for (other,) in connection.execute(_REFERRING, {"oid": oid, "all": threat.kind == "truncate"}).fetchall():
+            found.append(_whole(connection, other, "rows", "of those that refer to them, all rows of {}"))
+    for (trigger,) in connection.execute(_TRIGGERS, [oid]).fetchall():
+        found.append(Loss("unknown", relation, f"what the trigger {trigger} of {relation} does"))
+    return found
+
+
+def _absent(threat: Threat, kind: str) -> list[Loss]:
+    name = f"{threat.name}.{quoted(threat.column)}" if threat.column else threat.name
+    rows = 0 if threat.missing_ok else None
+    return [Loss("unknown", threat.name, f"{kind} {name}, which is not there now", rows=rows)]
+
+
+def _object(connection: Connection[Any], threat: Threat) -> tuple[str, int | None]:
+    if threat.kind in ("schema", "extension"):
+        catalog, column = {"schema": ("pg_namespace", "nspname"), "extension": ("pg_extension", "extname")}[threat.kind]
+        bare = threat.name[1:-1].replace('""', '"')
+        row = connection.execute(f"SELECT oid FROM {catalog} WHERE {column} = %s", [bare]).fetchone()
+        return catalog, row[0] if row else None
+    if threat.kind == "type":
+        row = connection.execute("SELECT to_regtype(%s)::oid", [threat.name]).fetchone()
+        return "pg_type", row[0] if row else None
+    return "pg_class", _regclass(connection, threat.name)
+
+
+def _regclass(connection: Connection[Any], name: str) -> int | None:
+    row = connection.execute("SELECT to_regclass(%s)::oid", [name]).fetchone()
+    return row[0] if row else None
+
+
+def _gone(connection: Connection[Any], catalog: str, oid: int, sub: int, cascade: bool) -> list[Loss]:
+    asked = {"class": catalog, "oid": oid, "sub": sub, "cascade": cascade}
+    rows = connection.execute(_GONE, asked).fetchall()
+    whole = {relation for relation, column in rows if not column}
+    found = []
+    for relation, column in rows:
+        if not column:
+            found.append(_whole(connection, relation, "table", "table {}"))
+        elif relation not in whole:
+            found.append(_values(connection, relation, column))
+    return found
+
+
+def _whole(connection: Connection[Any], oid: int, kind: str, says: str) -> Loss:
+    schema, name, columns, keys = _described(connection, oid)
+    relation = quoted(schema, name)
+    # Partitions and heirs are losses of their own.
+    only = "ONLY " if kind == "table" else ""
+    sequences = {}
+    if kind == "table":
+        for (sequence,) in connection.execute(_SEQUENCES, [oid]).fetchall():
+            sequences[sequence] = list(
+                connection.execute(f"SELECT last_value, is_called FROM {sequence}").fetchone() or ()
+            )
+    select = f"SELECT {_list(columns)} FROM {only}{relation}"
+    return Loss(kind, relation, says.format(relation), select, "", (*columns,), (*keys,), sequences=sequences)
+
+
+def _column(connection: Connection[Any], threat: Threat, oid: int) -> list[Loss]:
+    row = connection.execute(
+        "SELECT attnum, attgenerated <> '', format_type(atttypid, atttypmod) FROM pg_attribute"
+        " WHERE attrelid = %s AND attname = %s AND NOT attisdropped",
+        [oid, threat.column],
+    ).fetchone()
+    if row is None:
+        return _absent(threat, "column")
+    number, generated, old = row
+    if threat.kind == "retype":
+        condition = threat.query.replace("{old}", old)
+        return [_values(connection, oid, threat.column, condition)]
+    found = [] if generated else [_values(connection, oid, threat.column)]
+    others = _gone(connection, "pg_class", oid, number, threat.cascade)
+    return found + [one for one in others if one.says not in {here.says for here in found}]
+
+
+def _values(connection: Connection[Any], oid: int, column: str, changed: str = "") -> Loss:
+    schema, name, _columns, keys = _described(connection, oid)
+    relation, value = quoted(schema, name), quoted(column)
+    columns = tuple(dict.fromkeys([*(keys or _columns), column]))
+    select = f"SELECT {_list(columns)} FROM {relation} WHERE {changed or f'{value} IS NOT NULL'}"
+    says = f"values of column {relation}.{value}"
+    return Loss("values" if changed else "column", relation, says, select, changed, columns, tuple(keys))
+
+
+def _described(connection: Connection[Any], oid: int) -> tuple[str, str, list[str], list[str]]:
+    row = connection.execute(_TABLE, [oid]).fetchone()
+    if row is None:
+        raise BalikError(f"table with oid {oid}", "vanished while it was read", do="Run again.")
+    return row[0], row[1], row[2], row[3]
+
+
+def _list(columns: Sequence[str]) -> str:
+    return ", ".join(quoted(one) for one in columns)
+
+
+def count(connection: Connection[Any], loss: Loss, limit: float) -> Loss:
+    """The loss with its rows counted exactly, or unknown where that does not end within ``limit`` seconds or cannot be
+    asked yet (a type that the script itself makes)."""
+    if not loss.select:
+        return loss
+    try:
+        with connection.transaction():
+            connection.execute("SELECT set_config('statement_timeout', %s, true)", [str(max(1, round(limit * 1000)))])
+            row = connection.execute(f"SELECT count(*) FROM ({loss.select}) AS gone").fetchone()  # type: ignore[arg-type]
+    except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable, psycopg.ProgrammingError, psycopg.DataError):
+        return loss
+    return replace(loss, rows=row[0] if row else None)
+
+
+class Kept:
+    """The folder of what one migration's way down destroys, written before that happens.
+
+    :param folder: of this attempt; a new one for each, so that nothing that is kept is ever written over.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.losses: list[tuple[Loss, str, str]] = []
+
+    @classmethod
+    def begin(cls, base: Path, migration: str) -> Kept:
+        """A new attempt's folder; it is made when there is something to keep."""
+        return cls(base / f"{migration}.{len(attempts(base, migration)) + 1}")
+
+    def write(self, connection: Connection[Any], loss: Loss) -> Loss:
+        """Copies what is lost into a file, counting it; no file where there is nothing.
+
+        :raises BalikError: the disk is full, or the folder cannot be written.
+        """
+        if not loss.select:
+            return loss
+        name = f"{len(self.losses) + 1:02}.copy"
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                with connection.transaction():
+                    lines, digest = self._copy(connection, loss.select, name)
+            except (psycopg.ProgrammingError, psycopg.DataError):
+                if loss.kind != "values":
+                    raise
+                # There is no way back from the new type by which to compare: all values are kept.
+                loss = replace(
+                    loss, select=loss.select.replace(loss.changed, f"{quoted(loss.columns[-1])} IS NOT NULL")
+                )
+                lines, digest = self._copy(connection, loss.select, name)
+        except OSError as error:
+            raise self._unwritten(error) from error
+        loss = replace(loss, rows=lines)
+        if lines:
+            self.losses.append((loss, name, digest))
+        else:
+            (self.folder / name).unlink()
+        return loss
+
+    def _copy(self, connection: Connection[Any], select: str, name: str) -> tuple[int, str]:
+        content, lines = hashlib.sha256(), 0
+        with open(os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            with connection.cursor() as cursor, cursor.copy(f"COPY ({select}) TO STDOUT") as rows:  # type: ignore[arg-type]
+                for block in rows:
+                    file.write(block)
+                    content.update(block)
+                    # A line of COPY's text format is a row: ends of lines within values are written as \\n.
+                    lines += bytes(block).count(b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return lines, content.hexdigest()
+
+    def close(self, rows: Sequence[Mapping[str, Any]], migration: str) -> str:
+        """Writes down what the files are and how they come back; the folder's path, empty where nothing is kept.
+
+        :param rows: the migration's lines of ``_prisma_migrations``.
+        """
+        if not self.losses:
+            self.discard()
+            return ""
+        items = [
+            {
+                **{"kind": loss.kind, "relation": loss.relation, "says": loss.says, "rows": loss.rows, "file": name},
+                **{"columns": loss.columns, "keys": loss.keys, "sequences": dict(loss.sequences), "sha256": digest},
+            }
+            for loss, name, digest in self.losses
+        ]
+        manifest = {"migration": migration, "rows": list(rows), "items": items}
+        try:
+            for name, text in ((MANIFEST, json.dumps(manifest, indent=2)), (SCRIPT, script(items, migration))):
+                with open(os.open(self.folder / name, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+            for folder in (self.folder, self.folder.parent):
+                handle = os.open(folder, os.O_RDONLY)
+                os.fsync(handle)
+                os.close(handle)
+        except OSError as error:
+            raise self._unwritten(error) from error
+        return str(self.folder)
+
+    def discard(self) -> None:
+        """Removes what was written for a transaction that was not carried out."""
+        if self.folder.exists():
+            for file in self.folder.iterdir():
+                file.unlink()
+            self.folder.rmdir()
+
+    def _unwritten(self, error: OSError) -> BalikError:
+        return BalikError(
+            f"prisma_down_keep_dir: {self.folder}",
+            f"what would be lost cannot be written there: {error.strerror}",
+            do="Nothing of this migration was changed. Make room or name another folder, and run again.",
+        )
+
+
+def attempts(base: Path, migration: str) -> list[Path]:
+    """The folders of a migration's attempts in a run, the last last: it is the one that was carried out, if any was."""
+    found = [path for path in base.glob("*.*") if path.name.rpartition(".")[0] == migration]
+    return sorted((path for path in found if path.suffix[1:].isdigit()), key=lambda path: int(path.suffix[1:]))
+
+
+def script(items: Sequence[Mapping[str, Any]], migration: str) -> str:
+    """For people: how psql brings the rows back, run in the folder."""
+    lines = [
+        f"-- What {migration} held before it went down. Run in this folder, after the migration was applied again:"
+    ]
+    lines += ["-- psql -v ON_ERROR_STOP=1 --single-transaction -f restore.sql DATABASE", ""]
+    for number, item in enumerate(items):
+        columns = ", ".join(quoted(one) for one in item["columns"])
+        lines.append(f"-- {item['says']}: {item['rows']} rows")
+        if item["kind"] == "table":
+            lines.append(f"\\copy {item['relation']} ({columns}) FROM '{item['file']}'")
+            lines += [
+                f"SELECT setval('{name}', {state[0]}, {str(state[1]).lower()});"
+                for name, state in item["sequences"].items()
+            ]
+        else:
+            lines += [
+                f"CREATE TEMPORARY TABLE kept_{number} AS SELECT {columns} FROM {item['relation']} WITH NO DATA;",
+                f"\\copy kept_{number} FROM '{item['file']}'",
+            ]
+            if item["kind"] == "column" and item["keys"]:
+                lines.append(assignment(item, f"kept_{number}") + ";")
+            else:
+                lines.append(
+                    f"-- Compare kept_{number} with {item['relation']}, and take from it what is to come back."
+                )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def assignment(item: Mapping[str, Any], table: str) -> str:
+    """The UPDATE that puts a column's kept values back where the rows still are."""
+    value = quoted(item["columns"][-1])
+    same = " AND ".join(f"t.{quoted(key)} = k.{quoted(key)}" for key in item["keys"])
+    return f"UPDATE {item['relation']} t SET {value} = k.{value} FROM {table} k WHERE {same}"

@@ -1,0 +1,493 @@
+"""Migration scripts as PostgreSQL's own grammar reads them: what a script would do, and what of it is not for here.
+
+Nothing here looks at a database. The grammar is pglast's, the server's own source; a regular expression would take a
+comment for a statement, or a text for a comment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import BalikError
+
+try:
+    from pglast import ast, enums, parse_sql
+    from pglast.parser import ParseError, scan
+    from pglast.stream import RawStream
+except ImportError:  # said by `require`, on the host where it is missing
+    ast = None
+
+#: A draft that nobody has read yet has this line.
+DRAFT = "-- balik: draft. Read it, mend it, then delete this line:"
+#: A script that has nothing to do must say so: an empty file may be a forgotten one.
+NOTHING = "-- balik: nothing to undo"
+BOOKKEEPING = "_prisma_migrations"
+#: From this major version on, a value can be added to an enum within a transaction.
+ENUM_IN_TRANSACTION = 12
+_ALWAYS_ALLOWED = ("pg_catalog", "information_schema")
+
+# What this project sets itself, and what would take its limits and its right to the bookkeeping away.
+_SETTINGS = {
+    *("lock_timeout", "statement_timeout", "transaction_timeout", "idle_in_transaction_session_timeout"),
+    *(
+        "search_path",
+        "role",
+        "session_authorization",
+        "session_replication_role",
+        "transaction",
+        "session characteristics",
+    ),
+}
+# Statements whose effect the grammar shows. Whatever is not here is refused: to be unknown is not to be safe.
+_KNOWN = (
+    *("AlterTable", "Drop", "Rename", "Index", "Create", "CreateTableAs", "View", "CreateEnum", "AlterEnum"),
+    *("CreateFunction", "AlterFunction", "CreateTrig", "Comment", "Grant", "Insert", "Update", "Delete", "Truncate"),
+    *("CreateSeq", "AlterSeq", "CreateSchema", "CreateExtension", "AlterExtension", "CompositeType", "CreateDomain"),
+    *("AlterDomain", "CreateRange", "Define", "Rule", "CreatePolicy", "AlterPolicy", "AlterOwner", "CreateStats"),
+    *("AlterObjectSchema", "RefreshMatView", "Reindex", "Vacuum", "Lock", "VariableSet", "ConstraintsSet", "Select"),
+    *("AlterDefaultPrivileges", "AlterType", "SecLabel", "AlterStats", "Cluster"),
+)
+_TRANSACTION = "ends or begins a transaction, which prisma-down does itself; take it out"
+_WHY_REFUSED = {
+    "TransactionStmt": _TRANSACTION,
+    "DoStmt": "runs a program that no parser can judge; write the statements themselves",
+    "CallStmt": "runs a program that no parser can judge; write the statements themselves",
+    "CopyStmt": "reads or writes a file; prisma-down keeps by itself what would be lost",
+    "DropdbStmt": "is about a whole database",
+    "CreatedbStmt": "is about a whole database",
+    "MergeStmt": "may change and delete at once; write UPDATE and DELETE",
+}
+
+
+def require() -> None:
+    """:raises BalikError: the parser is not installed."""
+    if ast is None:
+        raise BalikError(
+            "Python's pglast",
+            "is not installed for the Python that runs the step",
+            "pglast 7",
+            "Run prisma-down on the control node (prisma_down_hosts: localhost, ansible_python_interpreter: "
+            "'{{ ansible_playbook_python }}'), or install pglast where it runs.",
+        )
+
+
+@dataclass(frozen=True)
+class Threat:
+    """Something that a statement may destroy; which rows those are, the database knows (see ``loss``).
+
+    :param kind: ``table``, ``type``, ``schema``, ``extension``, ``relation`` (what goes with a view or a sequence),
+        ``column``, ``deleted`` and ``changed`` (rows), ``truncate``, ``retype``.
+    :param name: the object as SQL writes it, quoted.
+    :param column: of ``column`` and ``retype``, not quoted.
+    :param query: of rows the SELECT of those that go; of ``retype`` a condition that holds where a value changes, with
+        ``{old}`` for the column's present type; empty where only the statement itself knows.
+    """
+
+    kind: str
+    name: str
+    column: str = ""
+    cascade: bool = False
+    missing_ok: bool = False
+    query: str = ""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement of a script, beginning at ``line``; ``outside`` when a transaction cannot hold it."""
+
+    text: str
+    line: int
+    node: Any = field(repr=False)
+    outside: bool = False
+    repeatable: bool = False
+    threats: tuple[Threat, ...] = ()
+
+    @property
+    def short(self) -> str:
+        words = " ".join(self.text.split())
+        return words if len(words) <= 90 else words[:89] + "…"
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script and all that forbids running it."""
+
+    statements: list[Statement]
+    problems: list[str]
+
+    @property
+    def outside(self) -> list[Statement]:
+        return [one for one in self.statements if one.outside]
+
+    @property
+    def inside(self) -> list[Statement]:
+        return [one for one in self.statements if not one.outside]
+
+
+def split(text: str) -> list[Statement]:
+    """The statements of a text, judged in nothing.
+
+    :raises BalikError: it is no SQL; ``found`` says the line.
+    """
+    try:
+        raw = parse_sql(text)
+        starts = [token.start for token in scan(text) if not token.name.endswith("COMMENT")]
+    except ParseError as error:
+        message, at = error.args[0], (error.args[1:] or (0,))[0] or 0
+        line = text.count("\n", 0, at) + 1
+        if "\\" in message:
+            message = "a line of psql's own (\\…), which is no SQL"
+        raise BalikError(f"line {line}", message) from None
+    found = []
+    for one in raw:
+        begin = next(start for start in starts if start >= one.stmt_location)
+        end = one.stmt_location + one.stmt_len if one.stmt_len else len(text)
+        found.append(Statement(text[begin:end].rstrip(), text.count("\n", 0, begin) + 1, one.stmt))
+    return found
+
+
+def read(text: str | None, schemas: Sequence[str], major: int = 17) -> Script:
+    """A ``down.sql`` with all that forbids running it.
+
+    :param text: ``None`` where there is no such file.
+    :param schemas: those that it may name.
+    :param major: the server's major version.
+    """
+    if text is None:
+        return Script([], ["has no down.sql; draft one with playbooks/prisma-down-draft.yml, and have it read"])
+    problems = []
+    if any(line.startswith(DRAFT.rstrip(":")) for line in text.splitlines()):
+        problems.append(f"its down.sql is a draft that nobody has read: the line {DRAFT!r} still stands in it")
+    try:
+        bare = split(text.lstrip("\ufeff"))
+    except BalikError as error:
+        return Script([], [*problems, f"down.sql, {error}"])
+    created = {_name_of(one.node) for one in bare if isinstance(one.node, ast.CreateEnumStmt)}
+    statements = [_judged(one, major, created) for one in bare]
+    if not statements and NOTHING not in (line.strip() for line in text.splitlines()):
+        problems.append(f"its down.sql has no statement; if nothing is to be undone, it must say so: {NOTHING}")
+    later = False
+    for one in statements:
+        why = list(dict.fromkeys(_refused(one, schemas)))
+        if one.outside and not one.repeatable:
+            why.append(
+                "cannot run in a transaction, and cannot be repeated after an interruption; write IF [NOT] EXISTS"
+            )
+        elif one.outside and later:
+            why.append("cannot run in a transaction, so it must stand before all that can")
+        later = later or not one.outside
+        problems += [f"down.sql, line {one.line}: {one.short}: {each}" for each in why]
+    return Script(statements, problems)
+
+
+def walk(node: Any) -> Iterator[Any]:
+    """A node and all below it."""
+    if isinstance(node, tuple):
+        for one in node:
+            yield from walk(one)
+    elif isinstance(node, ast.Node):
+        yield node
+        for slot in node:
+            yield from walk(getattr(node, slot))
+
+
+def quoted(*parts: str) -> str:
+    """A name as SQL takes it, whatever letters it has."""
+    return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
+
+
+def additive(text: str) -> list[str]:
+    """Why a release that does not know this ``migration.sql`` could not work on top of it; empty when it could.
+
+    Conservative: what is not known to be harmless to the old code is a reason.
+    """
+    try:
+        statements = split(text)
+    except BalikError as error:
+        return [str(error)]
+    made: set[str] = set()
+    reasons = []
+    for one in statements:
+        if why := _disturbs(one.node, made):
+            reasons.append(f"line {one.line}: {one.short}: {why}")
+    return reasons
+
+
+# What is refused
+
+
+def _refused(one: Statement, schemas: Sequence[str]) -> Iterator[str]:
+    node, kind = one.node, type(one.node).__name__
+    if kind in _WHY_REFUSED:
+        yield _WHY_REFUSED[kind]
+        return
+    if kind.removesuffix("Stmt") not in _KNOWN:
+        yield "is a kind of statement that prisma-down does not run"
+        return
+    if kind == "SelectStmt" and not _only_setval(node):
+        yield "a SELECT may do anything through the functions that it calls; only setval() is taken"
+    if kind == "VariableSetStmt" and (node.name or "").lower() in _SETTINGS:
+        yield f"sets {node.name}, which prisma-down sets itself"
+    if kind == "VariableSetStmt" and node.kind == enums.VariableSetKind.VAR_RESET_ALL:
+        yield "takes back what prisma-down has set"
+    if kind == "ClusterStmt" and node.relation is None:
+        yield "is about all tables"
+    if kind == "DropStmt" and _cascades(node) and node.removeType not in _DROPS:
+        yield "CASCADE takes what is not named with it; name it"
+    if kind == "AlterTableStmt":
+        for command in node.cmds:
+            if command.subtype == enums.AlterTableType.AT_DetachPartition and command.def_.concurrent:
+                yield "cannot run in a transaction, nor be repeated; leave CONCURRENTLY out"
+            if node.objtype == enums.ObjectType.OBJECT_TYPE and command.subtype in _LOSSY:
+                yield "changes values in all columns of that type; make a new type"
+    for catalog, schema, name in _names(node):
+        if catalog:
+            yield f"names another database ({catalog})"
+        if name == BOOKKEEPING:
+            yield f"is about {BOOKKEEPING}, which prisma-down keeps itself"
+        if schema and schema not in schemas and schema not in _ALWAYS_ALLOWED:
+            yield (
+                f"names the schema {schema}; expected {' or '.join(schemas)}. If it belongs to this product, add it to "
+                "prisma_down_schemas"
+            )
+
+
+def _only_setval(node: Any) -> bool:
+    targets = node.targetList or ()
+    calls = [one.val for one in targets if isinstance(one.val, ast.FuncCall)]
+    inner = [one for one in walk(node) if isinstance(one, ast.FuncCall)]
+    return (
+        len(calls) == len(targets) > 0
+        and node.intoClause is None
+        and all(one.funcname[-1].sval == "setval" for one in calls)
+        and all(
+            one.funcname[-1].sval in ("setval", "max", "coalesce", "greatest", "pg_get_serial_sequence")
+            for one in inner
+        )
+        and not any(isinstance(one, (ast.DeleteStmt, ast.UpdateStmt, ast.InsertStmt)) for one in walk(node))
+    )
+
+
+def _names(node: Any) -> Iterator[tuple[str, str, str]]:
+    """Catalog, schema and name of all objects that a statement names; empty where it leaves them out."""
+    for one in walk(node):
+        if isinstance(one, ast.RangeVar):
+            yield one.catalogname or "", one.schemaname or "", one.relname
+        elif isinstance(one, ast.TypeName) and one.names:
+            yield _apart([part.sval for part in one.names])
+        elif isinstance(one, (ast.ObjectWithArgs,)):
+            yield _apart([part.sval for part in one.objname if isinstance(part, ast.String)])
+        elif isinstance(one, ast.CreateSchemaStmt) and one.schemaname:
+            yield "", one.schemaname, ""
+        elif isinstance(one, ast.AlterObjectSchemaStmt):
+            yield "", one.newschema, ""
+        elif isinstance(one, (ast.CreateEnumStmt, ast.AlterEnumStmt, ast.CreateRangeStmt)):
+            yield _apart([part.sval for part in one.typeName])
+        elif isinstance(one, (ast.CreateDomainStmt,)):
+            yield _apart([part.sval for part in one.domainname])
+        elif isinstance(one, ast.CreateFunctionStmt):
+            yield _apart([part.sval for part in one.funcname])
+        elif isinstance(one, ast.RenameStmt) and one.renameType == enums.ObjectType.OBJECT_SCHEMA:
+            yield "", one.subname, ""
+            yield "", one.newname, ""
+        elif isinstance(one, ast.RenameStmt) and isinstance(one.object, tuple):
+            yield _apart([part.sval for part in one.object])
+    if isinstance(node, ast.DropStmt):
+        for parts in _dropped(node):
+            if node.removeType == enums.ObjectType.OBJECT_SCHEMA:
+                yield "", parts[0], ""
+            elif node.removeType in _ON_TABLES:
+                yield _apart(parts[:-1])
+            elif node.removeType != enums.ObjectType.OBJECT_EXTENSION:
+                yield _apart(parts)
+
+
+def _apart(parts: Sequence[str]) -> tuple[str, str, str]:
+    padded = ["", "", "", *parts][-3:]
+    return padded[0], padded[1], padded[2]
+
+
+def _dropped(node: Any) -> list[list[str]]:
+    """The names in a DROP, each in its parts."""
+    found = []
+    for one in node.objects:
+        if isinstance(one, ast.String):
+            found.append([one.sval])
+        elif isinstance(one, ast.TypeName):
+            found.append([part.sval for part in one.names])
+        elif isinstance(one, tuple):
+            found.append([part.sval for part in one if isinstance(part, ast.String)])
+    return found
+
+
+def _cascades(node: Any) -> bool:
+    return bool(node.behavior == enums.DropBehavior.DROP_CASCADE)
+
+
+if ast is not None:
+    _ON_TABLES = (enums.ObjectType.OBJECT_TRIGGER, enums.ObjectType.OBJECT_POLICY, enums.ObjectType.OBJECT_RULE)
+    _LOSSY = (enums.AlterTableType.AT_DropColumn, enums.AlterTableType.AT_AlterColumnType)
+    #: Kinds of DROP that may take rows with them → kind of threat, and whether they do so without CASCADE too.
+    _DROPS = {
+        enums.ObjectType.OBJECT_TABLE: ("table", True),
+        enums.ObjectType.OBJECT_FOREIGN_TABLE: ("relation", False),
+        enums.ObjectType.OBJECT_VIEW: ("relation", False),
+        enums.ObjectType.OBJECT_MATVIEW: ("relation", False),
+        enums.ObjectType.OBJECT_SEQUENCE: ("relation", False),
+        enums.ObjectType.OBJECT_TYPE: ("type", False),
+        enums.ObjectType.OBJECT_DOMAIN: ("type", False),
+        enums.ObjectType.OBJECT_SCHEMA: ("schema", False),
+        enums.ObjectType.OBJECT_EXTENSION: ("extension", True),
+    }
+
+
+# What a statement does
+
+
+def _judged(one: Statement, major: int, created: set[str]) -> Statement:
+    node = one.node
+    outside, repeatable = _outside(node, major)
+    return Statement(one.text, one.line, node, outside, repeatable, tuple(_threats(node, created)))
+
+
+def _outside(node: Any, major: int) -> tuple[bool, bool]:
+    """Whether no transaction can hold it, and whether it can be run twice."""
+    if isinstance(node, ast.IndexStmt) and node.concurrent:
+        return True, bool(node.if_not_exists and node.idxname)
+    if isinstance(node, ast.DropStmt) and node.concurrent:
+        return True, bool(node.missing_ok)
+    if isinstance(node, ast.ReindexStmt):
+        wide = node.relation is None
+        return wide or any(one.defname == "concurrently" for one in node.params or ()), True
+    if isinstance(node, ast.VacuumStmt):
+        return bool(node.is_vacuumcmd), True
+    if isinstance(node, ast.AlterEnumStmt) and node.newVal and not node.oldVal:
+        return major < ENUM_IN_TRANSACTION, bool(node.skipIfNewValExists)
+    return False, False
+
+
+def _threats(node: Any, created: set[str]) -> Iterator[Threat]:
+    if isinstance(node, ast.DropStmt) and node.removeType in _DROPS:
+        kind, always = _DROPS[node.removeType]
+        if always or _cascades(node):
+            for parts in _dropped(node):
+                yield Threat(kind, quoted(*parts), cascade=_cascades(node), missing_ok=node.missing_ok)
+    elif isinstance(node, ast.AlterTableStmt):
+        table = _of(node.relation)
+        for one in node.cmds:
+            if one.subtype == enums.AlterTableType.AT_DropColumn:
+                missing = bool(one.missing_ok or node.missing_ok)
+                yield Threat("column", table, one.name, _cascades(one), missing)
+            elif one.subtype == enums.AlterTableType.AT_AlterColumnType and not _by_texts(one, created):
+                yield Threat("retype", table, one.name, missing_ok=bool(node.missing_ok), query=_changes(one))
+    elif isinstance(node, ast.TruncateStmt):
+        for one in node.relations:
+            yield Threat("truncate", _of(one), cascade=_cascades(node))
+    else:
+        for one in walk(node):
+            if isinstance(one, (ast.DeleteStmt, ast.UpdateStmt)):
+                kind = "deleted" if isinstance(one, ast.DeleteStmt) else "changed"
+                yield Threat(kind, _of(one.relation), query=_rows(one) if one is node else "")
+            elif isinstance(one, ast.InsertStmt) and one.onConflictClause is not None:
+                if one.onConflictClause.action == enums.OnConflictAction.ONCONFLICT_UPDATE:
+                    yield Threat("changed", _of(one.relation))
+
+
+def _of(relation: Any) -> str:
+    return quoted(*(part for part in (relation.schemaname, relation.relname) if part))
+
+
+def _rows(node: Any) -> str:
+    """The SELECT of the rows that a DELETE or UPDATE is about; empty where only the statement itself can tell."""
+    if node.withClause is not None:
+        return ""
+    others = node.usingClause if isinstance(node, ast.DeleteStmt) else node.fromClause
+    alias = node.relation.alias.aliasname if node.relation.alias else ""
+    only = "ONLY " if not node.relation.inh else ""
+    name = f"{only}{_of(node.relation)}" + (f" AS {quoted(alias)}" if alias else "")
+    where = RawStream()(node.whereClause) if node.whereClause is not None else "true"
+    if others:
+        where = f"EXISTS (SELECT FROM {', '.join(RawStream()(one) for one in others)} WHERE {where})"
+    return f"SELECT {quoted(alias or node.relation.relname)}.* FROM {name} WHERE {where}"
+
+
+def _changes(command: Any) -> str:
+    """The condition under which a column's new type does not give back the value that was there."""
+    column, definition = quoted(command.name), command.def_
+    new = RawStream()(definition.typeName)
+    using = RawStream()(definition.raw_default) if definition.raw_default is not None else column
+    return f"CAST(CAST({using} AS {new}) AS {{old}}) IS DISTINCT FROM {column}"
+
+
+def _by_texts(command: Any, created: set[str]) -> bool:
+    """Whether a column moves to an enum that the script itself makes, by its texts: Prisma's way to take a value out of
+    an enum. A row that has such a value makes it fail; nothing is changed."""
+    new, value = command.def_.typeName, command.def_.raw_default
+    if quoted(*(part.sval for part in new.names)) not in created:
+        return False
+    while isinstance(value, ast.TypeCast):
+        value = value.arg
+    return isinstance(value, ast.ColumnRef) and value.fields[-1].sval == command.name
+
+
+def _name_of(node: Any) -> str:
+    return quoted(*(part.sval for part in node.typeName))
+
+
+# What the old code can live with
+
+
+def _disturbs(node: Any, made: set[str]) -> str:
+    """Why a statement of a ``migration.sql`` may disturb code that does not know it; ``made``: the tables that the
+    migration itself has made, with which it can do what it likes."""
+    if isinstance(node, ast.CreateStmt):
+        made.add(_of(node.relation))
+        return _new_constraints(node.tableElts or (), made)
+    if isinstance(node, (ast.CreateEnumStmt, ast.CreateSeqStmt, ast.CreateSchemaStmt, ast.CreateExtensionStmt)):
+        return ""
+    if isinstance(node, (ast.CommentStmt, ast.ViewStmt, ast.CompositeTypeStmt)):
+        return "replaces a view" if isinstance(node, ast.ViewStmt) and node.replace else ""
+    if isinstance(node, ast.IndexStmt):
+        return (
+            "a unique index may refuse what the old code writes"
+            if node.unique and _of(node.relation) not in made
+            else ""
+        )
+    if isinstance(node, ast.InsertStmt):
+        return "" if _of(node.relation) in made else "writes into a table of the old code"
+    if isinstance(node, ast.AlterTableStmt):
+        own = _of(node.relation) in made
+        for one in node.cmds:
+            if why := _altering(one, own, made):
+                return why
+        return ""
+    return "is not known to be harmless to the old code"
+
+
+def _altering(command: Any, own: bool, made: set[str]) -> str:
+    kinds = enums.AlterTableType
+    if command.subtype == kinds.AT_AddConstraint:
+        return _new_constraints([command.def_], made) if own else "a constraint may refuse what the old code writes"
+    if own:
+        return ""
+    if command.subtype == kinds.AT_AddColumn:
+        constraints = {one.contype for one in command.def_.constraints or ()}
+        types = enums.ConstrType
+        if constraints - {types.CONSTR_NULL, types.CONSTR_DEFAULT, types.CONSTR_NOTNULL, types.CONSTR_IDENTITY}:
+            return "the new column's constraint may refuse what the old code writes"
+        if types.CONSTR_NOTNULL in constraints and not constraints & {types.CONSTR_DEFAULT, types.CONSTR_IDENTITY}:
+            serial = command.def_.typeName.names[-1].sval in ("serial", "bigserial", "smallserial")
+            return "" if serial else "the old code does not fill the new column, which has no default"
+        return ""
+    return "changes a table of the old code"
+
+
+def _new_constraints(elements: Iterable[Any], made: set[str]) -> str:
+    """A foreign key to a table of the old code may forbid it to delete there."""
+    for one in walk(tuple(elements)):
+        if isinstance(one, ast.Constraint) and one.contype == enums.ConstrType.CONSTR_FOREIGN:
+            if _of(one.pktable) not in made and one.fk_del_action in ("a", "r"):
+                return "its foreign key forbids the old code to delete what it refers to"
+    return ""
