@@ -10,8 +10,8 @@ short_description: Goes down from Prisma's migrations, by the down.sql beside ea
 description:
   - Goes from what is applied down to the migration that O(to) names, newest first. Each migration in one transaction,
     under Prisma's own advisory lock, together with its row of C(_prisma_migrations).
-  - Compares the database with the folder, reads every script with PostgreSQL's own grammar, counts the rows that would be
-    lost, and refuses all that is not known to be right before anything is touched.
+  - Compares the database with the folder, reads every script with PostgreSQL's own grammar, counts the rows that would
+    be lost, and refuses all that is not known to be right before anything is touched.
   - Prisma has no C(down), and C(prisma migrate resolve --rolled-back) takes failed migrations only.
 version_added: 0.1.0
 author: The balik authors
@@ -63,8 +63,8 @@ options:
     default: false
   order:
     description:
-      - V(strict) refuses migrations that were applied in another order than that of their names. V(applied) goes down in
-        the reverse order of their application.
+      - V(strict) refuses migrations that were applied in another order than that of their names. V(applied) goes down
+        in the reverse order of their application.
     type: str
     choices: [strict, applied]
     default: strict

@@ -2,8 +2,8 @@
 
 ``prisma = Prisma("7.10.0", tmp_path, url); prisma.run("migrate", "deploy")``
 
-Its packages are installed once, by name, into ``~/.cache/balik``. What Prisma would download is its native schema engine;
-``prisma_schema_engine.js`` puts Prisma's own WASM build of the same engine in its place.
+Its packages are installed once, by name, into ``~/.cache/balik``. What Prisma would download is its native schema
+engine; ``prisma_schema_engine.js`` puts Prisma's own WASM build of the same engine in its place.
 """
 
 from __future__ import annotations
@@ -71,7 +71,15 @@ def installed(version: str) -> Path:
             print(f"installing {wanted} into {folder}", file=sys.stderr, flush=True)
             shutil.rmtree(folder / "node_modules", ignore_errors=True)
             (folder / "package.json").write_text('{"private": true}\n')
-            command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--save-exact", *PACKAGES[version]]
+            command = [
+                "npm",
+                "install",
+                "--ignore-scripts",
+                "--no-audit",
+                "--no-fund",
+                "--save-exact",
+                *PACKAGES[version],
+            ]
             done = subprocess.run(
                 command, cwd=folder, capture_output=True, text=True, timeout=_INSTALL_LIMIT, check=False
             )

@@ -63,7 +63,7 @@ def read(url: str) -> Address:
     if given.pop("pgbouncer", "false").lower() == "true":
         raise BalikError(
             _WHAT,
-            "goes through a pooler (pgbouncer=true), where locks and settings of a session belong to whoever comes next",
+            "goes through a pooler (pgbouncer=true), where a session's locks belong to whoever comes next",
             "a direct connection",
             "Name the server itself, as in Prisma's directUrl.",
         )

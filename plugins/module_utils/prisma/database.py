@@ -84,7 +84,7 @@ def read_rows(connection: Connection[Any], schema: str) -> list[Row]:
     found = connection.execute("SELECT to_regclass(%s)", [table]).fetchone()
     if not found or found[0] is None:
         others = connection.execute(
-            "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE relname = %s ORDER BY 1",
+            "SELECT relnamespace::regnamespace::text FROM pg_class WHERE relname = %s ORDER BY 1",
             [BOOKKEEPING],
         ).fetchall()
         elsewhere = ", ".join(name for (name,) in others)
@@ -137,10 +137,25 @@ def telling(connection: Connection[Any], at: Sequence[str], state: str, lock_tim
         raise BalikError(
             at[0],
             f"the connection was lost: {first_line(error)}",
-            do="The server takes back a transaction that did not end. Run again: it reads what is applied, and goes on.",
+            do="The server takes back what was not committed. Run again: it reads what is applied, and goes on.",
         ) from None
     except psycopg.Error as error:
         raise BalikError(at[0], f"the server refused: {first_line(error)}", do=state) from None
+
+
+def as_owner(connection: Connection[Any], schema: str, how: str) -> None:
+    """Works with the rights of the bookkeeping's owner, who ran the migrations: what a script makes shall be his, and
+    not a superuser's. Where this role may not, it stays itself.
+
+    :param how: ``SET LOCAL`` for a transaction, ``SET`` for the session.
+    """
+    row = connection.execute(
+        "SELECT relowner::regrole::text FROM pg_class"
+        " WHERE oid = to_regclass(%s) AND relowner::regrole::text <> current_user AND pg_has_role(relowner, 'MEMBER')",
+        [quote_bookkeeping(schema)],
+    ).fetchone()
+    if row:
+        connection.execute(f"{how} ROLE {row[0]}")  # type: ignore[arg-type]
 
 
 def limits(connection: Connection[Any], lock_timeout: float, deadline: Deadline) -> None:

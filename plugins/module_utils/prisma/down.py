@@ -226,7 +226,8 @@ def _explore(connection: Connection[Any], task: Task, counting: bool) -> Way:
 
 def _leave(history: History, task: Task) -> tuple[list[Migration], list[Migration]]:
     """What goes down, and what may stay on top of the target because it only adds; both newest first."""
-    down, left = list(history.down), []
+    down = list(history.down)
+    left: list[Migration] = []
     while task.leave_additive and down and not sql.additive(down[-1].up):
         left.insert(0, down.pop())
     return down, left
@@ -241,7 +242,8 @@ def _server(connection: Connection[Any], schema: str, work: bool) -> Iterator[st
     if recovering:
         yield "the server is a replica, which nobody can write to; name the primary in prisma_down_url"
     if work and not may_delete:
-        yield f"the role {user} may not delete from {database.quote_bookkeeping(schema)}; grant it, or name the tables' owner"
+        table = database.quote_bookkeeping(schema)
+        yield f"the role {user} may not delete from {table}; grant it, or name the tables' owner"
     for one in database.holders(connection, only_prisma=True) if work else ():
         yield f"a `prisma migrate` is at work now: {one}"
 
@@ -251,8 +253,8 @@ def _announced(task: Task, history: History, scripts: Mapping[str, Script]) -> I
         if script.outside and name not in task.outside_transaction:
             lines = ", ".join(f"line {one.line}: {one.short}" for one in script.outside)
             yield (
-                f"{name} has statements that no transaction can hold ({lines}): they run one by one before the others, and "
-                f"stay done when those fail. If that is right: prisma_down_outside_transaction: [{name}]"
+                f"{name} has statements that no transaction can hold ({lines}): they run one by one before the "
+                f"others, and stay done when those fail. If that is right: prisma_down_outside_transaction: [{name}]"
             )
     known = {*history.rows, *(one.name for one in history.down)}
     for variable in ("destroys", "outside_transaction"):
@@ -276,7 +278,7 @@ def _owned(connection: Connection[Any], task: Task, losses: Mapping[str, list[Lo
     relations = sorted({one.relation for found in losses.values() for one in found if one.kind != "unknown"})
     for relation in relations:
         row = connection.execute(
-            "SELECT pg_get_userbyid(relowner), pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(%s)",
+            "SELECT relowner::regrole::text, pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(%s)",
             [relation],
         ).fetchone()
         if row and not row[1]:
@@ -290,11 +292,11 @@ def _unwilling(task: Task, migration: Migration, losses: Sequence[Loss]) -> str:
         return ""
     reasons = sql.additive(migration.up)
     words = (
-        f"{migration.name} would destroy {'; '.join(lost)}. If it shall: prisma_down_destroys: [{migration.name}], and it "
-        f"is kept in {task.kept} first."
+        f"{migration.name} would destroy {'; '.join(lost)}. If it shall: prisma_down_destroys: [{migration.name}]; "
+        f"it is kept in {task.kept} first."
     )
     if not reasons:
-        return f"{words} It only adds to the schema: leaving it is safe for the old release (prisma_down_leave_additive: true)"
+        return f"{words} It only adds: leaving it is safe for the old release (prisma_down_leave_additive: true)"
     return f"{words} Leaving it is not known to be safe for the old release ({reasons[0]})"
 
 
@@ -309,10 +311,11 @@ def _writable(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def _transaction(connection: Connection[Any], task: Task, deadline: Deadline) -> Iterator[None]:
-    """A transaction with the limits, Prisma's schema and Prisma's lock."""
+    """A transaction with the limits, Prisma's schema, the rights of who migrates, and Prisma's lock."""
     with connection.transaction():
         database.limits(connection, task.lock_timeout, deadline)
         _search_path(connection, task)
+        database.as_owner(connection, task.address.schema, "SET LOCAL")
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [database.PRISMA_LOCK])
         yield
 
@@ -393,7 +396,7 @@ def _keep(
     harmful = [each.sentence for each in lost if not each.harmless]
     if harmful and one.name not in task.destroys:
         raise BalikError(
-            f"{one.name}, down.sql line {statement.line}",
+            f"{one.name}, down.sql line {statement.line}: {statement.short}",
             f"would destroy {'; '.join(harmful)}",
             f"nothing that is lost, or prisma_down_destroys: [{one.name}]",
             state,
@@ -416,6 +419,7 @@ def _run_outside(
         connection.execute("SELECT set_config(%s, %s, false)", [name, f"{max(1, round(value * 1000))}ms"])
     connection.execute("SELECT set_config('search_path', %s, false)", [sql.quoted(task.address.schema)])
     connection.execute("SELECT pg_advisory_lock(%s)", [database.PRISMA_LOCK])
+    database.as_owner(connection, task.address.schema, "SET")
     try:
         for statement in statements:
             at[:] = [f"{one.name}, down.sql line {statement.line}: {statement.short}"]
@@ -426,8 +430,8 @@ def _run_outside(
     finally:
         if not connection.closed:
             connection.execute("SELECT pg_advisory_unlock(%s)", [database.PRISMA_LOCK])
-            connection.execute("RESET lock_timeout")
-            connection.execute("RESET statement_timeout")
+            for name in ("role", "lock_timeout", "statement_timeout"):
+                connection.execute(f"RESET {name}")  # type: ignore[arg-type]
 
 
 def _drop_invalid(connection: Connection[Any], node: Any) -> None:

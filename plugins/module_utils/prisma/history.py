@@ -128,15 +128,7 @@ def compare(migrations: Sequence[Migration], rows: Iterable[Row], target: str, o
     by_name: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: row.started_at):
         by_name.setdefault(row.migration_name, []).append(row)
-    problems, notes = [], []
-    for name, several in by_name.items():
-        if any(row.failed for row in several):
-            problems.append(
-                f"{name} failed, or was never ended, and may stand half-way: look what of it stands in the database, "
-                f"then `prisma migrate resolve --rolled-back {name}` (nothing) or `--applied {name}` (all)"
-            )
-        if sum(row.applied for row in several) > 1:
-            notes.append(f"{name} stands {sum(row.applied for row in several)} times as applied; all of its rows go")
+    problems, notes = _states(by_name)
     applied = [name for name, several in by_name.items() if any(row.applied for row in several)]
     problems += [
         f"{name} is applied, and unknown to the folder: it is another release's folder, or the migration was deleted "
@@ -179,3 +171,17 @@ def compare(migrations: Sequence[Migration], rows: Iterable[Row], target: str, o
             else:
                 notes.append(f"{name} stays, and its migration.sql is not what was applied (checksum)")
     return History([known[name] for name in reversed(going)], problems, notes, by_name, target)
+
+
+def _states(by_name: Mapping[str, list[Row]]) -> tuple[list[str], list[str]]:
+    """What is wrong with a migration's rows, and what is odd."""
+    problems, notes = [], []
+    for name, several in by_name.items():
+        if any(row.failed for row in several):
+            problems.append(
+                f"{name} failed, or was never ended, and may stand half-way: look what of it stands in the database, "
+                f"then `prisma migrate resolve --rolled-back {name}` (nothing) or `--applied {name}` (all)"
+            )
+        if sum(row.applied for row in several) > 1:
+            notes.append(f"{name} stands {sum(row.applied for row in several)} times as applied; all of its rows go")
+    return problems, notes

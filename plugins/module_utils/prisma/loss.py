@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import BalikError
 from .sql import Threat, quoted
@@ -62,7 +62,7 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s
 """
 _SEQUENCES = """
 SELECT s.oid::regclass::text FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
-WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = %s
+WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = to_regclass(%s)
   AND d.deptype IN ('a', 'i')
 """
 _TRIGGERS = "SELECT tgname FROM pg_trigger WHERE tgrelid = %s AND NOT tgisinternal AND tgenabled <> 'D' ORDER BY 1"
@@ -72,8 +72,8 @@ _TRIGGERS = "SELECT tgname FROM pg_trigger WHERE tgrelid = %s AND NOT tgisintern
 class Loss:
     """Rows that a statement would destroy.
 
-    :param kind: ``table`` (with all its rows), ``column`` (its values), ``rows`` (deleted or changed ones of a table that
-        stays), ``values`` (of a column whose type changes), ``unknown`` (nothing can be counted or kept).
+    :param kind: ``table`` (with all its rows), ``column`` (its values), ``rows`` (deleted or changed ones of a table
+        that stays), ``values`` (of a column whose type changes), ``unknown`` (nothing can be counted or kept).
     :param relation: the table's name, with its schema, quoted.
     :param select: what is kept; its rows are what is lost.
     :param changed: of ``values``, the condition in ``select`` under which a value is lost.
@@ -121,6 +121,8 @@ def find(connection: Connection[Any], threat: Threat) -> list[Loss]:
     schema, name, columns, keys = _described(connection, oid)
     relation = quoted(schema, name)
     says = {"deleted": f"rows of {relation}", "changed": f"old values in rows of {relation}"}
+    if not threat.query:
+        says = {kind: f"{words}, at most" for kind, words in says.items()}
     select = threat.query or f"SELECT {_list(columns)} FROM {relation}"
     found = [
         Loss("rows", relation, says.get(threat.kind, f"all rows of {relation}"), select, "", (*columns,), (*keys,))
@@ -177,14 +179,17 @@ def _whole(connection: Connection[Any], oid: int, kind: str, says: str) -> Loss:
     relation = quoted(schema, name)
     # Partitions and heirs are losses of their own.
     only = "ONLY " if kind == "table" else ""
-    sequences = {}
-    if kind == "table":
-        for (sequence,) in connection.execute(_SEQUENCES, [oid]).fetchall():
-            sequences[sequence] = list(
-                connection.execute(f"SELECT last_value, is_called FROM {sequence}").fetchone() or ()
-            )
     select = f"SELECT {_list(columns)} FROM {only}{relation}"
-    return Loss(kind, relation, says.format(relation), select, "", (*columns,), (*keys,), sequences=sequences)
+    return Loss(kind, relation, says.format(relation), select, "", (*columns,), (*keys,))
+
+
+def _counters(connection: Connection[Any], loss: Loss) -> dict[str, list[Any]]:
+    """How far the table's own sequences are, which go with it."""
+    names = [name for (name,) in connection.execute(_SEQUENCES, [loss.relation]).fetchall()]
+    return {
+        name: list(connection.execute(f"SELECT last_value, is_called FROM {name}").fetchone() or ())  # type: ignore[arg-type]
+        for name in names
+    }
 
 
 def _column(connection: Connection[Any], threat: Threat, oid: int) -> list[Loss]:
@@ -276,7 +281,7 @@ class Kept:
                 lines, digest = self._copy(connection, loss.select, name)
         except OSError as error:
             raise self._unwritten(error) from error
-        loss = replace(loss, rows=lines)
+        loss = replace(loss, rows=lines, sequences=_counters(connection, loss) if loss.kind == "table" else {})
         if lines:
             self.losses.append((loss, name, digest))
         else:
@@ -285,7 +290,7 @@ class Kept:
 
     def _copy(self, connection: Connection[Any], select: str, name: str) -> tuple[int, str]:
         content, lines = hashlib.sha256(), 0
-        with open(os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        with _private(self.folder / name) as file:
             with connection.cursor() as cursor, cursor.copy(f"COPY ({select}) TO STDOUT") as rows:  # type: ignore[arg-type]
                 for block in rows:
                     file.write(block)
@@ -314,8 +319,8 @@ class Kept:
         manifest = {"migration": migration, "rows": list(rows), "items": items}
         try:
             for name, text in ((MANIFEST, json.dumps(manifest, indent=2)), (SCRIPT, script(items, migration))):
-                with open(os.open(self.folder / name, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-                    file.write(text)
+                with _private(self.folder / name) as file:
+                    file.write(text.encode())
                     file.flush()
                     os.fsync(file.fileno())
             for folder in (self.folder, self.folder.parent):
@@ -339,6 +344,10 @@ class Kept:
             f"what would be lost cannot be written there: {error.strerror}",
             do="Nothing of this migration was changed. Make room or name another folder, and run again.",
         )
+
+
+def _private(path: Path) -> IO[bytes]:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
 
 
 def attempts(base: Path, migration: str) -> list[Path]:

@@ -22,7 +22,7 @@ _COLUMNS = ("id", "checksum", "finished_at", "migration_name", "rolled_back_at",
 
 
 def put_back(connection: Connection[Any], schema: str, up: str, saved: Mapping[str, Any], base: Path) -> Json:
-    """Runs ``migration.sql``, puts the kept rows into what it made, and Prisma's rows back; within the open transaction.
+    """Runs ``migration.sql``, puts the kept rows into what it made, and Prisma's rows back, in the open transaction.
 
     :param saved: what ``check`` kept: ``name`` and ``rows``.
     :param base: the run's folder of what was kept.

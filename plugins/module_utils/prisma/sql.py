@@ -17,7 +17,7 @@ try:
     from pglast.parser import ParseError, scan
     from pglast.stream import RawStream
 except ImportError:  # said by `require`, on the host where it is missing
-    ast = None
+    ast = None  # type: ignore[assignment]
 
 #: A draft that nobody has read yet has this line.
 DRAFT = "-- balik: draft. Read it, mend it, then delete this line:"
@@ -27,6 +27,13 @@ BOOKKEEPING = "_prisma_migrations"
 #: From this major version on, a value can be added to an enum within a transaction.
 ENUM_IN_TRANSACTION = 12
 _ALWAYS_ALLOWED = ("pg_catalog", "information_schema")
+
+#: Nodes that name something of a schema → where they have its name.
+_NAMED_BY = {
+    **{"TypeName": "names", "ObjectWithArgs": "objname", "CreateEnumStmt": "typeName", "AlterEnumStmt": "typeName"},
+    **{"CreateRangeStmt": "typeName", "CreateDomainStmt": "domainname", "AlterDomainStmt": "typeName"},
+    **{"CreateFunctionStmt": "funcname", "RenameStmt": "object"},
+}
 
 # What this project sets itself, and what would take its limits and its right to the bookkeeping away.
 _SETTINGS = {
@@ -226,22 +233,7 @@ def _refused(one: Statement, schemas: Sequence[str]) -> Iterator[str]:
     if kind.removesuffix("Stmt") not in _KNOWN:
         yield "is a kind of statement that prisma-down does not run"
         return
-    if kind == "SelectStmt" and not _only_setval(node):
-        yield "a SELECT may do anything through the functions that it calls; only setval() is taken"
-    if kind == "VariableSetStmt" and (node.name or "").lower() in _SETTINGS:
-        yield f"sets {node.name}, which prisma-down sets itself"
-    if kind == "VariableSetStmt" and node.kind == enums.VariableSetKind.VAR_RESET_ALL:
-        yield "takes back what prisma-down has set"
-    if kind == "ClusterStmt" and node.relation is None:
-        yield "is about all tables"
-    if kind == "DropStmt" and _cascades(node) and node.removeType not in _DROPS:
-        yield "CASCADE takes what is not named with it; name it"
-    if kind == "AlterTableStmt":
-        for command in node.cmds:
-            if command.subtype == enums.AlterTableType.AT_DetachPartition and command.def_.concurrent:
-                yield "cannot run in a transaction, nor be repeated; leave CONCURRENTLY out"
-            if node.objtype == enums.ObjectType.OBJECT_TYPE and command.subtype in _LOSSY:
-                yield "changes values in all columns of that type; make a new type"
+    yield from _beside_the_rules(node)
     for catalog, schema, name in _names(node):
         if catalog:
             yield f"names another database ({catalog})"
@@ -252,6 +244,26 @@ def _refused(one: Statement, schemas: Sequence[str]) -> Iterator[str]:
                 f"names the schema {schema}; expected {' or '.join(schemas)}. If it belongs to this product, add it to "
                 "prisma_down_schemas"
             )
+
+
+def _beside_the_rules(node: Any) -> Iterator[str]:
+    """What of a kind that is known is refused all the same."""
+    if isinstance(node, ast.SelectStmt) and not _only_setval(node):
+        yield "a SELECT may do anything through the functions that it calls; only setval() is taken"
+    if isinstance(node, ast.VariableSetStmt):
+        if (node.name or "").lower() in _SETTINGS:
+            yield f"sets {node.name}, which prisma-down sets itself"
+        if node.kind == enums.VariableSetKind.VAR_RESET_ALL:
+            yield "takes back what prisma-down has set"
+    if isinstance(node, ast.ClusterStmt) and node.relation is None:
+        yield "is about all tables"
+    if isinstance(node, ast.DropStmt) and _cascades(node) and node.removeType not in _DROPS:
+        yield "CASCADE takes what is not named with it; name it"
+    for command in node.cmds if isinstance(node, ast.AlterTableStmt) else ():
+        if command.subtype == enums.AlterTableType.AT_DetachPartition and command.def_.concurrent:
+            yield "cannot run in a transaction, nor be repeated; leave CONCURRENTLY out"
+        if node.objtype == enums.ObjectType.OBJECT_TYPE and command.subtype in _LOSSY:
+            yield "changes values in all columns of that type; make a new type"
 
 
 def _only_setval(node: Any) -> bool:
@@ -273,27 +285,16 @@ def _only_setval(node: Any) -> bool:
 def _names(node: Any) -> Iterator[tuple[str, str, str]]:
     """Catalog, schema and name of all objects that a statement names; empty where it leaves them out."""
     for one in walk(node):
-        if isinstance(one, ast.RangeVar):
+        kind = type(one).__name__
+        if kind == "RangeVar":
             yield one.catalogname or "", one.schemaname or "", one.relname
-        elif isinstance(one, ast.TypeName) and one.names:
-            yield _apart([part.sval for part in one.names])
-        elif isinstance(one, (ast.ObjectWithArgs,)):
-            yield _apart([part.sval for part in one.objname if isinstance(part, ast.String)])
-        elif isinstance(one, ast.CreateSchemaStmt) and one.schemaname:
-            yield "", one.schemaname, ""
-        elif isinstance(one, ast.AlterObjectSchemaStmt):
-            yield "", one.newschema, ""
-        elif isinstance(one, (ast.CreateEnumStmt, ast.AlterEnumStmt, ast.CreateRangeStmt)):
-            yield _apart([part.sval for part in one.typeName])
-        elif isinstance(one, (ast.CreateDomainStmt,)):
-            yield _apart([part.sval for part in one.domainname])
-        elif isinstance(one, ast.CreateFunctionStmt):
-            yield _apart([part.sval for part in one.funcname])
-        elif isinstance(one, ast.RenameStmt) and one.renameType == enums.ObjectType.OBJECT_SCHEMA:
+        elif kind in _NAMED_BY and isinstance(getattr(one, _NAMED_BY[kind]), tuple):
+            yield _apart(_strings(getattr(one, _NAMED_BY[kind])))
+        elif kind in ("CreateSchemaStmt", "AlterObjectSchemaStmt"):
+            yield "", (one.schemaname if kind == "CreateSchemaStmt" else one.newschema) or "", ""
+        elif kind == "RenameStmt" and one.renameType == enums.ObjectType.OBJECT_SCHEMA:
             yield "", one.subname, ""
             yield "", one.newname, ""
-        elif isinstance(one, ast.RenameStmt) and isinstance(one.object, tuple):
-            yield _apart([part.sval for part in one.object])
     if isinstance(node, ast.DropStmt):
         for parts in _dropped(node):
             if node.removeType == enums.ObjectType.OBJECT_SCHEMA:
@@ -304,6 +305,10 @@ def _names(node: Any) -> Iterator[tuple[str, str, str]]:
                 yield _apart(parts)
 
 
+def _strings(parts: Any) -> list[str]:
+    return [str(part.sval) for part in parts or () if isinstance(part, ast.String)]
+
+
 def _apart(parts: Sequence[str]) -> tuple[str, str, str]:
     padded = ["", "", "", *parts][-3:]
     return padded[0], padded[1], padded[2]
@@ -311,15 +316,11 @@ def _apart(parts: Sequence[str]) -> tuple[str, str, str]:
 
 def _dropped(node: Any) -> list[list[str]]:
     """The names in a DROP, each in its parts."""
-    found = []
-    for one in node.objects:
-        if isinstance(one, ast.String):
-            found.append([one.sval])
-        elif isinstance(one, ast.TypeName):
-            found.append([part.sval for part in one.names])
-        elif isinstance(one, tuple):
-            found.append([part.sval for part in one if isinstance(part, ast.String)])
-    return found
+    return [
+        _strings((one,) if isinstance(one, ast.String) else one.names if isinstance(one, ast.TypeName) else one)
+        for one in node.objects
+        if isinstance(one, (ast.String, ast.TypeName, tuple))
+    ]
 
 
 def _cascades(node: Any) -> bool:
@@ -327,6 +328,10 @@ def _cascades(node: Any) -> bool:
 
 
 if ast is not None:
+    _ONLY_ADDING = (
+        *(ast.CreateEnumStmt, ast.CreateSeqStmt, ast.CreateSchemaStmt, ast.CreateExtensionStmt, ast.CommentStmt),
+        *(ast.ViewStmt, ast.CompositeTypeStmt, ast.IndexStmt, ast.InsertStmt),
+    )
     _ON_TABLES = (enums.ObjectType.OBJECT_TRIGGER, enums.ObjectType.OBJECT_POLICY, enums.ObjectType.OBJECT_RULE)
     _LOSSY = (enums.AlterTableType.AT_DropColumn, enums.AlterTableType.AT_AlterColumnType)
     #: Kinds of DROP that may take rows with them → kind of threat, and whether they do so without CASCADE too.
@@ -371,28 +376,35 @@ def _outside(node: Any, major: int) -> tuple[bool, bool]:
 def _threats(node: Any, created: set[str]) -> Iterator[Threat]:
     if isinstance(node, ast.DropStmt) and node.removeType in _DROPS:
         kind, always = _DROPS[node.removeType]
-        if always or _cascades(node):
-            for parts in _dropped(node):
-                yield Threat(kind, quoted(*parts), cascade=_cascades(node), missing_ok=node.missing_ok)
+        for parts in _dropped(node) if always or _cascades(node) else ():
+            yield Threat(kind, quoted(*parts), cascade=_cascades(node), missing_ok=node.missing_ok)
     elif isinstance(node, ast.AlterTableStmt):
-        table = _of(node.relation)
         for one in node.cmds:
-            if one.subtype == enums.AlterTableType.AT_DropColumn:
-                missing = bool(one.missing_ok or node.missing_ok)
-                yield Threat("column", table, one.name, _cascades(one), missing)
-            elif one.subtype == enums.AlterTableType.AT_AlterColumnType and not _by_texts(one, created):
-                yield Threat("retype", table, one.name, missing_ok=bool(node.missing_ok), query=_changes(one))
+            yield from _altered(node, one, created)
     elif isinstance(node, ast.TruncateStmt):
         for one in node.relations:
             yield Threat("truncate", _of(one), cascade=_cascades(node))
     else:
         for one in walk(node):
-            if isinstance(one, (ast.DeleteStmt, ast.UpdateStmt)):
-                kind = "deleted" if isinstance(one, ast.DeleteStmt) else "changed"
-                yield Threat(kind, _of(one.relation), query=_rows(one) if one is node else "")
-            elif isinstance(one, ast.InsertStmt) and one.onConflictClause is not None:
-                if one.onConflictClause.action == enums.OnConflictAction.ONCONFLICT_UPDATE:
-                    yield Threat("changed", _of(one.relation))
+            yield from _written(one, node)
+
+
+def _altered(node: Any, command: Any, created: set[str]) -> Iterator[Threat]:
+    table, missing = _of(node.relation), bool(command.missing_ok or node.missing_ok)
+    if command.subtype == enums.AlterTableType.AT_DropColumn:
+        yield Threat("column", table, command.name, _cascades(command), missing)
+    elif command.subtype == enums.AlterTableType.AT_AlterColumnType and not _by_texts(command, created):
+        yield Threat("retype", table, command.name, missing_ok=missing, query=_changes(command))
+
+
+def _written(one: Any, statement: Any) -> Iterator[Threat]:
+    """Rows that a part of a statement deletes or changes; ``statement`` is the whole."""
+    if isinstance(one, (ast.DeleteStmt, ast.UpdateStmt)):
+        kind = "deleted" if isinstance(one, ast.DeleteStmt) else "changed"
+        yield Threat(kind, _of(one.relation), query=_rows(one) if one is statement else "")
+    elif isinstance(one, ast.InsertStmt) and one.onConflictClause is not None:
+        if one.onConflictClause.action == enums.OnConflictAction.ONCONFLICT_UPDATE:
+            yield Threat("changed", _of(one.relation))
 
 
 def _of(relation: Any) -> str:
@@ -445,25 +457,16 @@ def _disturbs(node: Any, made: set[str]) -> str:
     if isinstance(node, ast.CreateStmt):
         made.add(_of(node.relation))
         return _new_constraints(node.tableElts or (), made)
-    if isinstance(node, (ast.CreateEnumStmt, ast.CreateSeqStmt, ast.CreateSchemaStmt, ast.CreateExtensionStmt)):
-        return ""
-    if isinstance(node, (ast.CommentStmt, ast.ViewStmt, ast.CompositeTypeStmt)):
-        return "replaces a view" if isinstance(node, ast.ViewStmt) and node.replace else ""
-    if isinstance(node, ast.IndexStmt):
-        return (
-            "a unique index may refuse what the old code writes"
-            if node.unique and _of(node.relation) not in made
-            else ""
-        )
-    if isinstance(node, ast.InsertStmt):
-        return "" if _of(node.relation) in made else "writes into a table of the old code"
     if isinstance(node, ast.AlterTableStmt):
-        own = _of(node.relation) in made
-        for one in node.cmds:
-            if why := _altering(one, own, made):
-                return why
-        return ""
-    return "is not known to be harmless to the old code"
+        reasons = (_altering(one, _of(node.relation) in made, made) for one in node.cmds)
+        return next(filter(None, reasons), "")
+    if isinstance(node, ast.IndexStmt) and node.unique and _of(node.relation) not in made:
+        return "a unique index may refuse what the old code writes"
+    if isinstance(node, ast.InsertStmt) and _of(node.relation) not in made:
+        return "writes into a table of the old code"
+    if isinstance(node, ast.ViewStmt) and node.replace:
+        return "replaces a view"
+    return "" if isinstance(node, _ONLY_ADDING) else "is not known to be harmless to the old code"
 
 
 def _altering(command: Any, own: bool, made: set[str]) -> str:
@@ -486,8 +489,11 @@ def _altering(command: Any, own: bool, made: set[str]) -> str:
 
 def _new_constraints(elements: Iterable[Any], made: set[str]) -> str:
     """A foreign key to a table of the old code may forbid it to delete there."""
-    for one in walk(tuple(elements)):
-        if isinstance(one, ast.Constraint) and one.contype == enums.ConstrType.CONSTR_FOREIGN:
-            if _of(one.pktable) not in made and one.fk_del_action in ("a", "r"):
-                return "its foreign key forbids the old code to delete what it refers to"
+    foreign = (
+        one
+        for one in walk(tuple(elements))
+        if isinstance(one, ast.Constraint) and one.contype == enums.ConstrType.CONSTR_FOREIGN
+    )
+    if any(_of(one.pktable) not in made and one.fk_del_action in ("a", "r") for one in foreign):
+        return "its foreign key forbids the old code to delete what it refers to"
     return ""

@@ -1,0 +1,2 @@
+DROP TABLE "Score";
+ALTER TABLE "User" DROP COLUMN "score";

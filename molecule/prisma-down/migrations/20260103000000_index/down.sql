@@ -1,0 +1,1 @@
+DROP INDEX "Score_userId_idx";

@@ -1,0 +1,1 @@
+CREATE INDEX "Score_userId_idx" ON "Score"("userId");

@@ -1,0 +1,111 @@
+"""Scripts as the parser reads them."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.balik.rollback.plugins.module_utils.prisma.sql import additive, read
+
+
+def threats(text: str) -> list[tuple[str, str, str]]:
+    found = read(text, ["public"])
+    assert found.problems == []
+    return [(one.kind, one.name, one.column) for statement in found.statements for one in statement.threats]
+
+
+def test_statements_are_found_with_their_lines_whatever_stands_in_comments_and_texts() -> None:
+    found = read(
+        "-- DROP TABLE a;\n/* ; */ INSERT INTO ü VALUES ('; DROP TABLE b;');\n\nDROP TABLE \"Ç;\";", ["public"]
+    )
+    assert [(one.line, one.text) for one in found.statements] == [
+        (2, "INSERT INTO ü VALUES ('; DROP TABLE b;')"),
+        (4, 'DROP TABLE "Ç;"'),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('DROP TABLE a, public."B"', [("table", '"a"', ""), ("table", '"public"."B"', "")]),
+        ("ALTER TABLE a DROP b, ALTER c TYPE int", [("column", '"a"', "b"), ("retype", '"a"', "c")]),
+        ("DROP TYPE t", []),
+        ("DROP TYPE t CASCADE", [("type", '"t"', "")]),
+        ("DROP EXTENSION e", [("extension", '"e"', "")]),
+        ("DROP INDEX i; DROP VIEW v; DROP FUNCTION f(); ALTER TABLE a DROP CONSTRAINT k", []),
+        ("INSERT INTO a VALUES (1) ON CONFLICT (b) DO UPDATE SET c = 1", [("changed", '"a"', "")]),
+        ("INSERT INTO a VALUES (1) ON CONFLICT DO NOTHING", []),
+        ("WITH x AS (DELETE FROM a RETURNING *) UPDATE b SET c = 1", [("changed", '"b"', ""), ("deleted", '"a"', "")]),
+    ],
+)
+def test_what_a_statement_may_destroy(text: str, found: list[tuple[str, str, str]]) -> None:
+    assert sorted(threats(text)) == sorted(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "outside"),
+    [
+        ("CREATE INDEX CONCURRENTLY IF NOT EXISTS i ON a(b)", True),
+        ("VACUUM a", True),
+        ("ANALYZE a", False),
+        ("REINDEX TABLE a", False),
+        ("REINDEX INDEX CONCURRENTLY i", True),
+    ],
+)
+def test_what_no_transaction_can_hold(text: str, outside: bool) -> None:
+    assert bool(read(text, ["public"]).outside) is outside
+
+
+def test_an_enum_grows_within_a_transaction_since_version_12() -> None:
+    text = "ALTER TYPE k ADD VALUE IF NOT EXISTS 'x'"
+    assert not read(text, ["public"], 12).outside
+    assert read(text, ["public"], 11).outside
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("DROP INDEX i; VACUUM a", "must stand before all that can"),
+        ("ALTER TABLE other.a ADD b int", "names the schema other"),
+        ("ALTER TYPE other.k RENAME TO l", "names the schema other"),
+        ("ALTER TABLE a SET SCHEMA other", "names the schema other"),
+        ("DROP SCHEMA other CASCADE", "names the schema other"),
+        ("DROP TABLE elsewhere.public.a", "names another database"),
+        ("DROP FUNCTION f() CASCADE", "CASCADE takes what is not named"),
+        ("SET ROLE x", "sets role"),
+        ("RESET ALL", "takes back what prisma-down has set"),
+        ("SELECT setval('s', 1), f()", "only setval() is taken"),
+        ("ALTER TYPE t DROP ATTRIBUTE a", "make a new type"),
+        ("COPY a TO PROGRAM 'x'", "reads or writes a file"),
+        ("CREATE ROLE x", "is a kind of statement that prisma-down does not run"),
+    ],
+)
+def test_what_is_refused(text: str, words: str) -> None:
+    assert any(words in problem for problem in read(text, ["public"]).problems)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CREATE TABLE a (b int REFERENCES u ON DELETE CASCADE); CREATE UNIQUE INDEX i ON a(b); INSERT INTO a SELECT 1",
+        "ALTER TABLE u ADD a int, ADD b int NOT NULL DEFAULT 1; CREATE INDEX i ON u(a); CREATE TYPE k AS ENUM ('x')",
+    ],
+)
+def test_the_old_release_can_live_with_it(text: str) -> None:
+    assert additive(text) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CREATE TABLE a (b int REFERENCES u)",
+        "ALTER TABLE u ADD a int NOT NULL",
+        "ALTER TABLE u ADD a int UNIQUE",
+        "CREATE UNIQUE INDEX i ON u(a)",
+        "ALTER TYPE k ADD VALUE 'x'",
+        "ALTER TABLE u DROP a",
+        "UPDATE u SET a = 1",
+        "CREATE TRIGGER t AFTER INSERT ON u EXECUTE FUNCTION f()",
+        "no SQL",
+    ],
+)
+def test_the_old_release_may_be_disturbed(text: str) -> None:
+    assert additive(text)
