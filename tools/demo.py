@@ -26,11 +26,16 @@ sys.path.insert(0, str(HOUSE / "collections"))
 from ansible_collections.balik.rollback.plugins.module_utils.record import Entry, Record  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.units import format_duration, parse_time  # noqa: E402
 
-STATE = HOUSE / ".balik"
 PRODUCT = "lawyers-hub"
 OFFSET = int(os.environ.get("BALIK_SANDBOX_PORT_OFFSET") or 0)
-WEB, API, PROMETHEUS, TRAFFIC = (f"http://127.0.0.1:{port + OFFSET}" for port in (18080, 18081, 19090, 18089))
-INVENTORIES = ["-i", "inventories/lawyers-hub", "-i", "inventories/sandbox"]
+if os.environ.get("BALIK_SANDBOX") == "kubernetes":
+    STATE, PORTS = HOUSE / ".balik-kubernetes", (28080, 28080, 29090, 28089)
+    NAMES = ["lawyers-hub", "lawyers-hub-kubernetes", "sandbox", "sandbox-kubernetes"]
+else:
+    STATE, PORTS = HOUSE / ".balik", (18080, 18081, 19090, 18089)
+    NAMES = ["lawyers-hub", "sandbox"]
+WEB, API, PROMETHEUS, TRAFFIC = (f"http://127.0.0.1:{port + OFFSET}" for port in PORTS)
+INVENTORIES = [word for name in NAMES for word in ("-i", f"inventories/{name}")]
 ENOUGH_REQUESTS = 20_000
 WORDS = {"go": "Go", "sign-off": "sign-off"}
 

@@ -325,6 +325,11 @@ def test_bad_input_names_the_object(cluster: Cluster, namespace: str) -> None:
     cluster.delete({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "api", "namespace": namespace}})
     with pytest.raises(BalikError, match=rf"Service {namespace}/api: is not there, but routes lead to it"):
         both(cluster, namespace).prepare(PAGE)
+    headless = app("api", namespace)[1]
+    headless["spec"]["clusterIP"] = "None"
+    cluster.apply(headless)
+    with pytest.raises(BalikError, match=rf"Service {namespace}/api: is headless"):
+        both(cluster, namespace).prepare(PAGE)
 
 
 def test_another_page_than_the_plans_is_noticed(cluster: Cluster, namespace: str) -> None:

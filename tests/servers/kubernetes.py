@@ -18,7 +18,9 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,12 +38,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tests.servers.upstream import free_port
+from tests.servers.upstream import WITH_PARENT, free_port
 
 _PROGRAMS = ("kube-apiserver", "kube-controller-manager", "etcd")
 _START_LIMIT = 60.0
 _STOP_LIMIT = 20.0
 _CONCURRENCY = 8
+_AGAIN = 0.3
+_SERVICES = "10.0.0.0/16"
 _SERVICE_ACCOUNT = re.compile(r"system:serviceaccount:([^:]+):([^:]+)$")
 
 #: A manifest as a dictionary, several as YAML, or a file of them.
@@ -118,6 +122,29 @@ class Api:
                 yield from map(json.loads, lines)
         finally:
             answer.close()
+
+    def follow(self, path: str, over: threading.Event | None = None) -> Iterator[dict[str, Any]]:
+        """Events, also over an absence of the server; whenever it had to look anew, first all there is (``{"type":
+        "LISTED", "object": list}``).
+
+        :param over: when set, it ends with the server; else never.
+        """
+        over = over or threading.Event()
+        while not over.is_set():
+            try:
+                listed = self.request("GET", path, limit=120)
+                yield {"type": "LISTED", "object": listed}
+                version = listed["metadata"]["resourceVersion"]
+                while True:
+                    for event in self.watch(path, version):
+                        if event["type"] == "ERROR":
+                            raise ApiError(int(event["object"].get("code", 500)), event["object"])
+                        version = event["object"]["metadata"]["resourceVersion"]
+                        if event["type"] != "BOOKMARK":
+                            yield event
+            except (ApiError, urllib3.exceptions.HTTPError, OSError) as error:
+                if not over.wait(_AGAIN):
+                    print(f"watch of {path}: {error}; looking again", file=sys.stderr, flush=True)
 
     def path(self, api_version: str, kind: str, namespace: str = "", name: str = "") -> str:
         """The path of an object, or of all of a kind; a namespaced kind without a namespace means every namespace's.
@@ -316,7 +343,8 @@ class ControlPlane(Cluster):
 
     own = True
 
-    def __init__(self, folder: Path, data: Path) -> None:
+    def __init__(self, folder: Path, data: Path, services: str = _SERVICES) -> None:
+        self._services = services
         self._programs = programs()
         self._data = data
         self._authority = _Authority()
@@ -358,7 +386,7 @@ class ControlPlane(Cluster):
             f"--secure-port={self._ports['api']}",
             # Nobody routes to it by its Service.
             "--endpoint-reconciler-type=none",
-            "--service-cluster-ip-range=10.0.0.0/16",
+            f"--service-cluster-ip-range={self._services}",
             f"--cert-dir={at}",
             f"--tls-cert-file={at / 'server.crt'}",
             f"--tls-private-key-file={at / 'server.key'}",
@@ -464,7 +492,7 @@ class ControlPlane(Cluster):
     def _start(self, name: str, *options: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [self._programs[name], *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*WITH_PARENT, self._programs[name], *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
     def _wait(self, name: str, url: str) -> None:
@@ -508,8 +536,11 @@ def programs() -> dict[str, Path]:
 
 
 @contextmanager
-def control_plane(folder: Path) -> Iterator[Cluster]:
-    """A ready cluster; kubeconfigs and logs are written to ``folder``. All that was started is ended afterwards."""
+def control_plane(folder: Path, services: str = _SERVICES) -> Iterator[Cluster]:
+    """A ready cluster; kubeconfigs and logs are written to ``folder``. All that was started is ended afterwards.
+
+    :param services: where the addresses of its Services are from.
+    """
     named = os.environ.get("BALIK_TEST_KUBECONFIG")
     if named:
         yield Cluster(folder, Path(named))
@@ -517,7 +548,7 @@ def control_plane(folder: Path) -> Iterator[Cluster]:
     memory = Path("/dev/shm")
     data = Path(tempfile.mkdtemp(prefix="balik-k8s-", dir=memory if os.access(memory, os.W_OK) else None))
     try:
-        cluster = ControlPlane(folder, data)
+        cluster = ControlPlane(folder, data, services)
         try:
             cluster.start()
             yield cluster

@@ -106,6 +106,7 @@ def nodes(
     metrics: bool = False,
     cache: bool = False,
     image_id: str = "docker-pullable://",
+    engine: Mapping[str, str] | None = None,
 ) -> Iterator[Nodes]:
     """Nodes that carry the pods of a cluster of our own; ended afterwards.
 
@@ -114,11 +115,12 @@ def nodes(
     :param metrics: serve ``metrics.k8s.io``, so that a HorizontalPodAutoscaler sees :meth:`Nodes.load`.
     :param cache: nodes keep what they pulled, and with ``IfNotPresent`` do not see that a tag was reused.
     :param image_id: what an ``imageID`` begins with; containerd's begin with nothing.
+    :param engine: run the pods, as :mod:`tests.servers.kubernetes_pods` says; images are then those of Docker's engine.
     """
     if not isinstance(cluster, ControlPlane):
         raise RuntimeError(f"the cluster of {cluster.kubeconfig} has nodes of its own")
     settings: Json = {"kubeconfig": str(cluster.kubeconfig), "count": count, "cache": cache, "image_id": image_id}
-    settings |= {"delays": dict(delays or {})}
+    settings |= {"delays": dict(delays or {}), "engine": dict(engine or {})}
     if metrics:
         service = f"{_METRICS}.kube-system.svc"
         settings["metrics"] = {
@@ -127,7 +129,7 @@ def nodes(
         }
     with (cluster.folder / "nodes.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", __name__, json.dumps(settings)],
+            [sys.executable, "-m", "tests.servers.kubernetes_pods" if engine else __name__, json.dumps(settings)],
             cwd=_ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -280,28 +282,19 @@ class Kubelets:
         self.api.request("PATCH", f"/api/v1/nodes/{name}", no_taints, "application/merge-patch+json")
 
     def _follow(self) -> None:
-        """Watches all pods for ever, also over an absence of the API server."""
-        while True:
-            try:
-                listed = self.api.request("GET", "/api/v1/pods", limit=120)
-                there = {item["metadata"]["uid"] for item in listed["items"]}
+        """Watches all pods for ever."""
+        for event in self.api.follow("/api/v1/pods"):
+            shown = event["object"]
+            if event["type"] == "LISTED":
+                there = {item["metadata"]["uid"] for item in shown["items"]}
                 for uid in self._pods.keys() - there:
                     self._pods.pop(uid)
-                for item in listed["items"]:
+                for item in shown["items"]:
                     self._see(item)
-                version = listed["metadata"]["resourceVersion"]
-                while True:
-                    for event in self.api.watch("/api/v1/pods", version):
-                        if event["type"] == "ERROR":
-                            raise ApiError(int(event["object"].get("code", 500)), event["object"])
-                        version = event["object"]["metadata"]["resourceVersion"]
-                        if event["type"] == "DELETED":
-                            self._pods.pop(event["object"]["metadata"]["uid"], None)
-                        elif event["type"] != "BOOKMARK":
-                            self._see(event["object"])
-            except (ApiError, urllib3.exceptions.HTTPError, OSError) as error:
-                _log(f"watch: {error}; looking again")
-                time.sleep(_RETRY)
+            elif event["type"] == "DELETED":
+                self._pods.pop(shown["metadata"]["uid"], None)
+            else:
+                self._see(shown)
 
     def _see(self, shown: Json) -> None:
         uid = shown["metadata"]["uid"]
@@ -664,9 +657,8 @@ class Metrics:
         }
 
 
-def serve(settings: Json, orders: IO[str]) -> None:
+def serve(kubelets: Kubelets, settings: Json, orders: IO[str]) -> None:
     """Obeys one order a line until there are no more; each is answered by a line on stdout."""
-    kubelets = Kubelets(settings)
     metrics = Metrics(kubelets.api, settings["metrics"]) if "metrics" in settings else None
 
     def obey(do: str, **values: Any) -> object:
@@ -739,4 +731,5 @@ def _log(message: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(json.loads(sys.argv[1]), sys.stdin)
+    given = json.loads(sys.argv[1])
+    serve(Kubelets(given), given, sys.stdin)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.servers.upstream import WITH_PARENT, free_port
 
 _START_LIMIT = 20.0
 
@@ -29,17 +30,16 @@ class Server:
 
 
 @contextmanager
-def prometheus(history: History | None = None, config: str = "", web: str = "") -> Iterator[Server]:
+def prometheus(history: History | None = None, config: str = "", web: str = "", port: int = 0) -> Iterator[Server]:
     """:param config: Prometheus' own configuration, such as ``scrape_configs``.
     :param web: its web configuration (TLS, users).
+    :param port: on loopback; 0 for a free one.
     :raises FileNotFoundError: Debian's prometheus is not installed.
     """
     program, tool = shutil.which("prometheus"), shutil.which("promtool")
     if program is None or tool is None:
         raise FileNotFoundError("no prometheus: apt-get install prometheus")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = port or free_port()
     with tempfile.TemporaryDirectory(prefix="prometheus-") as name:
         folder = Path(name)
         if history:
@@ -48,6 +48,7 @@ def prometheus(history: History | None = None, config: str = "", web: str = "") 
         (folder / "web.yml").write_text(web)
         process = subprocess.Popen(
             [
+                *WITH_PARENT,
                 program,
                 f"--config.file={folder / 'prometheus.yml'}",
                 f"--web.config.file={folder / 'web.yml'}",

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 _START_LIMIT = 10.0
+#: Before a server's command: it ends with whoever started it, even where that was killed.
+WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
 
 
 def free_port() -> int:

@@ -42,7 +42,7 @@ class Routes(Balancer):
     run: str
     routes: tuple[Route, ...]
 
-    title = "the cluster's routes"
+    title = "Kubernetes"
 
     @property
     def namespaces(self) -> list[str]:
@@ -304,7 +304,10 @@ class KubernetesMaintenance(Maintenance):
         return made.objects(routes.page, namespace, self.image, self.replicas, page, self.bypass, ports, addresses)
 
     def _address(self, upstream: Upstream) -> str:
-        """Where nginx reaches a Service: by its address, so that nginx starts whatever else is broken."""
+        """Where nginx reaches a Service: by its address, so that nginx starts whatever else is broken.
+
+        :raises BalikError: it has none (nginx would look its pods up once, and not notice that they are replaced).
+        """
         path = path_of("v1", "services", upstream.namespace, upstream.service)
         service = self.balancer.cluster.find(path)
         if service is None:
@@ -315,8 +318,15 @@ class KubernetesMaintenance(Maintenance):
         if not str(port).isdigit():
             known = ", ".join(numbers) or "none"
             raise BalikError(f"Service {upstream.namespace}/{upstream.service}", f"no port {port!r}", f"one of {known}")
-        address = spec.get("clusterIP") or "None"
+        address = spec.get("clusterIP", "")
         if address == "None":
+            raise BalikError(
+                f"Service {upstream.namespace}/{upstream.service}",
+                "is headless",
+                "an address of its own: the operator's bypass could not follow its pods while they are replaced",
+                "Let the route lead to a Service for the same pods that has one.",
+            )
+        if not address:  # ExternalName
             address = f"{upstream.service}.{upstream.namespace}.svc"
         return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
