@@ -88,6 +88,7 @@ class Engine:
         return {
             **place,
             "labels": self._labels,
+            "healthcheck": {"test": ["NONE"]},  # a cluster has its own probes
             "entrypoint": container.get("command"),
             "command": container.get("args"),
             "environment": dict(self._environment(pod, container)),

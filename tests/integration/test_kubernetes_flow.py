@@ -1,0 +1,107 @@
+"""A whole rollback while the cluster misbehaves: what the record says, and that the next run ends right."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.integration.flow.product import BREAK_GLASS, Product
+from tests.servers.kubernetes import Cluster, control_plane
+from tests.servers.kubernetes_nodes import Nodes, nodes
+
+BAD, GOOD = "registry.example/hub:2.0.0", "registry.example/hub:1.9.4"
+NAMES = [f"web-{number}" for number in range(12)]
+NAMESPACE = "hub"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with control_plane(tmp_path_factory.mktemp("cluster")) as started:
+        if not started.own:
+            pytest.skip("a cluster named by the user has nodes and images of its own")
+        yield started
+
+
+@pytest.fixture(scope="module")
+def lab(cluster: Cluster) -> Iterator[Nodes]:
+    with nodes(cluster, {BAD: "", GOOD: ""}) as started:
+        yield started
+
+
+def deployment(name: str) -> dict[str, Any]:
+    labels = {"app": name}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "app", "image": BAD}]}}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {"replicas": 1, "selector": {"matchLabels": labels}, "template": template},
+    }
+
+
+def images(cluster: Cluster) -> list[str]:
+    found = cluster.get("apps/v1", "Deployment", namespace=NAMESPACE)["items"]
+    return [one["spec"]["template"]["spec"]["containers"][0]["image"] for one in found]
+
+
+def test_whatever_the_cluster_does_the_record_is_whole_and_the_next_run_ends_right(
+    cluster: Cluster, lab: Nodes, tmp_path: Path
+) -> None:
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    cluster.apply([deployment(name) for name in NAMES])
+    product = Product(
+        tmp_path,
+        rollback_remedies={"all": {"covers": ["frontend", "backend"], "takes": "1m", "revert": ["image-revert"]}},
+        image_revert_backend="kubernetes",
+        image_revert_image=GOOD,
+        image_revert_workloads=[{"namespace": NAMESPACE, "name": name} for name in NAMES],
+        image_revert_kubeconfig=str(cluster.kubeconfig),
+        image_revert_context="prod",
+    )
+    steps = ("step-started", "step-failed", "step-done")
+
+    def refused(reason: str) -> None:
+        """The run fails with a reason that says what to do, and nothing of image-revert has begun."""
+        assert product.play(*BREAK_GLASS).returncode != 0
+        said = product.outcome()["reason"]
+        assert reason in said and "Traceback" not in said, said
+        assert [one for one in product.entries("step-started", "step-done") if one.body["step"] == "image-revert"] == []
+        assert set(images(cluster)) == {BAD}
+
+    refused("context prod: does not stand in")
+    expired = cluster.kubeconfig_for("somebody", expired=True)
+    product.write(image_revert_context=None, image_revert_kubeconfig=str(expired))
+    refused("does not take these credentials")
+
+    # The API is killed while some have been patched; the run ends by itself, and says so.
+    product.write(image_revert_kubeconfig=str(cluster.kubeconfig), image_revert_limit="3s")
+    lab.delays(ready=2)
+    with product.started(*BREAK_GLASS) as run:
+        run.until(lambda: GOOD in images(cluster))
+        cluster.stop_api()
+        assert run.wait() != 0
+    outcome = product.outcome()
+    assert outcome["outcome"] == "failed"
+    assert "does not answer" in outcome["reason"] and "Run again" in outcome["reason"], outcome["reason"]
+    assert [one.kind for one in product.entries(*steps) if one.body["step"] == "image-revert"][-2:] == [
+        "step-started",
+        "step-failed",
+    ]
+
+    cluster.start_api()
+    product.write(image_revert_limit="1m")
+    done = product.play(*BREAK_GLASS)
+    assert done.returncode == 0, done.stdout
+    assert set(images(cluster)) == {GOOD}
+    assert product.outcome()["outcome"] == "rolled-back"
+    last = [one for one in product.entries(*steps) if one.body["step"] == "image-revert"][-1]
+    assert last.kind == "step-done"
+
+    keys = yaml.safe_load(cluster.kubeconfig.read_text())["users"][0]["user"]["client-key-data"]
+    for secret in (keys, base64.b64decode(keys).decode().splitlines()[1]):
+        assert [name for name, text in product.everything_written().items() if secret in text] == []
