@@ -5,7 +5,7 @@
 HAProxy runs as a container on the pods' network, where it answers for all addresses of Services, and its port 80,
 published on loopback, is the entrance that Ingresses open. A process of the caller watches Services, Endpoints and
 Ingresses: pods that come and go and routes that lead elsewhere are changed over HAProxy's runtime socket, so that no
-connection is touched. Only a new Service makes it reload.
+connection is touched. Only a new Service makes it reload. A pod that has not answered within 15 s is answered for: 504.
 
 Paths are prefixes, whatever their ``pathType``; of TLS, ``ingressClassName`` and annotations nothing is honoured. The
 ready pods of a Service with the annotation ``prometheus.io/scrape: "true"`` stand in ``entrance.targets``, a file for
@@ -52,7 +52,7 @@ defaults
     log global
     timeout connect 2s
     timeout client 60s
-    timeout server 30s
+    timeout server 15s
     timeout http-keep-alive 60s
     retries 3
     option redispatch
