@@ -21,7 +21,8 @@ class BalikError(Exception):
         if self.expected:
             parts.append(f"expected {self.expected}")
         text = "; ".join(parts)
-        return f"{text}. {self.do}" if self.do else text
+        # What was found may be another one's message, which is a sentence already.
+        return f"{text.removesuffix('.')}. {self.do}" if self.do else text
 
 
 class Unreachable(BalikError):

@@ -13,7 +13,7 @@ HOUSE = Path(__file__).resolve().parents[2]
 # A product's scenario is tested with a rollback on it, in a module of its own (test_lawyers_hub.py).
 PRODUCTS = {"lawyers-hub"}
 SCENARIOS = sorted({path.parent.name for path in HOUSE.glob("molecule/*/molecule.yml")} - PRODUCTS)
-LIMIT = 600
+LIMIT = 900
 
 
 @pytest.mark.docker

@@ -12,6 +12,10 @@ from ansible_collections.balik.rollback.plugins.module_utils.errors import Balik
         (BalikError("lb-1", "it is down"), "lb-1: it is down"),
         (BalikError("wait", "found 'soon'", "a duration"), "wait: found 'soon'; expected a duration"),
         (BalikError("wait", "found 'soon'", do="Mend it."), "wait: found 'soon'. Mend it."),
+        (
+            BalikError("hold", "wait: found 'soon'. Mend it.", do="Nothing is done."),
+            "hold: wait: found 'soon'. Mend it. Nothing is done.",
+        ),
         (BalikError("wait", "found 'soon'", "30s", "Mend it."), "wait: found 'soon'; expected 30s. Mend it."),
     ],
 )
