@@ -8,10 +8,11 @@ import json
 import resource
 import shutil
 import subprocess
+import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,6 +28,7 @@ from tests.integration.roles_in_a_play import play
 from tests.servers.postgresql import Server, postgresql
 from tests.servers.prisma import PACKAGES, Prisma
 
+ROOT = Path(__file__).parents[2]
 RUN = "20260110T130000Z-3f9a"
 INIT, BOARD, INDEX = "20260101000000_init", "20260102000000_leaderboard", "20260103000000_index"
 UP = {
@@ -408,7 +410,10 @@ def test_all_rows_of_a_migration_go_so_that_prisma_6_is_not_misled(product: Prod
         ("ALTER SYSTEM SET fsync = off;", "is a kind of statement that prisma-down does not run"),
         ("DROP TABEL x;", "line 1: syntax error"),
         ('DROP INDEX CONCURRENTLY "Score_userId_idx";', "cannot be repeated after an interruption"),
-        ("-- balik: draft. Read it, mend it, then delete this line:\nDROP INDEX a;", "a draft that nobody has read"),
+        (
+            "-- balik: draft. Read it, mend it, then delete this line. By diff.\nDROP INDEX a;",
+            "a draft that nobody has read",
+        ),
     ],
 )
 def test_a_script_that_is_not_for_here_is_refused(product: Product, text: str, words: str) -> None:
@@ -645,10 +650,7 @@ def test_a_killed_server_has_lost_nothing_and_the_next_run_goes_on(tmp_path: Pat
         runs = threading.Thread(target=lambda: words.append(why(task, lambda task: down.main(task, check_mode=False))))
         runs.start()
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-        end = time.monotonic() + 10
-        while server.psql(waiting, "product") == "0":
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        wait_for(lambda: server.psql(waiting, "product") != "0", "the down waits")
         server.kill()
         runs.join(30)
         assert "the connection was lost" in words[0] and "Run again" in words[0]
@@ -669,6 +671,46 @@ def test_a_killed_server_has_lost_nothing_and_the_next_run_goes_on(tmp_path: Pat
         assert down.undo(task, check_mode=False)["changed"]
         assert product.applied() == [INIT, BOARD, INDEX]
         assert before == {name: product.sql(f'TABLE "{name}"') for name in before}
+
+
+def test_a_killed_step_goes_on_where_it_was(product: Product) -> None:
+    fill(product)
+    # Rows are kept before it comes to the lock.
+    product.write(BOARD, UP[BOARD], 'DROP TABLE "Score"; DROP TYPE "Kind"; ALTER TABLE "User" DROP COLUMN "score";')
+    task = product.task(INIT, destroys=[BOARD], lock_timeout=2)
+    given = {"url": product.url, "migrations": str(product.migrations), "kept": str(product.folder / "kept")}
+    code = f"""
+import sys; sys.path.insert(0, "collections")
+from ansible_collections.balik.rollback.plugins.module_utils.prisma import address, down
+given = {given!r}
+down.main(down.Task(address.read(given["url"]), given["migrations"], {INIT!r}, {RUN!r}, given["kept"],
+    destroys=[{BOARD!r}], lock_timeout=2), False)
+"""
+    with psycopg.connect(product.server.dsn(product.name)) as holder:
+        holder.execute('LOCK TABLE "User" IN ACCESS SHARE MODE')
+        step = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+        try:
+            wait_for(lambda: product.sql("SELECT count(*) FROM pg_locks WHERE NOT granted") != "0", "the step waits")
+        finally:
+            step.kill()
+            step.wait(10)
+    assert product.applied() == [INIT, BOARD]
+    # Its session ends when it sees that nobody is there any more: at the latest with its lock_timeout.
+    ours = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'balik%'"
+    wait_for(lambda: product.sql(ours) == "0", "the killed step's session is gone")
+    assert product.applied() == [INIT, BOARD]
+    done = down.main(task, check_mode=False)["evidence"]["migrations"]
+    assert [each["name"] for each in done] == [BOARD]
+    assert done[0]["lost"]['table "public"."Score"'] == 5
+    # What the killed one had written by then is left alone.
+    assert done[0]["kept"].endswith(".2")
+
+
+def wait_for(condition: Callable[[], object], what: str, limit: float = 15) -> None:
+    end = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < end, f"not within {limit:g} s: {what}"
+        time.sleep(0.05)
 
 
 def test_a_full_disk_where_it_is_kept_leaves_the_state_before(product: Product) -> None:

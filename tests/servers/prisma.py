@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from shutil import which
 from typing import NamedTuple
 
 #: Version → the packages that go together.
@@ -31,6 +34,8 @@ PACKAGES = {
         "@prisma/schema-engine-wasm@7.1.1-3.c2990dca591cba766e3b7ef5d9e8a84796e47ab7",
     ),
 }
+#: Node's own program as a package of npm, for where the system's is too old for Prisma 7 (20.19, 22.12, 24 or newer).
+_NODE = "20.19.5"
 _ENGINE = Path(__file__).with_name("prisma_schema_engine.js")
 _INSTALL_LIMIT, _LIMIT = 300, 60
 
@@ -55,6 +60,17 @@ class Done(NamedTuple):
     output: str
 
 
+def _packages(version: str) -> tuple[str, ...]:
+    """What is installed for a version: Node too, where the system's is too old, or is not there."""
+    said = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False) if which("node") else None
+    found = re.match(r"v(\d+)\.(\d+)", said.stdout) if said else None
+    major, minor = (int(found[1]), int(found[2])) if found else (0, 0)
+    if (major == 20 and minor >= 19) or (major == 22 and minor >= 12) or major >= 24:
+        return PACKAGES[version]
+    machine = {"x86_64": "x64", "aarch64": "arm64"}[platform.machine()]
+    return (*PACKAGES[version], f"node-linux-{machine}@{_NODE}")
+
+
 def installed(version: str) -> Path:
     """The folder of an installation, made where it is missing.
 
@@ -65,7 +81,8 @@ def installed(version: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        wanted = " ".join(PACKAGES[version])
+        packages = _packages(version)
+        wanted = " ".join(packages)
         mark = folder / "installed"
         if not mark.exists() or mark.read_text() != wanted:
             print(f"installing {wanted} into {folder}", file=sys.stderr, flush=True)
@@ -123,7 +140,9 @@ class Prisma:
     def environment(self) -> dict[str, str]:
         """For Prisma's programs, whoever starts them."""
         engine = str(self.home / "schema-engine")
+        node = [str(path.parent) for path in self.home.glob("node_modules/node-linux-*/bin/node")]
         return {
+            "PATH": os.pathsep.join([*node, os.environ["PATH"]]),
             "DATABASE_URL": self.url,
             "SHADOW_DATABASE_URL": self.shadow,
             "PRISMA_SCHEMA_ENGINE_BINARY": engine,

@@ -8,7 +8,6 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ..errors import BalikError
 
-_WHAT = "prisma_down_url"
 #: Prisma's parameter → libpq's, where they mean the same.
 _SAME = {
     "host": "host",
@@ -36,8 +35,10 @@ class Address:
         return f"{self.keywords['dbname']} at {self.keywords['host']}:{self.keywords['port']}"
 
 
-def read(url: str) -> Address:
+def read(url: str, what: str = "prisma_down_url") -> Address:
     """What a ``DATABASE_URL`` of Prisma means; messages never show the URL, which holds a password.
+
+    :param what: the setting that holds it.
 
     :raises BalikError: another database's URL, a pooler's, or a parameter that libpq does not have.
     """
@@ -46,23 +47,23 @@ def read(url: str) -> Address:
         host, port = parts.hostname, parts.port
     except ValueError:
         raise BalikError(
-            _WHAT, "is no URL (it is not shown)", "postgresql://user:password@host:5432/database?schema=public"
+            what, "is no URL (it is not shown)", "postgresql://user:password@host:5432/database?schema=public"
         ) from None
     if parts.scheme in ("prisma", "prisma+postgres"):
         raise BalikError(
-            _WHAT, f"is a URL {parts.scheme}://, of Prisma's own proxy", "a direct connection to PostgreSQL"
+            what, f"is a URL {parts.scheme}://, of Prisma's own proxy", "a direct connection to PostgreSQL"
         )
     database = unquote(parts.path.lstrip("/"))
     if parts.scheme not in ("postgresql", "postgres") or not host or not database:
         raise BalikError(
-            _WHAT,
+            what,
             f"begins with {parts.scheme or 'no scheme'}:// or lacks host or database (it is not shown)",
             "postgresql://user:password@host:5432/database?schema=public",
         )
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
     if given.pop("pgbouncer", "false").lower() == "true":
         raise BalikError(
-            _WHAT,
+            what,
             "goes through a pooler (pgbouncer=true), where a session's locks belong to whoever comes next",
             "a direct connection",
             "Name the server itself, as in Prisma's directUrl.",
@@ -81,7 +82,7 @@ def read(url: str) -> Address:
             keywords["options"] = value
         elif name not in _OF_PRISMA:
             raise BalikError(
-                f"{_WHAT}: ?{name}=", "has no meaning for libpq", f"one of: schema, sslaccept, {', '.join(_SAME)}"
+                f"{what}: ?{name}=", "has no meaning for libpq", f"one of: schema, sslaccept, {', '.join(_SAME)}"
             )
     if strict:
         keywords["sslmode"] = "verify-full"

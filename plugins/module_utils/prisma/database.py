@@ -38,8 +38,10 @@ ORDER BY 5 DESC LIMIT 5
 """
 
 
-def connect(address: Address, run: str) -> Connection[Any]:
+def connect(address: Address, run: str, setting: str = "prisma_down_url") -> Connection[Any]:
     """A connection in autocommit mode, with its own settings.
+
+    :param setting: the variable that holds the URL, for the message.
 
     :raises Unreachable: no answer, or refused; how it was tried.
     """
@@ -64,9 +66,9 @@ def connect(address: Address, run: str) -> Connection[Any]:
         raise Unreachable(
             f"database {address.where}",
             "a pooler stands before it" if pooled else f"no connection: {words}",
-            do="Name the server itself in prisma_down_url, as in Prisma's directUrl."
+            do=f"Name the server itself in {setting}, as in Prisma's directUrl."
             if pooled
-            else "Check that the server runs, and prisma_down_url.",
+            else f"Check that the server runs, and {setting}.",
         ) from None
     return connection
 

@@ -20,7 +20,7 @@ except ImportError:  # said by `require`, on the host where it is missing
     ast = None  # type: ignore[assignment]
 
 #: A draft that nobody has read yet has this line.
-DRAFT = "-- balik: draft. Read it, mend it, then delete this line:"
+DRAFT = "-- balik: draft. Read it, mend it, then delete this line."
 #: A script that has nothing to do must say so: an empty file may be a forgotten one.
 NOTHING = "-- balik: nothing to undo"
 BOOKKEEPING = "_prisma_migrations"
@@ -165,7 +165,7 @@ def read(text: str | None, schemas: Sequence[str], major: int = 17) -> Script:
     if text is None:
         return Script([], ["has no down.sql; draft one with playbooks/prisma-down-draft.yml, and have it read"])
     problems = []
-    if any(line.startswith(DRAFT.rstrip(":")) for line in text.splitlines()):
+    if any(line.lstrip().startswith(DRAFT) for line in text.splitlines()):
         problems.append(f"its down.sql is a draft that nobody has read: the line {DRAFT!r} still stands in it")
     try:
         bare = split(text.lstrip("\ufeff"))
@@ -234,7 +234,7 @@ def _refused(one: Statement, schemas: Sequence[str]) -> Iterator[str]:
         yield "is a kind of statement that prisma-down does not run"
         return
     yield from _beside_the_rules(node)
-    for catalog, schema, name in _names(node):
+    for catalog, schema, name in names(node):
         if catalog:
             yield f"names another database ({catalog})"
         if name == BOOKKEEPING:
@@ -282,7 +282,7 @@ def _only_setval(node: Any) -> bool:
     )
 
 
-def _names(node: Any) -> Iterator[tuple[str, str, str]]:
+def names(node: Any) -> Iterator[tuple[str, str, str]]:
     """Catalog, schema and name of all objects that a statement names; empty where it leaves them out."""
     for one in walk(node):
         kind = type(one).__name__

@@ -1,0 +1,68 @@
+"""What is written above the statements of a draft."""
+
+from __future__ import annotations
+
+from ansible_collections.balik.rollback.plugins.module_utils.prisma import sql
+from ansible_collections.balik.rollback.plugins.module_utils.prisma.draft import LOOK, marked
+
+BY_PRISMA = """
+-- AlterEnum
+BEGIN;
+CREATE TYPE "public"."Kind_new" AS ENUM ('A');
+ALTER TABLE "public"."Score" ALTER COLUMN "kind" TYPE "public"."Kind_new" USING ("kind"::text::"public"."Kind_new");
+COMMIT;
+
+-- AlterTable
+ALTER TABLE "public"."User" DROP COLUMN "title",
+ADD COLUMN     "name" TEXT NOT NULL;
+
+
+"""
+UP = """ALTER TYPE "Kind" ADD VALUE 'B';
+ALTER TABLE "User" RENAME COLUMN "name" TO "title";
+UPDATE "User" SET "title" = upper("title");
+CREATE VIEW v AS TABLE "User";
+"""
+
+
+def test_a_draft_is_prismas_script_with_comments_where_they_belong() -> None:
+    text = marked(BY_PRISMA, UP)
+    lines = text.splitlines()
+    assert lines[0].startswith(sql.DRAFT)
+    assert [line.removeprefix(LOOK).partition(":")[0] for line in lines[1:4]] == [
+        "migration.sql, line 2",
+        "migration.sql, line 3",
+        "migration.sql, line 4",
+    ]
+    assert [line for line in lines[4:] if not line.startswith(LOOK)] == [
+        "",
+        "-- AlterEnum",
+        "CREATE TYPE \"Kind_new\" AS ENUM ('A');",
+        'ALTER TABLE "Score" ALTER COLUMN "kind" TYPE "Kind_new" USING ("kind"::text::"Kind_new");',
+        "",
+        "-- AlterTable",
+        'ALTER TABLE "User" DROP COLUMN "title",',
+        'ADD COLUMN     "name" TEXT NOT NULL;',
+    ]
+    above = lines.index('ALTER TABLE "User" DROP COLUMN "title",')
+    assert lines[above - 3 : above] == [
+        LOOK + 'destroys the values of "User"."title"',
+        LOOK + 'the column "name" comes back empty; what it held is only in a backup',
+        LOOK + '"name" may not be empty and has no default: it fails as soon as there is a row',
+    ]
+    # Once its first line is deleted, what remains is a script that can be run.
+    assert sql.read(text, ["public"]).problems == [
+        f"its down.sql is a draft that nobody has read: the line {sql.DRAFT!r} still stands in it"
+    ]
+    assert sql.read("\n".join(lines[1:]), ["public"]).problems == []
+
+
+def test_the_schema_stays_where_the_migration_names_it() -> None:
+    assert 'DROP TABLE "public"."A";' in marked('DROP TABLE "public"."A";', 'CREATE TABLE "public"."A" (b int);')
+    assert 'DROP TABLE "other"."public";' in marked('DROP TABLE "other"."public";', "CREATE TABLE a (b int);")
+
+
+def test_what_prisma_does_not_see_is_no_draft_that_could_be_run() -> None:
+    text = marked("-- This is an empty migration.\n\n", "UPDATE a SET b = 1;")
+    assert "UPDATE a SET b = 1: changes rows; the draft does not put them back" in text
+    assert any("has no statement" in problem for problem in sql.read(text, ["public"]).problems)
