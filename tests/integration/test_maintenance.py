@@ -223,6 +223,28 @@ def test_the_page_stays_while_the_application_is_broken(ready: Entrance) -> None
     assert ready.ask("/broken")[0] == 500
 
 
+def test_the_page_goes_up_before_an_application_that_hangs(ready: Entrance, app: Upstream) -> None:
+    """It accepts connections and never answers: the reason to roll back, and none to stop."""
+    os.kill(app.process.pid, signal.SIGSTOP)
+    try:
+        assert ready.maintenance.check(PAGE)["before"] == {"page": "off"}
+        ready.maintenance.on()
+        began = time.monotonic()
+        found = ready.maintenance.verify_on()
+        assert time.monotonic() - began < 5, "one wait, not one for each way past the page"
+        assert found["evidence"]["passing"] == {
+            "/healthz": "no answer",
+            "bypass by header": "no answer",
+            "bypass by cookie": "no answer",
+        }
+        assert "the application gives no answer" in found["says"]
+        assert ready.maintenance.check(PAGE)["before"] == {"page": "on"}
+        assert ready.ask()[0] == 503
+    finally:
+        os.kill(app.process.pid, signal.SIGCONT)
+    assert ready.maintenance.verify_on()["evidence"]["passing"]["/healthz"] == 200
+
+
 def test_a_wrong_bypass_is_told_apart_from_a_broken_application(ready: Entrance) -> None:
     stranger = replace(ready.maintenance, bypass="another-secret-of-the-plan", within=0.3)
     with pytest.raises(BalikError, match="prepare"):

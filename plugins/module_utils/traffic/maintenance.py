@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import grp
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..concurrently import Late, as_done
 from ..errors import BalikError, Unreachable
 from ..files import write_whole
 from .balancer import Balancer, File, State, read_text
@@ -16,6 +19,9 @@ from .page import BYPASS, COOKIE, MARKER, PREVIEW, Page
 
 # After a reload of nginx the old workers accept connections for another 100 ms.
 _STEADY = 0.5
+# One request gives up earlier by itself, unless each byte of its answer comes late.
+_LIMIT = 5.0
+NO_ANSWER = "no answer"
 
 Result = dict[str, Any]
 """``changed``, ``says``, and where they apply ``before``, ``evidence``, ``missing``, ``diff``."""
@@ -89,7 +95,7 @@ class Maintenance:
                 "Run maintenance-page's `prepare`.",
             )
         if state.on:
-            self._must_pass("bypass by header", self.door.ask({BYPASS: self.bypass}))
+            self._passing({"bypass by header": ({BYPASS: self.bypass}, "")})
         word = _word(state.on)
         return {
             "changed": False,
@@ -159,17 +165,18 @@ class Maintenance:
         self._must_stand(True)
         page = self.door.ask()
         self._must_be_page(page)
-        passing = {path: self.door.ask(path=path) for path in self.health}
-        passing["bypass by header"] = self.door.ask({BYPASS: self.bypass})
-        passing["bypass by cookie"] = self.door.ask({"Cookie": f"{COOKIE}={self.bypass}"})
-        for what, answer in passing.items():
-            self._must_pass(what, answer)
-        statuses = {what: answer.status for what, answer in passing.items()}
+        requests: dict[str, tuple[Mapping[str, str], str]] = {path: ({}, path) for path in self.health}
+        requests["bypass by header"] = ({BYPASS: self.bypass}, "")
+        requests["bypass by cookie"] = ({"Cookie": f"{COOKIE}={self.bypass}"}, "")
+        passing = self._passing(requests)
         retry = page.headers["retry-after"]
+        says = f"the page is on: 503, Retry-After {retry}, no-store; health and bypass get through"
+        if silent := [what for what, status in passing.items() if status == NO_ANSWER]:
+            says += f" ({', '.join(silent)}: the application gives no answer)"
         return {
             "changed": False,
-            "evidence": {"page": "on", "status": 503, "retry_after": retry, "passing": statuses},
-            "says": self._says(f"the page is on: 503, Retry-After {retry}, no-store; health and bypass get through"),
+            "evidence": {"page": "on", "status": 503, "retry_after": retry, "passing": passing},
+            "says": self._says(says),
         }
 
     def verify_off(self) -> Result:
@@ -228,6 +235,24 @@ class Maintenance:
             value = answer.headers.get(name.lower(), "")
             if not right(value):
                 raise BalikError(f"{self.door.url}: header {name}", f"found {value!r}", expected)
+
+    def _passing(self, requests: Mapping[str, tuple[Mapping[str, str], str]]) -> dict[str, int | str]:
+        """What comes past the page to each request (headers, path): the application's status, or ``NO_ANSWER`` where
+        it hangs, which may be why it is rolled back. All are asked at once: that costs one such wait, not several.
+
+        :raises BalikError: the page comes.
+        """
+        jobs = {what: (partial(self.door.ask, *request), _LIMIT) for what, request in requests.items()}
+        found: dict[str, int | str] = {}
+        for what, answer in as_done(jobs):
+            if isinstance(answer, Answer):
+                self._must_pass(what, answer)
+                found[what] = answer.status
+            elif isinstance(answer, (Unreachable, Late)):
+                found[what] = NO_ANSWER
+            else:
+                raise answer
+        return {what: found[what] for what in requests}
 
     def _must_pass(self, what: str, answer: Answer) -> None:
         if answer.revision is not None:
