@@ -531,6 +531,56 @@ def test_what_only_adds_may_stay(product: Product) -> None:
     assert product.applied() == [INIT, BOARD]
 
 
+def test_partitions_identities_and_generated_columns_come_back(product: Product) -> None:
+    name = "20260104000000_parts"
+    product.write(
+        name,
+        """CREATE SCHEMA audit;
+        CREATE TABLE audit."Event" ("id" BIGINT GENERATED ALWAYS AS IDENTITY, "at" DATE, "twice" INT GENERATED ALWAYS
+            AS (EXTRACT(day FROM "at") * 2) STORED) PARTITION BY RANGE ("at");
+        CREATE TABLE audit."old" PARTITION OF audit."Event" FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+        CREATE TABLE audit."new" PARTITION OF audit."Event" FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+        CREATE TABLE audit."Parent" ("a" INT); CREATE TABLE audit."Heir" ("b" INT) INHERITS (audit."Parent");
+        INSERT INTO audit."Parent" VALUES (1);""",
+        "DROP SCHEMA audit CASCADE;",
+    )
+    product.apply(name)
+    product.sql(
+        """INSERT INTO audit."Event" ("at") VALUES ('2025-03-04'), ('2026-03-04'), ('2026-03-05');
+        INSERT INTO audit."Heir" VALUES (2, 3)"""
+    )
+    before = product.state()
+    task = product.task(INDEX, destroys=[name])
+    with product.untouched():
+        assert "names the schema audit" in why(task)
+    task = replace(task, schemas=["audit"])
+    task = replace(task, saved=down.check(task)["before"])
+    lost = down.main(task, check_mode=False)["evidence"]["migrations"][0]["lost"]
+    assert lost == {
+        **{'table "audit"."old"': 1, 'table "audit"."new"': 2},
+        **{'table "audit"."Parent"': 1, 'table "audit"."Heir"': 1},
+    }
+    down.undo(task, check_mode=False)
+    assert product.state() == before
+
+
+def test_what_an_extension_or_a_reference_takes_with_it_is_counted(product: Product) -> None:
+    fill(product)
+    product.sql('CREATE EXTENSION citext; ALTER TABLE "User" ADD "email" citext; UPDATE "User" SET "email" = \'x\'')
+    product.write(INDEX, UP[INDEX], 'DROP EXTENSION citext CASCADE;\nDELETE FROM "User" WHERE "id" = 1;')
+    words = why(product.task(BOARD))
+    assert 'values of column "public"."User"."email": 10 rows' in words
+    assert 'rows of "public"."User": 1 row; of those that refer to them, all rows of "public"."Score": 5 rows' in words
+    done = down.main(product.task(BOARD, destroys=[INDEX]), check_mode=False)["evidence"]["migrations"][0]
+    assert sorted(done["lost"].values()) == [1, 5, 10]
+    product.sql(
+        """CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END';
+        CREATE TRIGGER mine BEFORE DELETE ON "Score" FOR EACH ROW EXECUTE FUNCTION f()"""
+    )
+    product.write(BOARD, UP[BOARD], 'DELETE FROM "Score" WHERE "id" > 100;')
+    assert 'what the trigger mine of "public"."Score" does: how many rows is not known' in why(product.task())
+
+
 def test_undo_says_what_it_cannot_put_back(product: Product) -> None:
     fill(product)
     product.write(INDEX, UP[INDEX], DOWN[INDEX] + 'UPDATE "Score" SET "note" = NULL;')

@@ -175,7 +175,7 @@ def others(connection: Connection[Any]) -> Sequence[str]:
     """Who else is connected to this database: application and how many sessions."""
     rows = connection.execute(
         "SELECT coalesce(nullif(application_name, ''), 'no application name'), count(*) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND client_port IS NOT NULL"
         " GROUP BY 1 ORDER BY 1"
     ).fetchall()
     return [f"{name} ({number})" for name, number in rows]

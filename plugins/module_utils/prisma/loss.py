@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 MANIFEST, SCRIPT = "manifest.json", "restore.sql"
 
-# Everything that goes when the roots go: (classid, objid, objsubid). `a`, `i`, `P`, `S`, `e`: with them in any case.
+# Everything that goes when the root goes: (classid, objid, objsubid). `a`, `i`, `P`, `S`, `e`: with it in any case.
+# Generated columns hold nothing of their own; servers before 12 have none, nor a column that says so.
 _GONE = """
 WITH RECURSIVE gone(classid, objid, objsubid) AS (
     SELECT %(class)s::regclass::oid, %(oid)s::oid, %(sub)s::int
@@ -35,11 +36,11 @@ WITH RECURSIVE gone(classid, objid, objsubid) AS (
       ON d.refclassid = g.classid AND d.refobjid = g.objid AND (g.objsubid = 0 OR d.refobjsubid = g.objsubid)
     WHERE d.deptype IN ('a', 'i', 'P', 'S', 'e') OR (%(cascade)s AND d.deptype = 'n')
 )
-SELECT DISTINCT c.oid, coalesce(a.attname, '') FROM gone g
+SELECT DISTINCT c.oid, c.relkind = 'r', coalesce(a.attname, '') FROM gone g
   JOIN pg_class c ON g.classid = 'pg_class'::regclass AND c.oid = g.objid AND c.relkind IN ('r', 'p')
   LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = g.objsubid AND g.objsubid > 0
-WHERE (g.objsubid = 0 AND c.relkind = 'r') OR (a.attnum IS NOT NULL AND a.attgenerated = '')
-ORDER BY 1, 2
+WHERE g.objsubid = 0 OR (a.attnum IS NOT NULL AND coalesce(to_jsonb(a) ->> 'attgenerated', '') = '')
+ORDER BY 1, 3
 """
 # Tables whose rows go, or lose a value, with rows of a table: by foreign keys, and so on from there.
 _REFERRING = """
@@ -53,17 +54,22 @@ SELECT oid FROM hit WHERE oid <> %(oid)s::oid
 """
 _TABLE = """
 SELECT n.nspname, c.relname,
-       array(SELECT attname::text FROM pg_attribute
-             WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum),
+       array(SELECT attname::text FROM pg_attribute a
+             WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
+               AND coalesce(to_jsonb(a) ->> 'attgenerated', '') = '' ORDER BY attnum),
        array(SELECT a.attname::text FROM pg_index i, unnest(i.indkey) WITH ORDINALITY k(num, nth)
              JOIN pg_attribute a ON a.attnum = k.num
              WHERE i.indrelid = c.oid AND i.indisprimary AND a.attrelid = c.oid ORDER BY k.nth)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s
 """
+# Of the table, and of those whose partition or heir it is.
 _SEQUENCES = """
-SELECT s.oid::regclass::text FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
-WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = to_regclass(%s)
-  AND d.deptype IN ('a', 'i')
+WITH RECURSIVE up(oid) AS (
+    SELECT to_regclass(%s)::oid UNION SELECT i.inhparent FROM pg_inherits i JOIN up ON i.inhrelid = up.oid
+)
+SELECT s.oid::regclass::text FROM pg_depend d JOIN up ON d.refobjid = up.oid
+  JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
 """
 _TRIGGERS = "SELECT tgname FROM pg_trigger WHERE tgrelid = %s AND NOT tgisinternal AND tgenabled <> 'D' ORDER BY 1"
 
@@ -164,10 +170,10 @@ def _regclass(connection: Connection[Any], name: str) -> int | None:
 def _gone(connection: Connection[Any], catalog: str, oid: int, sub: int, cascade: bool) -> list[Loss]:
     asked = {"class": catalog, "oid": oid, "sub": sub, "cascade": cascade}
     rows = connection.execute(_GONE, asked).fetchall()
-    whole = {relation for relation, column in rows if not column}
+    whole = {relation for relation, _, column in rows if not column}
     found = []
-    for relation, column in rows:
-        if not column:
+    for relation, holds_rows, column in rows:
+        if not column and holds_rows:
             found.append(_whole(connection, relation, "table", "table {}"))
         elif relation not in whole:
             found.append(_values(connection, relation, column))
@@ -194,7 +200,8 @@ def _counters(connection: Connection[Any], loss: Loss) -> dict[str, list[Any]]:
 
 def _column(connection: Connection[Any], threat: Threat, oid: int) -> list[Loss]:
     row = connection.execute(
-        "SELECT attnum, attgenerated <> '', format_type(atttypid, atttypmod) FROM pg_attribute"
+        "SELECT attnum, coalesce(to_jsonb(a) ->> 'attgenerated', '') <> '', format_type(atttypid, atttypmod)"
+        " FROM pg_attribute a"
         " WHERE attrelid = %s AND attname = %s AND NOT attisdropped",
         [oid, threat.column],
     ).fetchone()
@@ -367,10 +374,7 @@ def script(items: Sequence[Mapping[str, Any]], migration: str) -> str:
         lines.append(f"-- {item['says']}: {item['rows']} rows")
         if item["kind"] == "table":
             lines.append(f"\\copy {item['relation']} ({columns}) FROM '{item['file']}'")
-            lines += [
-                f"SELECT setval('{name}', {state[0]}, {str(state[1]).lower()});"
-                for name, state in item["sequences"].items()
-            ]
+            lines += [f"{counted(name, state)};" for name, state in item["sequences"].items()]
         else:
             lines += [
                 f"CREATE TEMPORARY TABLE kept_{number} AS SELECT {columns} FROM {item['relation']} WITH NO DATA;",
@@ -384,6 +388,13 @@ def script(items: Sequence[Mapping[str, Any]], migration: str) -> str:
                 )
         lines.append("")
     return "\n".join(lines)
+
+
+def counted(sequence: str, state: Sequence[Any]) -> str:
+    """Takes a sequence to where it was, unless it is further: one that stayed has gone on since."""
+    name, (last, called) = sequence.replace("'", "''"), state
+    value = f"setval('{name}', {int(last)}, {str(bool(called)).lower()})"
+    return f"SELECT {value} FROM {sequence} WHERE last_value < {int(last)} OR NOT is_called"
 
 
 def assignment(item: Mapping[str, Any], table: str) -> str:

@@ -76,10 +76,10 @@ def _manifest(folder: Path) -> Json:
 
 def _table(connection: Connection[Any], folder: Path, item: Mapping[str, Any]) -> None:
     # What the migration itself has just written there is among what was kept.
-    connection.execute(f"DELETE FROM {item['relation']}")  # type: ignore[arg-type]
+    connection.execute(f"DELETE FROM ONLY {item['relation']}")  # type: ignore[arg-type]
     _copy(connection, item["relation"], item["columns"], folder / item["file"])
-    for sequence, (last, called) in item["sequences"].items():
-        connection.execute("SELECT setval(%s::regclass, %s, %s)", [sequence, last, called])
+    for sequence, state in item["sequences"].items():
+        connection.execute(loss.counted(sequence, state))  # type: ignore[arg-type]
 
 
 def _column(connection: Connection[Any], folder: Path, item: Mapping[str, Any], name: str) -> None:
