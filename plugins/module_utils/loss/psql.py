@@ -103,9 +103,12 @@ class Psql:
         lines = [
             f"\\echo {_MARK}{n}\n\\warn {_MARK}{n}\nSELECT to_json(x) FROM ({q}) x;" for n, q in enumerate(queries)
         ]
-        forgiving = ["\\set ON_ERROR_ROLLBACK on"] if tolerant else ["\\set ON_ERROR_STOP 1"]
+        # Only from here on: the savepoints that psql makes then would keep the session from taking the snapshot.
+        forgiving = ["\\set ON_ERROR_STOP 0", "\\set ON_ERROR_ROLLBACK on"] if tolerant else []
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            self.run("\n".join([*forgiving, *self.begin, *lines, "COMMIT;"]), out, err, tolerant)
+            self.run(
+                "\n".join(["\\set ON_ERROR_STOP 1", *self.begin, *forgiving, *lines, "COMMIT;"]), out, err, tolerant
+            )
             out.seek(0)
             answers = _sorted_by_mark(out, len(queries))
             err.seek(0)

@@ -1,0 +1,247 @@
+"""A backup made before go-live, with its manifest: all of one moment, under a name that nobody has.
+
+``pg_dump`` and the counting of rows see the same snapshot. The file appears under its name when it is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..database import backup
+from ..database.access import Access, Deadline, Programs, complaint, limited, run, too_long
+from ..database.space import human
+from ..errors import BalikError
+from ..loss.compare import tables
+from ..loss.psql import Psql, literal, reach
+from ..units import iso, parse_time, utc_now
+from .choosing import ENDINGS, fill, zone_of
+from .manifest import FORMAT, manifest_of, sums, write_manifest
+from .places import Place, taken
+
+TOOL = "balik 0.1.0"
+_PACKERS = {".gz": ["gzip", "-c", "-6"], ".zst": ["zstd", "-c", "-q", "-3"], ".zstd": ["zstd", "-c", "-q", "-3"]}
+_STATISTICS = """
+SELECT schemaname AS schema, relname AS relation, n_tup_ins AS inserted, n_tup_upd AS changed, n_tup_del AS deleted
+FROM pg_stat_user_tables
+"""
+_ABOUT = """
+SELECT current_setting('server_version') AS version, pg_database_size(current_database()) AS size,
+  (SELECT to_char(stats_reset, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') FROM pg_stat_database
+    WHERE datname = current_database()) AS since
+"""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be backed up, and where to.
+
+    :param pattern: path whose name may hold ``YYYYMMDD`` and the like; its ending says the format.
+    :param golive: ISO 8601; a name's date is written in its zone (UTC without it).
+    """
+
+    access: Access
+    database: str
+    pattern: str
+    golive: str = ""
+    jobs: int = 1
+    limit: float = 7200
+    maintenance: str = "postgres"
+    programs: str = ""
+
+
+def make(wanted: Wanted, dry: bool = False) -> dict[str, Any]:
+    """Makes it.
+
+    :param dry: only find every reason why it could not be made.
+    :return: ``path``, ``manifest``, ``says``, ``changed``.
+    :raises BalikError: the name is taken, the disk too small, or ``pg_dump`` failed; nothing is left half-done.
+    """
+    deadline = Deadline(wanted.limit)
+    server, _major = reach(wanted.access, wanted.maintenance, deadline, wanted.programs)
+    if not server.rows(f"SELECT 1 AS one FROM pg_database WHERE datname = {literal(wanted.database)}"):
+        raise BalikError(f"database {wanted.database}", f"not on {wanted.access.where}", do="Check its name.")
+    final = Path(fill(wanted.pattern, utc_now().astimezone(zone_of(wanted.golive))))
+    if not final.name.endswith(ENDINGS):
+        raise BalikError(str(final), "its ending says no format", f"one of {', '.join(ENDINGS)}")
+    if final.exists():
+        raise taken(final.name, str(final.parent))
+    database = server.to(wanted.database)
+    about = database.one(_ABOUT)
+    _room(final, about["size"])
+    late = _late(wanted.golive)
+    if dry:
+        return {
+            "changed": True,
+            "path": str(final),
+            "manifest": {},
+            "says": f"would back up {wanted.database} ({human(about['size'])}) as {final}{late}",
+        }
+    final.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for stale in final.parent.glob(f"{final.name}.part-*"):
+        _remove(stale)
+    part = final.with_name(f"{final.name}.part-{os.getpid()}")
+    try:
+        manifest = _dumped(wanted, database, final, part, deadline)
+        _publish(part, final)
+    except BaseException:
+        _remove(part)
+        raise
+    manifest.update(server_version=about["version"].split()[0], statistics_since=about["since"])
+    write_manifest(final, manifest)
+    _write_sums(final, manifest)
+    rows = sum(each["rows"] or 0 for each in manifest["tables"].values())
+    size, moment = human(manifest["size"]), manifest["taken"]
+    says = f"{wanted.database} is backed up as {final}: {size}, {rows:,} rows, of {moment}{late}"
+    return {"changed": True, "path": str(final), "manifest": manifest, "says": says}
+
+
+def _late(golive: str) -> str:
+    """A snapshot of before go-live that is made after it is never chosen, and whoever makes it should know."""
+    if not golive or utc_now() < parse_time(golive, "golive"):
+        return ""
+    return f". BEWARE: go-live was at {golive}; this backup is younger, and no rollback of that release will choose it"
+
+
+def _room(final: Path, size: int) -> None:
+    parent = final.parent
+    while not parent.is_dir() and parent != parent.parent:
+        parent = parent.parent
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise BalikError(str(final.parent), "cannot be written by this user", "a folder for the backup")
+    # Without its indexes, a database as SQL is rarely larger than itself; compressed, than half of it.
+    wanted = size if final.name.endswith(".sql") else size // 2
+    free = shutil.disk_usage(parent).free
+    if wanted > free:
+        raise BalikError(f"the disk of {parent}", f"{human(free)} free", f"about {human(wanted)}", "Make room.")
+
+
+def _dumped(wanted: Wanted, database: Psql, final: Path, part: Path, deadline: Deadline) -> dict[str, Any]:
+    programs = Programs(Path(database.programs), 0)
+    before = {f"{row['schema']}.{row['relation']}": row for row in database.rows(_STATISTICS)}
+    with database.steady() as now, ThreadPoolExecutor(1) as counter:
+        moment = utc_now()
+        counted = counter.submit(_counted, now)
+        _dump(wanted, now, programs, part, deadline, final.name)
+        rows = counted.result()
+    kind = backup.kind_of(part)
+    backup.glance(part, kind, programs, deadline)
+    told = subprocess.run([programs["pg_dump"], "--version"], capture_output=True, text=True, check=True, timeout=30)
+    counters = ("inserted", "changed", "deleted")
+    return {
+        "format": FORMAT,
+        "tool": TOOL,
+        "pg_dump": told.stdout.split()[2],
+        "file": final.name,
+        "kind": kind,
+        "database": wanted.database,
+        "taken": iso(moment),
+        "finished": iso(utc_now()),
+        "tables": {
+            title: {"rows": count, **{key: before[title][key] for key in counters if title in before}}
+            for title, count in rows.items()
+        },
+        **sums(part),
+    }
+
+
+def _counted(now: Psql) -> dict[str, int | None]:
+    """Rows of each table at the snapshot; None where they may not be read."""
+    there = tables(now)
+    answers = now.each([f"SELECT count(*) AS n FROM {table.source}" for table in there.values()], tolerant=True)
+    return {title: found[0].get("n") for title, found in zip(there, answers)}
+
+
+def _dump(wanted: Wanted, now: Psql, programs: Programs, part: Path, deadline: Deadline, name: str) -> None:
+    environment = wanted.access.environment(wanted.database)
+    command = [programs["pg_dump"], "-w", f"--snapshot={now.snapshot}"]
+    what = f"the backup of {wanted.database}"
+    packer = next((pack for ending, pack in _PACKERS.items() if name.endswith(ending)), None)
+    if packer:
+        _packed([*command, "-Fp"], packer, environment, part, deadline, what)
+    elif name.endswith(".sql"):
+        run([*command, "-Fp", "-f", str(part)], environment, deadline, what)
+    elif name.endswith(".dir"):
+        run([*command, "-Fd", "-j", str(wanted.jobs), "-f", str(part)], environment, deadline, what)
+    else:
+        run([*command, "-Fc", "-f", str(part)], environment, deadline, what)
+
+
+def _packed(
+    command: list[str], packer: list[str], environment: dict[str, str], part: Path, deadline: Deadline, what: str
+) -> None:
+    if not shutil.which(packer[0]):
+        raise BalikError(packer[0], "not installed on this host", do=f"Run: apt-get install {packer[0]}")
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as err2:
+        dumping = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err, env=environment
+        )
+        packing = subprocess.Popen(packer, stdin=dumping.stdout, stdout=file, stderr=err2)
+        assert dumping.stdout
+        dumping.stdout.close()
+        with limited(dumping, deadline) as over, limited(packing, deadline):
+            codes = packing.wait(), dumping.wait()
+        if over.is_set():
+            raise too_long(what, deadline)
+        for code, said, program in ((codes[1], err, "pg_dump"), (codes[0], err2, packer[0])):
+            if code:
+                raise BalikError(what, f"{program} ended with {code}: {complaint(said)}")
+
+
+def _publish(part: Path, final: Path) -> None:
+    """The part under its name, on the disk; never in the place of another."""
+    for each in sorted(part.iterdir()) if part.is_dir() else [part]:
+        _sync(each)
+    try:
+        if part.is_dir():
+            final.mkdir(mode=0o700)  # ours from here on; a rename then replaces an empty folder only
+            part.rename(final)
+        else:
+            os.link(part, final)
+            part.unlink()
+    except FileExistsError:
+        raise taken(final.name, str(final.parent)) from None
+    _sync(final.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_sums(final: Path, manifest: dict[str, Any]) -> None:
+    """For ``sha256sum -c``, and for whoever has no eye for manifests."""
+    files = {name: each["sha256"] for name, each in (manifest.get("files") or {}).items()}
+    lines = [f"{sha}  {final.name}/{name}" for name, sha in files.items()] or [f"{manifest['sha256']}  {final.name}"]
+    place = final.with_name(final.name + ".sha256")
+    with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write("\n".join([*lines, ""]))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def store(place: Place, path: Path, deadline: Deadline) -> str:
+    """A backup with its manifest in another place; the manifest last, so that who finds it finds all.
+
+    :raises BalikError: a name is taken, or the place refused; the backup on this host stays.
+    """
+    if path.is_dir():
+        raise BalikError(str(path), "a directory", "one file (.sql, .sql.gz, .sql.zst or .dump) for another place")
+    for each in (path, path.with_name(path.name + ".sha256"), manifest_of(path)):
+        place.store(each, each.name, deadline)
+    return f"stored in {place.title}"

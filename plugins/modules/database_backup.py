@@ -1,0 +1,255 @@
+#!/usr/bin/python
+"""Backups by name: made, found and fetched; the thinking stands in module_utils/backups."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: database_backup
+short_description: Makes a PostgreSQL backup with a manifest, finds the one that is meant, or fetches it to this host
+description:
+  - Names are like C(pre-golive-snapshot-YYYYMMDD.sql). The one that is meant is the newest of before go-live; its
+    manifest decides when it was taken, else its name, else the file's time. Every other one is named, with the reason.
+  - A manifest beside a backup says what it was when it was made. What is read is compared with it, and each
+    difference named.
+version_added: 0.1.0
+author: balik
+requirements:
+  - psql, pg_dump and pg_restore of the server's version, with V(made)
+  - OpenSSH's client for C(ssh://)
+  - boto3 for C(s3://)
+options:
+  state:
+    description:
+      - V(made) dumps the database under a name that must be free, with rows counted at the same moment.
+      - V(found) only says which backup is meant.
+      - V(fetched) brings it to O(folder), if it is not on this host already, and compares it with its manifest.
+    type: str
+    choices: [made, found, fetched]
+    required: true
+  place:
+    description:
+      - "C(/folder/name) on this host, C(ssh://user@host/folder/name), or C(s3://bucket/prefix/name)."
+      - The name may hold V(YYYYMMDD) or V(YYYY-MM-DD), and V(HHMM) or V(HHMMSS). With V(made), its ending says the
+        format (C(.sql), C(.sql.gz), C(.sql.zst), C(.dump), C(.dir)), and a backup for a remote place is made in
+        O(folder) first.
+    type: str
+    required: true
+  golive:
+    description: When the release went live, in ISO 8601 with a time zone; needed when O(place) is a pattern.
+    type: str
+    default: ""
+  folder:
+    description: Folder of this host for what is fetched, or is to be stored elsewhere.
+    type: path
+    default: ""
+  database:
+    description: The database. What is fetched must be of it, where its manifest says of which it is.
+    type: str
+    default: ""
+  limit:
+    description: How long it may take.
+    type: str
+    default: 2h
+  jobs:
+    description: How many processes dump a directory; 0 for one per processor.
+    type: int
+    default: 0
+  ssh_options:
+    description: More arguments of C(ssh) and C(sftp), such as C(-i) and a key's path.
+    type: list
+    elements: str
+    default: []
+  s3:
+    description: How the bucket is reached, where boto3's own chain does not say it.
+    type: dict
+    default: {}
+    suboptions:
+      endpoint_url:
+        description: Of what is not AWS, such as MinIO.
+        type: str
+      region:
+        description: The region.
+        type: str
+      access_key:
+        description: The key's id.
+        type: str
+      secret_key:
+        description: The key.
+        type: str
+      session_token:
+        description: Of temporary credentials.
+        type: str
+  login_host:
+    description: Host, or folder of the socket; empty for libpq's default.
+    type: str
+    default: ""
+  login_port:
+    description: Port; 0 for libpq's default.
+    type: int
+    default: 0
+  login_user:
+    description: A role that may read all tables.
+    type: str
+    default: ""
+  login_password:
+    description: Its password. It reaches the programs by their environment.
+    type: str
+    default: ""
+  ssl_mode:
+    description: libpq's C(sslmode).
+    type: str
+    default: ""
+  ca_cert:
+    description: libpq's C(sslrootcert).
+    type: str
+    default: ""
+  maintenance_database:
+    description: A database that is always there.
+    type: str
+    default: postgres
+  bin_dir:
+    description: Folder of the client programs, where they are in no usual place.
+    type: str
+    default: ""
+attributes:
+  check_mode:
+    description: Says what would be made or fetched, after having looked whether it could be.
+    support: full
+  diff_mode:
+    description: There is no text to compare.
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Make the snapshot before go-live
+  balik.rollback.database_backup:
+    state: made
+    place: /backups/pre-golive-snapshot-YYYYMMDD.sql
+    database: lawyers_hub
+
+- name: Bring the one of before go-live here
+  balik.rollback.database_backup:
+    state: fetched
+    place: s3://lawyers-hub-backups/daily/pre-golive-snapshot-YYYYMMDD.sql.gz
+    golive: 2026-01-10T20:00:00+07:00
+    folder: /var/backups/balik
+"""
+
+RETURN = r"""
+says:
+  description: One sentence for the operator.
+  type: str
+  returned: success
+path:
+  description: The backup on this host; with V(found) its name in the place.
+  type: str
+  returned: success
+manifest:
+  description: Its manifest; empty where it has none.
+  type: dict
+  returned: success
+"""
+
+import os  # noqa: E402  # documentation comes first in a module
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.backups.fetching import fetch, look  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.backups.making import Wanted, make, store  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.backups.places import (  # noqa: E402
+    Local,
+    Options,
+    place_of,
+)
+from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access, Deadline  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.units import parse_duration  # noqa: E402
+
+OPTIONS: dict[str, Any] = {
+    "state": {"type": "str", "choices": ["made", "found", "fetched"], "required": True},
+    "place": {"type": "str", "required": True},
+    "golive": {"type": "str", "default": ""},
+    "folder": {"type": "path", "default": ""},
+    "database": {"type": "str", "default": ""},
+    "limit": {"type": "str", "default": "2h"},
+    "jobs": {"type": "int", "default": 0},
+    "ssh_options": {"type": "list", "elements": "str", "default": []},
+    "s3": {
+        "type": "dict",
+        "default": {},
+        "options": {
+            "endpoint_url": {"type": "str"},
+            "region": {"type": "str"},
+            "access_key": {"type": "str", "no_log": True},
+            "secret_key": {"type": "str", "no_log": True},
+            "session_token": {"type": "str", "no_log": True},
+        },
+    },
+    "login_host": {"type": "str", "default": ""},
+    "login_port": {"type": "int", "default": 0},
+    "login_user": {"type": "str", "default": ""},
+    "login_password": {"type": "str", "default": "", "no_log": True},
+    "ssl_mode": {"type": "str", "default": ""},
+    "ca_cert": {"type": "str", "default": ""},
+    "maintenance_database": {"type": "str", "default": "postgres"},
+    "bin_dir": {"type": "str", "default": ""},
+}
+
+
+def act(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    place, name = place_of(given["place"], Options(given["ssh_options"], given["s3"] or {}))
+    limit = parse_duration(given["limit"], "limit")
+    deadline = Deadline(limit)
+    if given["state"] == "found":
+        candidate, says = look(place, name, given["golive"])
+        return {"changed": False, "path": candidate.name, "manifest": {}, "says": says}
+    remote = not isinstance(place, Local)
+    if remote and not given["folder"]:
+        raise BalikError("folder", "not set", f"a folder of this host for what {place.title} has or gets")
+    if given["state"] == "fetched":
+        found = fetch(place, name, given["golive"], Path(given["folder"]), deadline, given["database"], check_mode)
+        return {
+            "changed": found.changed,
+            "path": str(found.path),
+            "manifest": dict(found.manifest or {}),
+            "says": found.says,
+        }
+    if not given["database"]:
+        raise BalikError("database", "not set", "the database that is to be backed up")
+    access = Access(
+        given["login_host"],
+        given["login_port"],
+        given["login_user"],
+        given["login_password"],
+        given["ssl_mode"],
+        given["ca_cert"],
+        application="balik backup",
+    )
+    wanted = Wanted(
+        access,
+        given["database"],
+        str(Path(given["folder"]) / name) if remote else given["place"],
+        given["golive"],
+        given["jobs"] or min(os.cpu_count() or 1, 8),
+        limit,
+        given["maintenance_database"],
+        given["bin_dir"],
+    )
+    made = make(wanted, check_mode)
+    if remote and not check_mode:
+        made["says"] += f"; {store(place, Path(made['path']), deadline)}"
+    return made
+
+
+def main() -> None:
+    module = AnsibleModule(OPTIONS, supports_check_mode=True)
+    try:
+        result = act(module.params, module.check_mode)
+    except BalikError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

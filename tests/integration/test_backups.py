@@ -1,0 +1,283 @@
+"""Backups made, found, fetched and stored, with real servers: a folder, sshd, and a bucket."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from ansible_collections.balik.rollback.plugins.module_utils.backups.fetching import fetch
+from ansible_collections.balik.rollback.plugins.module_utils.backups.making import Wanted, make, store
+from ansible_collections.balik.rollback.plugins.module_utils.backups.manifest import manifest_of, read_manifest
+from ansible_collections.balik.rollback.plugins.module_utils.backups.places import Options, place_of
+from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access, Deadline
+from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
+
+from tests.servers.moto import moto
+from tests.servers.postgresql import Server, postgresql
+from tests.servers.sshd import Sshd, sshd
+
+PATTERN = "pre-golive-snapshot-YYYYMMDD.sql"
+LAUNCH = "2099-01-10T20:00:00+07:00"
+KEYS = {"access_key": "AKIDEXAMPLE", "secret_key": "s3cr3t-k3y-never-shown", "region": "ap-southeast-3"}
+BUCKET = "lawyers-hub-backups"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with postgresql() as running:
+        running.psql("CREATE DATABASE hub")
+        running.psql(
+            "CREATE TABLE documents (id int PRIMARY KEY, title text);"
+            "INSERT INTO documents SELECT n, repeat(md5(n::text), 10) FROM generate_series(1, 20000) n;"
+            'CREATE TABLE "Äpfel" (x int); INSERT INTO "Äpfel" VALUES (1)',
+            "hub",
+        )
+        yield running
+
+
+@pytest.fixture(scope="module")
+def remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    with sshd(tmp_path_factory.mktemp("sshd")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with moto() as url:
+        bucket_of(url).create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": KEYS["region"]})
+        yield url
+
+
+def bucket_of(url: str) -> Any:
+    return boto3.client(
+        "s3",
+        endpoint_url=url,
+        region_name=KEYS["region"],
+        aws_access_key_id=KEYS["access_key"],
+        aws_secret_access_key=KEYS["secret_key"],
+    )
+
+
+def wanted(server: Server, folder: Path, name: str = PATTERN, **more: Any) -> Wanted:
+    access = Access(server.host, server.port, "postgres", application="balik backup")
+    given: dict[str, Any] = {"golive": LAUNCH, "jobs": 2, "limit": 60, **more}
+    return Wanted(access, "hub", str(folder / name), **given)
+
+
+def limit() -> Deadline:
+    return Deadline(30)
+
+
+@pytest.fixture(scope="module")
+def made(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A snapshot with its manifest."""
+    return Path(make(wanted(server, tmp_path_factory.mktemp("made")))["path"])
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [(".sql", "plain"), (".sql.gz", "gz"), (".sql.zst", "zst"), (".dump", "custom"), (".dir", "directory")],
+)
+def test_a_backup_is_made_with_a_manifest_that_is_true(server, tmp_path, ending, kind):
+    place = wanted(server, tmp_path / "new", f"pre-golive-snapshot-YYYYMMDD{ending}")
+    assert make(place, dry=True)["changed"]
+    assert not (tmp_path / "new").exists(), "a check run makes nothing"
+    done = make(place)
+    path = Path(done["path"])
+    manifest = read_manifest(path)
+    assert manifest
+    assert (manifest["kind"], manifest["database"], manifest["file"]) == (kind, "hub", path.name)
+    assert manifest["tables"]["public.documents"]["rows"] == 20000
+    assert manifest["tables"]["public.documents"]["inserted"] == 20000
+    assert manifest["tables"]["public.Äpfel"]["rows"] == 1
+    assert manifest["server_version"].startswith("15.")
+    assert [entry.stat().st_mode & 0o077 for entry in path.parent.rglob("*")].count(0) == len([*path.parent.rglob("*")])
+    assert sorted(entry.name for entry in path.parent.iterdir()) == sorted(
+        [path.name, f"{path.name}.manifest.json", f"{path.name}.sha256"]
+    )
+    if not path.is_dir():
+        subprocess.run(["sha256sum", "-c", f"{path.name}.sha256"], cwd=path.parent, check=True, capture_output=True)
+    local, name = place_of(str(path.with_name(f"pre-golive-snapshot-YYYYMMDD{ending}")))
+    found = fetch(local, name, LAUNCH, tmp_path, limit(), "hub")
+    assert (found.path, found.changed) == (path, False)
+    assert "by its manifest" in found.says
+    with pytest.raises(BalikError, match="exists already; expected a free name"):
+        make(place)
+    assert read_manifest(path) == manifest, "what was there is as it was"
+
+
+def test_rows_that_come_while_it_is_made_are_in_neither_file_nor_manifest(server, tmp_path):
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            server.psql("INSERT INTO busy SELECT generate_series(1, 100)", "hub")
+
+    server.psql("CREATE TABLE busy (x int)", "hub")
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        manifest = make(wanted(server, tmp_path))["manifest"]
+    finally:
+        stop.set()
+        writer.join()
+    text = (tmp_path / manifest["file"]).read_text()
+    rows = text.split("COPY public.busy (x) FROM stdin;\n")[1].split("\\.\n")[0].count("\n")
+    assert manifest["tables"]["public.busy"]["rows"] == rows
+    server.psql("DROP TABLE busy", "hub")
+
+
+def test_a_backup_after_go_live_says_that_none_will_choose_it(server, tmp_path):
+    assert (
+        "BEWARE: go-live was at 2026-01-10"
+        in make(wanted(server, tmp_path, golive="2026-01-10T20:00:00+07:00"))["says"]
+    )
+
+
+def test_a_dump_that_fails_leaves_nothing(server, tmp_path):
+    with pytest.raises(BalikError, match="database nothere: not on PostgreSQL"):
+        make(replace(wanted(server, tmp_path), database="nothere"))
+    with pytest.raises(BalikError, match="not done within"):
+        make(wanted(server, tmp_path, limit=0.25))
+    assert [*tmp_path.iterdir()] == []
+
+
+SPOIL = {
+    "cut": (lambda path: os.truncate(path, 1000), "size is 1000, .* in the manifest; sha256 is"),
+    "another byte": (lambda path: path.write_bytes(path.read_bytes().replace(b"1\t", b"2\t", 1)), "sha256 is"),
+    "another database": (
+        lambda path: manifest_of(path).write_text(manifest_of(path).read_text().replace('"hub"', '"shop"')),
+        "database is hub, shop in the manifest",
+    ),
+    "no manifest": (lambda path: manifest_of(path).write_text("[]"), "is no JSON object; expected a manifest"),
+    "a newer manifest": (
+        lambda path: manifest_of(path).write_text(manifest_of(path).read_text().replace('"format": 1', '"format": 2')),
+        "a manifest of format 2; expected format 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOIL)
+def test_each_difference_from_the_manifest_is_named(made, tmp_path, spoil):
+    path = copied(made, tmp_path)
+    change, says = SPOIL[spoil]
+    change(path)
+    place, name = place_of(str(path))
+    with pytest.raises(BalikError, match=says):
+        fetch(place, name, "", tmp_path, limit(), "hub")
+
+
+def copied(made: Path, folder: Path) -> Path:
+    for each in made.parent.iterdir():
+        (folder / each.name).write_bytes(each.read_bytes())
+    return folder / made.name
+
+
+def place_at(kind: str, folder: Path, remote: Sshd, endpoint: str, name: str = PATTERN) -> tuple[Any, str]:
+    if kind == "ssh":
+        folder.mkdir(exist_ok=True)
+        return place_of(f"ssh://{remote.target}:{remote.port}{folder}/{name}", Options(ssh=remote.options))
+    return place_of(f"s3://{BUCKET}/{folder.name}/{name}", Options(s3={**KEYS, "endpoint_url": endpoint}))
+
+
+@pytest.mark.parametrize("kind", ["ssh", "s3"])
+def test_a_backup_goes_to_another_place_and_comes_back(made, remote, endpoint, tmp_path, kind):
+    place, name = place_at(kind, tmp_path / f"kept {kind}", remote, endpoint)
+    assert store(place, made, limit()) == f"stored in {place.title}"
+    with pytest.raises(BalikError, match="exists already"):
+        store(place, made, limit())
+    assert sorted(each.name for each in place.list()) == sorted(each.name for each in made.parent.iterdir())
+
+    here = tmp_path / "here"
+    dry = fetch(place, name, LAUNCH, here, limit(), "hub", dry=True)
+    assert (dry.changed, here.exists()) == (True, False)
+    found = fetch(place, name, LAUNCH, here, limit(), "hub")
+    assert found.path.read_bytes() == made.read_bytes()
+    assert found.changed
+    assert found.path.stat().st_mode & 0o777 == 0o600
+    assert "by its manifest" in found.says
+    assert found.manifest == read_manifest(made)
+    again = fetch(place, name, LAUNCH, here, limit(), "hub")
+    assert (again.path, again.changed) == (found.path, False)
+
+
+@pytest.mark.parametrize("kind", ["ssh", "s3"])
+@pytest.mark.parametrize("there", ["half of it", "another file"])
+def test_what_broke_off_is_gone_on_with_and_proved(made, remote, endpoint, tmp_path, kind, there):
+    place, name = place_at(kind, tmp_path / f"resumed {there}", remote, endpoint)
+    if not place.list():
+        store(place, made, limit())
+    here = tmp_path / "here"
+    here.mkdir()
+    half = made.read_bytes()[:100_000]
+    (here / f"{made.name}.part").write_bytes(half if there == "half of it" else half.replace(b"a", b"b"))
+    found = fetch(place, name, LAUNCH, here, limit(), "hub")
+    assert found.path.read_bytes() == made.read_bytes()
+    assert not (here / f"{made.name}.part").exists()
+
+
+@pytest.mark.parametrize("kind", ["ssh", "s3"])
+def test_a_place_that_does_not_let_us_in_is_named_and_no_key_is_shown(remote, endpoint, tmp_path, kind):
+    if kind == "ssh":
+        place, name = place_of(f"ssh://{remote.target}:{remote.port}/nowhere/{PATTERN}", Options(ssh=remote.options))
+        with pytest.raises(BalikError, match=r"its files cannot be listed: .*No such file"):
+            fetch(place, name, LAUNCH, tmp_path, limit())
+        place, name = place_of(f"ssh://{remote.target}:1/x/{PATTERN}", Options(ssh=remote.options))
+        with pytest.raises(BalikError, match=r"cannot be listed: .*[Rr]efused"):
+            fetch(place, name, LAUNCH, tmp_path, limit())
+        return
+    with pytest.raises(BalikError, match="refused: NoSuchBucket") as error:
+        place, name = place_of(f"s3://no-such-bucket/{PATTERN}", Options(s3={**KEYS, "endpoint_url": endpoint}))
+        fetch(place, name, LAUNCH, tmp_path, limit())
+    assert KEYS["secret_key"] not in str(error.value) + repr(place)
+    began = time.monotonic()
+    with pytest.raises(BalikError, match="Check the endpoint"):
+        place, name = place_of(f"s3://b/{PATTERN}", Options(s3={**KEYS, "endpoint_url": "http://127.0.0.1:1"}))
+        fetch(place, name, LAUNCH, tmp_path, limit())
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("kind", ["ssh", "s3"])
+def test_the_limit_is_kept(made, remote, endpoint, tmp_path, kind):
+    place, name = place_at(kind, tmp_path / f"slow {kind}", remote, endpoint)
+    store(place, made, limit())
+    with pytest.raises(BalikError, match="not done within"):
+        fetch(place, name, LAUNCH, tmp_path / "here", Deadline(0))
+
+
+def test_an_address_holds_no_password_and_is_one_of_three():
+    for address in ("ssh://me:secret@host/x", "ftp://host/x", "s3://", "ssh://host:port/x"):
+        with pytest.raises(BalikError, match="a backup's address") as error:
+            place_of(address)
+        assert "secret" not in str(error.value)
+
+
+def test_a_manifest_makes_an_estimate_one_since_the_backup(server, tmp_path):
+    """The counters of now less those at the backup, where there is no time for a comparison."""
+    from ansible_collections.balik.rollback.plugins.module_utils.loss.statement import Asked, statement
+
+    done = make(wanted(server, tmp_path))
+    server.psql(
+        "INSERT INTO documents SELECT generate_series(30001, 30007); UPDATE documents SET title = '' WHERE id < 4",
+        "hub",
+    )
+    access = Access(server.host, server.port, "postgres")
+    end = time.monotonic() + 10
+    while True:  # the server's counters come a little later
+        found = statement(Asked(access, "hub", "r", done["path"], limit=0))
+        table: dict[str, Any] = next((each for each in found["tables"] if each["table"] == "public.documents"), {})
+        if (table.get("inserted"), table.get("changed")) == (7, 3):
+            break
+        assert time.monotonic() < end, json.dumps(found["tables"])
+        time.sleep(0.2)
+    assert table["note"] == "an estimate, by the server's counters at the backup"
+    assert found["taken_by"] == "manifest"
