@@ -34,7 +34,9 @@ options:
     type: str
     default: ""
   backup:
-    description: Path of the backup on this host, or a pattern as with M(balik.rollback.postgresql_restore_beside).
+    description:
+      - Where the backup is, as with O(balik.rollback.database_backup#module:place). From another place it is fetched
+        first, within O(limit).
     type: str
     required: true
   golive:
@@ -45,10 +47,35 @@ options:
     description: With O(state=exported), whether the live database is exported instead of the one that was replaced.
     type: bool
     default: false
-  export_dir:
-    description: Folder in which a folder of the run's own is made for the files.
+  folder:
+    description: Folder of this host for what is exported, in one of the run's own, and for a backup that is fetched.
     type: path
     default: ""
+  ssh_options:
+    description: More arguments of C(ssh) and C(sftp), such as C(-i) and a key's path.
+    type: list
+    elements: str
+    default: []
+  s3:
+    description: How the bucket is reached, where boto3's own chain does not say it.
+    type: dict
+    default: {}
+    suboptions:
+      endpoint_url:
+        description: Of what is not AWS, such as MinIO.
+        type: str
+      region:
+        description: The region.
+        type: str
+      access_key:
+        description: The key's id.
+        type: str
+      secret_key:
+        description: The key.
+        type: str
+      session_token:
+        description: Of temporary credentials.
+        type: str
   exact:
     description:
       - V(auto) compares where there is room for a copy of the database on the server's disk.
@@ -145,17 +172,18 @@ exported:
 """
 
 import os  # noqa: E402  # documentation comes first in a module
+from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible_collections.balik.rollback.plugins.module_utils.database import backup  # noqa: E402
-from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.backups.fetching import fetch  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.backups.places import Options, place_of  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access, Deadline  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.database.catalog import names  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.loss.export import export, told  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.loss.statement import Asked, statement  # noqa: E402
-from ansible_collections.balik.rollback.plugins.module_utils.run import new_run_id  # noqa: E402
-from ansible_collections.balik.rollback.plugins.module_utils.units import parse_duration  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.units import parse_duration, utc_now  # noqa: E402
 
 OPTIONS: dict[str, Any] = {
     "state": {"type": "str", "choices": ["told", "exported"], "required": True},
@@ -164,7 +192,19 @@ OPTIONS: dict[str, Any] = {
     "backup": {"type": "str", "required": True},
     "golive": {"type": "str", "default": ""},
     "live": {"type": "bool", "default": False},
-    "export_dir": {"type": "path", "default": ""},
+    "folder": {"type": "path", "default": ""},
+    "ssh_options": {"type": "list", "elements": "str", "default": []},
+    "s3": {
+        "type": "dict",
+        "default": {},
+        "options": {
+            "endpoint_url": {"type": "str"},
+            "region": {"type": "str"},
+            "access_key": {"type": "str", "no_log": True},
+            "secret_key": {"type": "str", "no_log": True},
+            "session_token": {"type": "str", "no_log": True},
+        },
+    },
     "exact": {"type": "str", "choices": ["auto", "always", "never"], "default": "auto"},
     "limit": {"type": "str", "default": "2m"},
     "times": {"type": "dict", "default": {}},
@@ -182,8 +222,21 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def asked(options: dict[str, Any]) -> Asked:
-    run = options["run"] or new_run_id()
+def brought(options: dict[str, Any], dry: bool) -> str:
+    """The path of the backup on this host, which it is brought to first.
+
+    :raises BalikError: it cannot be had, or is not what its manifest says.
+    """
+    place, name = place_of(options["backup"], Options(options["ssh_options"], options["s3"] or {}))
+    deadline = Deadline(parse_duration(options["limit"], "rollback_loss.limit"))
+    found = fetch(place, name, options["golive"], Path(options["folder"]), deadline, dry=dry)
+    if dry and found.changed:
+        raise BalikError("the backup", found.says)
+    return str(found.path)
+
+
+def asked(options: dict[str, Any], path: str) -> Asked:
+    run = options["run"] or f"{utc_now():%Y%m%dT%H%M%SZ}-{os.getpid()}"
     return Asked(
         access=Access(
             options["login_host"],
@@ -196,7 +249,7 @@ def asked(options: dict[str, Any]) -> Asked:
         ),
         database=options["database"],
         run=run,
-        backup=str(backup.choose(options["backup"], options["golive"])),
+        backup=path,
         limit=parse_duration(options["limit"], "rollback_loss.limit"),
         exact=options["exact"],
         times=options["times"],
@@ -211,15 +264,22 @@ def asked(options: dict[str, Any]) -> Asked:
 def main() -> None:
     module = AnsibleModule(OPTIONS, supports_check_mode=True)
     try:
-        wanted = asked(module.params)
+        path, unfit = module.params["backup"], ""
+        try:
+            path = brought(module.params, module.check_mode)
+        except BalikError as error:
+            if module.params["state"] == "exported":
+                raise
+            unfit = str(error)
+        wanted = asked(module.params, path)
         if module.params["state"] == "told":
-            lost = statement(wanted, may_write=not module.check_mode)
+            lost = statement(wanted, not module.check_mode, unfit)
             module.exit_json(changed=False, says=lost["says"], lost=lost)
         kept = "" if module.params["live"] else names(wanted.database, wanted.run).kept
         if module.check_mode:
             says = f"would export what {kept or wanted.database} has beyond {wanted.backup}"
             module.exit_json(changed=True, says=[says], exported={})
-        exported = export(wanted, module.params["export_dir"], kept)
+        exported = export(wanted, module.params["folder"], kept)
     except BalikError as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=exported.pop("changed"), says=told(exported), exported=exported)

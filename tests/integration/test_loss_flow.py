@@ -15,6 +15,7 @@ import pytest
 
 from tests.integration.flow.product import Product
 from tests.servers.postgresql import Server, postgresql
+from tests.servers.sshd import sshd
 from tests.servers.webhook import Hook, webhook
 
 SECRET = "S4ng4t-r4h4sia"
@@ -75,7 +76,18 @@ def product(tmp_path: Path, server: Server, snapshot: Path, hook: Hook) -> Produ
     )
 
 
-def test_whoever_decides_reads_what_would_be_lost_and_it_is_kept(product: Product, server: Server, hook: Hook) -> None:
+def test_whoever_decides_reads_what_would_be_lost_and_it_is_kept(
+    product: Product, server: Server, hook: Hook, tmp_path: Path
+) -> None:
+    """The backup lies on another host, and is brought here first."""
+    (tmp_path / "sshd").mkdir()
+    with sshd(tmp_path / "sshd") as remote:
+        place = f"ssh://{remote.target}:{remote.port}{tmp_path}/backups/pre-golive-snapshot-YYYYMMDD.sql"
+        product.write(db_restore_backup=place, db_restore_ssh_options=remote.options)
+        decided_and_kept(product, server, hook)
+
+
+def decided_and_kept(product: Product, server: Server, hook: Hook) -> None:
     with product.started("-e", "rollback_reason='data korup'") as rollback:
         rollback.until(lambda: hook.bodies)
         text = hook.bodies[0]["text"]

@@ -75,10 +75,11 @@ class Compared:
     at: datetime
 
 
-def statement(asked: Asked, may_write: bool = True) -> dict[str, Any]:
+def statement(asked: Asked, may_write: bool = True, unfit: str = "") -> dict[str, Any]:
     """What would be lost.
 
     :param may_write: whether a database may be made beside, for the comparison; a check run may not.
+    :param unfit: why the backup cannot be compared with at all.
     :return: plain JSON: ``exact``, ``reason`` (why not), ``at``, ``taken`` (the backup's time), ``taken_by``,
         ``tables`` (:meth:`Difference.as_dict`), ``same`` (how many are as they were), ``sequences``, ``total``,
         ``says``.
@@ -92,7 +93,7 @@ def statement(asked: Asked, may_write: bool = True) -> dict[str, Any]:
         "taken": iso(taken) if taken else None,
         "taken_by": taken_by,
     }
-    reason = _why_not(asked, may_write)
+    reason = unfit or _why_not(asked, may_write)
     if not reason:
         try:
             with compared(asked) as done:
