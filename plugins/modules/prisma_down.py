@@ -179,7 +179,7 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def task(options: dict[str, Any]) -> down.Task:
+def task(options: dict[str, Any], check_mode: bool) -> down.Task:
     """What the arguments mean.
 
     :raises BalikError: a URL or a duration that is none.
@@ -207,6 +207,7 @@ def task(options: dict[str, Any]) -> down.Task:
             options["context"] or "",
         ),
         saved=options["saved"],
+        rehearsal=check_mode,
     )
 
 
@@ -214,7 +215,7 @@ def main() -> None:
     module = AnsibleModule(OPTIONS, supports_check_mode=True)
     entry = module.params["entry"]
     try:
-        wanted = task(module.params)
+        wanted = task(module.params, module.check_mode)
         if entry in ("check", "verify"):
             result = {"check": down.check, "verify": down.verify}[entry](wanted)
         else:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
+from ansible_collections.balik.rollback.plugins.module_utils.prisma import address, down
 from ansible_collections.balik.rollback.plugins.module_utils.prisma.workload import Places, look
 
 from tests.servers.docker_engine import docker, docker_lab
 from tests.servers.kubernetes import control_plane
 from tests.servers.kubernetes_nodes import nodes
+from tests.servers.postgresql import postgresql
 
 ENGINE = "unix:///var/run/docker.sock"
 BAD, GOOD = "registry.example/hub:2.0.0", "registry.example/hub:1.9.4"
 
 
 @pytest.mark.docker
-def test_a_container_of_the_new_release_is_found_by_its_image_whatever_its_name() -> None:
+def test_a_container_of_the_new_release_is_found_by_its_image_whatever_its_name(tmp_path: Path) -> None:
     with docker_lab() as lab:
         new, old = lab.image("2.0.0", "unchecked"), lab.image("1.9.4", "unchecked")
         again = lab.prefix + "again:latest"
@@ -31,8 +35,30 @@ def test_a_container_of_the_new_release_is_found_by_its_image_whatever_its_name(
         assert note.startswith(
             f"container {other} runs `migrate deploy` when it starts: if that is the new release, it"
         )
+        way_down_is_refused(new, one, tmp_path)
         docker("stop", "--time", "0", one)
         assert look(Places([new], [ENGINE])).problems == []
+
+
+def way_down_is_refused(image: str, container: str, folder: Path) -> None:
+    """While it runs nothing goes down; a run in check mode, before which nothing was reverted, only says so."""
+    (folder / "m1").mkdir()
+    (folder / "m1" / "migration.sql").write_text("CREATE TABLE a (b int);")
+    (folder / "m1" / "down.sql").write_text("DROP TABLE a;")
+    with postgresql() as server:
+        checksum = hashlib.sha256(b"CREATE TABLE a (b int);").hexdigest()
+        server.psql(
+            f"""CREATE TABLE a (b int); CREATE TABLE _prisma_migrations AS SELECT 'id' AS id, '{checksum}' AS checksum,
+            now() AS finished_at, 'm1' AS migration_name, NULL AS logs, NULL::timestamptz AS rolled_back_at,
+            now() AS started_at, 1 AS applied_steps_count"""
+        )
+        url = address.read(f"postgresql://postgres@{server.host}:{server.port}/postgres")
+        task = down.Task(url, str(folder), "no-migration", "r1", str(folder), places=Places([image], [ENGINE]))
+        with pytest.raises(BalikError, match=f"container {container} still runs the new release"):
+            down.main(task, check_mode=False)
+        assert server.psql("SELECT count(*) FROM _prisma_migrations") == "1"
+        found = down.check(replace(task, rehearsal=True))
+        assert f"container {container} still runs" in found["says"] and "would be refused now" in found["says"]
 
 
 def test_a_pod_of_the_new_release_is_found_while_it_ends_too(tmp_path: Path) -> None:

@@ -29,7 +29,10 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """What the plan says; times are seconds. The names are those of the role's variables without its prefix."""
+    """What the plan says; times are seconds. The names are those of the role's variables without its prefix.
+
+    :param rehearsal: a run in check mode, in which the steps before this one have changed nothing either.
+    """
 
     address: Address
     migrations: str
@@ -46,6 +49,7 @@ class Task:
     count_limit: float = 30
     places: Places = field(default_factory=Places)
     saved: Mapping[str, Any] = field(default_factory=dict)
+    rehearsal: bool = False
 
     @property
     def target(self) -> str:
@@ -215,7 +219,10 @@ def _explore(connection: Connection[Any], task: Task, counting: bool) -> Way:
         elsewhere = database.others(connection)
     if down:
         seen = workload.look(task.places)
-        problems += seen.problems
+        if task.rehearsal:
+            notes += [f"{one}: so it would be refused now" for one in seen.problems]
+        else:
+            problems += seen.problems
         notes += seen.notes
         if elsewhere:
             notes.append(f"also connected: {', '.join(elsewhere)}")
