@@ -108,6 +108,17 @@ options:
     description: V(ready) names the transactions on the live database that are older.
     type: str
     default: 5m
+  pgbouncer:
+    description:
+      - The admin consoles of the PgBouncers in front, as libpq writes connections. Each is paused for the swap, and
+        resumed by a process of its own, also if this module is killed meanwhile.
+    type: list
+    elements: str
+    default: []
+  pgbouncer_limit:
+    description: How long open transactions may take to end while new ones wait. The swap ends those that are left.
+    type: str
+    default: 10s
   ignore_space:
     description: Whether to go on when the estimate says that the disk is too small.
     type: bool
@@ -229,6 +240,8 @@ OPTIONS: dict[str, Any] = {
     "amcheck": {"type": "str", "choices": ["never", "indexes", "heapallindexed"], "default": "indexes"},
     "accept": {"type": "list", "elements": "str", "default": []},
     "long_transaction": {"type": "str", "default": "5m"},
+    "pgbouncer": {"type": "list", "elements": "str", "default": [], "no_log": True},
+    "pgbouncer_limit": {"type": "str", "default": "10s"},
     "ignore_space": {"type": "bool", "default": False},
     "keep_failed": {"type": "bool", "default": False},
     "saved": {"type": "dict", "default": {}},
@@ -271,6 +284,8 @@ def task(options: dict[str, Any]) -> Task:
         amcheck=options["amcheck"],
         accept=options["accept"],
         long_transaction=parse_duration(options["long_transaction"], "db_restore_long_transaction"),
+        pgbouncer=options["pgbouncer"],
+        pgbouncer_limit=parse_duration(options["pgbouncer_limit"], "db_restore_pgbouncer_limit"),
         ignore_space=options["ignore_space"],
         keep_failed=options["keep_failed"],
         saved=options["saved"],

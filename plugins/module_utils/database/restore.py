@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BalikError
 from ..units import format_duration
-from . import backup, scratch, space, topology, verification
+from . import backup, pgbouncer, scratch, space, topology, verification
 from .access import Deadline, Programs, find_programs
 from .catalog import Database, Names, carry_over, find, marking
 from .filling import fill
@@ -60,9 +60,11 @@ def check(task: Task) -> Result:
         size = scalar(admin, "select pg_database_size(%s::oid)", live.oid)
         sessions = scalar(admin, "select count(*) from pg_stat_activity where datid = %s", live.oid)
         around = topology.look(admin, task)
+        pooler = pgbouncer.ready(task.pgbouncer, live.name, programs)
         left = find(admin, known.beside)
     rows = f"{contents.rows:,} rows in " if contents.rows else ""
     also = "".join(f"; {kind}: {', '.join(lines)}" for kind, lines in around.items())
+    also += f"; {pooler}" if pooler else ""
     stale = f"; {left.name} is what an interrupted start of this run left, and will be dropped" if left else ""
     return {
         "says": f"{live.name} ({space.human(size)}, {sessions} sessions) would be restored from {path} "
@@ -108,6 +110,7 @@ def restore(task: Task, check_mode: bool = False) -> Result:
             return {"changed": True, "says": says, "evidence": {}, "diff": diff}
         major = server_fits(admin, live, task)
         programs = find_programs(major, task.programs)
+        pgbouncer.ready(task.pgbouncer, live.name, programs)
         alone(admin, task)
         backup.verify_checksum(path, task.checksum)
         contents_fit(admin, backup.glance(path, kind, programs, deadline), path, major, live, task.accept)
@@ -170,11 +173,15 @@ def undo(task: Task, check_mode: bool = False) -> Result:
         if check_mode:
             return {"changed": True, "says": f"would: {says}", "evidence": {}, "diff": diff}
         mark = marking(task.run, live.name, oid=live.oid, comment=live.comment)
-        took = swap(task.access, task.maintenance, live.name, known.aside, mark, kept.name, kept.mark.get("comment"))
+        programs = find_programs(admin.info.server_version // 10000, task.programs)
+        pgbouncer.ready(task.pgbouncer, live.name, programs)
+        comment = kept.mark.get("comment")
+        with pgbouncer.paused(task.pgbouncer, live.name, programs, task.pgbouncer_limit) as pooler:
+            took = swap(task.access, task.maintenance, live.name, known.aside, mark, kept.name, comment)
         found = live_database(admin, task)
         if found.oid != kept.oid or not found.open:
             raise BalikError(f"database {live.name}", f"oid {found.oid} after the swap", f"oid {kept.oid}, open")
-    evidence = {"oid": found.oid, "kept": known.aside, "swap_ms": round(took * 1000)}
+    evidence = {"oid": found.oid, "kept": known.aside, "swap_ms": round(took * 1000), "pgbouncer": pooler}
     return {"changed": True, "says": says, "evidence": evidence, "diff": diff}
 
 
@@ -203,7 +210,8 @@ class _Work:
             copy = find(admin, known.beside)
             assert copy
             mark = marking(task.run, live.name, oid=live.oid, replaced_by=copy.oid, comment=live.comment)
-            took = swap(task.access, task.maintenance, live.name, known.kept, mark, known.beside, live.comment)
+            with pgbouncer.paused(task.pgbouncer, live.name, programs, task.pgbouncer_limit) as pooler:
+                took = swap(task.access, task.maintenance, live.name, known.kept, mark, known.beside, live.comment)
         now, kept = find(admin, live.name), find(admin, known.kept)
         if not now or now.oid != copy.oid or not now.open or not kept or kept.oid != live.oid:
             raise BalikError(f"database {live.name}", f"is {now and now.oid} after the swap", f"oid {copy.oid}, open")
@@ -217,6 +225,7 @@ class _Work:
             "leftover_dropped": leftover,
             "seconds": self.seconds,
             "swap_ms": round(took * 1000),
+            "pgbouncer": pooler,
         }
 
     def _timed(self, name: str, work: Callable[[], Any]) -> Any:

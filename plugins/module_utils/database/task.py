@@ -44,6 +44,8 @@ class Task:
     :param amcheck: ``indexes``, ``heapallindexed`` or ``never``.
     :param accept: differences from what is live that are wanted, as the messages name them.
     :param long_transaction: seconds from which a transaction on the live database is named.
+    :param pgbouncer: connection strings of the admin consoles of the PgBouncers in front; they may hold passwords.
+    :param pgbouncer_limit: seconds for open transactions to end by themselves while new ones wait.
     :param saved: what :func:`check` returned as ``before`` at the start of this run; may be empty.
     """
 
@@ -65,6 +67,8 @@ class Task:
     amcheck: str = "indexes"
     accept: Sequence[str] = ()
     long_transaction: float = 300
+    pgbouncer: Sequence[str] = field(default=(), repr=False)
+    pgbouncer_limit: float = 10
     ignore_space: bool = False
     keep_failed: bool = False
     saved: Mapping[str, Any] = field(default_factory=dict)
