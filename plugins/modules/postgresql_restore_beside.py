@@ -1,14 +1,15 @@
 #!/usr/bin/python
-"""A whole PostgreSQL database restored beside the live one; the thinking stands in module_utils/database."""
+"""A PostgreSQL database restored beside, or some of its tables put back; the logic is in module_utils/database."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: postgresql_restore_beside
-short_description: Restores a whole PostgreSQL database beside the live one and swaps the two by rename
+short_description: Restores a PostgreSQL database beside the live one and swaps the two, or puts some of its tables back
 description:
   - Takes a backup of what is live, restores the wanted backup into a new database, proves it, and renames both in one
     transaction. The live database is not touched before, and is kept under another name after.
+  - With O(scope=tables), puts single tables of the live database back instead, or drops new ones, in one transaction.
   - Existing modules restore into the live database, and run C(psql) without C(ON_ERROR_STOP), so that a dump that
     failed half way is reported as a success.
 version_added: 0.1.0
@@ -39,10 +40,11 @@ options:
     description:
       - Path of the backup on this host. Plain SQL, the same compressed with gzip or zstd, or pg_dump's custom
         or directory format, judged by content.
+      - Not needed where tables are only dropped.
       - With V(YYYYMMDD) or V(YYYY-MM-DD) in its name (and V(HHMM) or V(HHMMSS)), the newest that is not younger than
         O(golive).
     type: str
-    required: true
+    default: ""
   golive:
     description: When the release went live, in ISO 8601 with a time zone; needed when O(backup) is a pattern.
     type: str
@@ -108,6 +110,35 @@ options:
     description: V(ready) names the transactions on the live database that are older.
     type: str
     default: 5m
+  scope:
+    description: V(database) restores all of it; V(tables) puts O(tables) back in the live one and drops O(drop_tables).
+    type: str
+    choices: [database, tables]
+    default: database
+  tables:
+    description:
+      - With O(scope=tables), the tables that get the backup's rows, each with its schema. A part with a dot or a quote
+        in it is quoted as in SQL; capitals count.
+    type: list
+    elements: str
+    default: []
+  drop_tables:
+    description: With O(scope=tables), the tables and views of the release that are dropped. They are kept.
+    type: list
+    elements: str
+    default: []
+  definitions:
+    description:
+      - What is done where one of O(tables) is defined otherwise than in the backup. V(keep) puts only the rows back,
+        and new columns get their defaults. V(restore) also takes new columns, indexes, constraints and triggers away,
+        and brings missing ones back.
+    type: str
+    choices: [refuse, keep, restore]
+    default: refuse
+  lock_limit:
+    description: How long to wait for a lock on a table that another session holds.
+    type: str
+    default: 10s
   pgbouncer:
     description:
       - The admin consoles of the PgBouncers in front, as libpq writes connections. Each is paused for the swap, and
@@ -203,14 +234,9 @@ evidence:
 from typing import Any  # noqa: E402  # documentation comes first in a module
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.database import restore, tables  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access  # noqa: E402
-from ansible_collections.balik.rollback.plugins.module_utils.database.restore import (  # noqa: E402
-    Task,
-    check,
-    restore,
-    undo,
-    verify,
-)
+from ansible_collections.balik.rollback.plugins.module_utils.database.task import Task  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.units import parse_duration  # noqa: E402
 
@@ -218,7 +244,7 @@ OPTIONS: dict[str, Any] = {
     "state": {"type": "str", "choices": ["ready", "restored", "verified", "undone"], "required": True},
     "database": {"type": "str", "required": True},
     "run": {"type": "str", "required": True},
-    "backup": {"type": "str", "required": True},
+    "backup": {"type": "str", "default": ""},
     "golive": {"type": "str", "default": ""},
     "checksum": {"type": "str", "default": ""},
     "backup_dir": {"type": "path", "required": True},
@@ -240,6 +266,11 @@ OPTIONS: dict[str, Any] = {
     "amcheck": {"type": "str", "choices": ["never", "indexes", "heapallindexed"], "default": "indexes"},
     "accept": {"type": "list", "elements": "str", "default": []},
     "long_transaction": {"type": "str", "default": "5m"},
+    "scope": {"type": "str", "choices": ["database", "tables"], "default": "database"},
+    "tables": {"type": "list", "elements": "str", "default": []},
+    "drop_tables": {"type": "list", "elements": "str", "default": []},
+    "definitions": {"type": "str", "choices": ["refuse", "keep", "restore"], "default": "refuse"},
+    "lock_limit": {"type": "str", "default": "10s"},
     "pgbouncer": {"type": "list", "elements": "str", "default": [], "no_log": True},
     "pgbouncer_limit": {"type": "str", "default": "10s"},
     "ignore_space": {"type": "bool", "default": False},
@@ -284,6 +315,10 @@ def task(options: dict[str, Any]) -> Task:
         amcheck=options["amcheck"],
         accept=options["accept"],
         long_transaction=parse_duration(options["long_transaction"], "db_restore_long_transaction"),
+        tables=options["tables"],
+        drop_tables=options["drop_tables"],
+        definitions=options["definitions"],
+        lock_limit=parse_duration(options["lock_limit"], "db_restore_lock_limit"),
         pgbouncer=options["pgbouncer"],
         pgbouncer_limit=parse_duration(options["pgbouncer_limit"], "db_restore_pgbouncer_limit"),
         ignore_space=options["ignore_space"],
@@ -295,14 +330,15 @@ def task(options: dict[str, Any]) -> Task:
 def main() -> None:
     module = AnsibleModule(OPTIONS, supports_check_mode=True)
     state = module.params["state"]
+    scope = {"database": restore, "tables": tables}[module.params["scope"]]
     try:
         wanted = task(module.params)
         if state == "ready":
-            result = check(wanted)
+            result = scope.check(wanted)
         elif state == "verified":
-            result = verify(wanted)
+            result = scope.verify(wanted)
         else:
-            result = {"restored": restore, "undone": undo}[state](wanted, module.check_mode)
+            result = {"restored": scope.restore, "undone": scope.undo}[state](wanted, module.check_mode)
     except BalikError as error:
         module.fail_json(msg=str(error))
     module.exit_json(**{"changed": False, **result})

@@ -43,6 +43,8 @@ def choose(pattern: str, golive: str = "") -> Path:
     :param golive: an ISO 8601 time with its zone.
     :raises BalikError: none is there, several are equally good, or the only good one was written after go-live.
     """
+    if not pattern:
+        raise BalikError("db_restore_backup", "not set", "the backup's path on the database host", "Set it.")
     if not any(token in Path(pattern).name for token in _TOKENS):
         path = Path(pattern)
         if not path.exists():
@@ -189,6 +191,11 @@ def verify_checksum(path: Path, given: str = "") -> str:
                 ANOTHER,
             )
     return "its checksum holds"
+
+
+def write_checksum(path: Path) -> None:
+    """Writes ``<path>.sha256`` beside a file, as ``sha256sum`` does."""
+    path.with_name(path.name + ".sha256").write_text(f"{_digest(path)}  {path.name}\n")
 
 
 def _sums(file: Path, path: Path) -> dict[str, str]:

@@ -167,6 +167,11 @@ def unchangeable(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         for what, name, how in _differ(found, wanted)
         if what in ("rule", "policy", "row") or (what == "column" and how == "another")
     ]
+    out += [
+        f"column {column['name']}: new, with a sequence of its own"
+        for column in found["columns"]
+        if column["name"] not in want and "nextval(" in str(column["default"])
+    ]
     if want[: len(common)] != common:
         out.append("columns: one that is missing stood before others, and can only be added at the end")
     return out + (["columns: in another order"] if common != [name for name in have if name in want] else [])

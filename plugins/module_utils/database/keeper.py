@@ -1,7 +1,7 @@
 """Pauses PgBouncers and resumes them, whatever becomes of the process that asked.
 
-Run as a process of its own (``python3 -c <this file>``), with nothing but the standard library. Its orders are one line of
-JSON. It pauses, says so, and resumes at the next line, at the end of its input, which is the death of the one
+Run as a process of its own (``python3 -c <this file>``), with nothing but the standard library. Its orders are one
+line of JSON. It pauses, says so, and resumes at the next line, at the end of its input, which is the death of the one
 who asked, or when it has held for too long. One process does both, so that no pause can come after its resume.
 """
 

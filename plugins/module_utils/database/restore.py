@@ -199,7 +199,7 @@ class _Work:
         task, admin, known, live = self.task, self.admin, self.known, self.live
         programs, deadline, timed = self.programs, self.deadline, self._timed
         leftover = scratch.drop_leftover(admin, task, known.beside)
-        saved = timed("backup", lambda: keep(task, programs, deadline, place(task)))
+        saved = timed("backup", self._keep)
         with scratch.beside(admin, task, live, known.beside, task.keep_failed):
             contents = timed("restore", lambda: self._fill(path, kind))
             added = scratch.same_extensions(task, live.name, known.beside)
@@ -233,6 +233,16 @@ class _Work:
         result = work()
         self.seconds[name] = round(time.monotonic() - began, 2)
         return result
+
+    def _keep(self) -> Path:
+        wait = [f"--lock-wait-timeout={round(self.task.lock_limit * 1000)}"]
+        try:
+            return keep(self.task, self.programs, self.deadline, place(self.task), wait)
+        except BalikError as error:
+            if "timeout" in error.found:  # pg_dump waits for locks with one on its statements
+                error.found += f"; tables are locked by {topology.lockers(self.admin, self.task)}"
+                error.do = "End these sessions (pg_terminate_backend), or raise db_restore_lock_limit."
+            raise
 
     def _fill(self, path: Path, kind: str) -> Any:
         task = self.task

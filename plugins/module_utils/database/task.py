@@ -46,6 +46,11 @@ class Task:
     :param long_transaction: seconds from which a transaction on the live database is named.
     :param pgbouncer: connection strings of the admin consoles of the PgBouncers in front; they may hold passwords.
     :param pgbouncer_limit: seconds for open transactions to end by themselves while new ones wait.
+    :param tables: put back to the backup's content, instead of the whole database; ``schema.name``.
+    :param drop_tables: dropped: tables and views that the release brought.
+    :param definitions: what is done where a table is defined otherwise than in the backup: ``refuse``, ``keep``
+        (the rows come back, new columns get their defaults) or ``restore``.
+    :param lock_limit: seconds to wait for the locks on the tables.
     :param saved: what :func:`check` returned as ``before`` at the start of this run; may be empty.
     """
 
@@ -67,6 +72,10 @@ class Task:
     amcheck: str = "indexes"
     accept: Sequence[str] = ()
     long_transaction: float = 300
+    tables: Sequence[str] = ()
+    drop_tables: Sequence[str] = ()
+    definitions: str = "refuse"
+    lock_limit: float = 10
     pgbouncer: Sequence[str] = field(default=(), repr=False)
     pgbouncer_limit: float = 10
     ignore_space: bool = False

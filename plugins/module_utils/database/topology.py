@@ -24,7 +24,7 @@ select format('prepared transaction %%s', gid) from pg_prepared_xacts where data
 union all select format('logical replication slot %%s', slot_name) from pg_replication_slots where database = %(name)s
 """
 _REPLICAS = """
-select coalesce(nullif(application_name, ''), 'walreceiver'), coalesce(client_addr::text, 'local'), state,
+select coalesce(nullif(application_name, ''), 'walreceiver'), coalesce(host(client_addr), 'local'), state,
        greatest(coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn), 0), 0)::bigint,
        coalesce(extract(epoch from replay_lag), 0)::float
 from pg_stat_replication where pid not in (select active_pid from pg_replication_slots
@@ -35,6 +35,12 @@ select pid, coalesce(usename, backend_type), coalesce(nullif(application_name, '
        extract(epoch from now() - xact_start)::float, to_char(xact_start, 'YYYY-MM-DD HH24:MI:SS TZ')
 from pg_stat_activity where datname = %s and xact_start < now() - make_interval(secs => %s) and pid <> pg_backend_pid()
 order by xact_start limit 20
+"""
+_LOCKERS = """
+select distinct format('pid %%s (%%s, %%s, %%s) since %%s', a.pid, usename, application_name, state,
+                       to_char(xact_start, 'YYYY-MM-DD HH24:MI:SS TZ'))
+from pg_locks l join pg_stat_activity a using (pid) join pg_database d on d.oid = l.database
+where d.datname = %s and l.granted and l.locktype = 'relation' and l.mode = 'AccessExclusiveLock' limit 10
 """
 _PUBLICATIONS = "select pubname from pg_publication order by 1"
 _SUBSCRIPTIONS = """
@@ -68,6 +74,12 @@ def free_to_rename(admin: Connection[Any], name: str) -> None:
             "none that is enabled",
             "ALTER SUBSCRIPTION … DISABLE, and decide what its publisher has to send again.",
         )
+
+
+def lockers(admin: Connection[Any], task: Task) -> str:
+    """Who holds locks that even a reader waits for."""
+    rows = admin.execute(_LOCKERS, [task.database]).fetchall()
+    return ", ".join(row[0] for row in rows) or "somebody who is gone by now"
 
 
 def _subscriptions(admin: Connection[Any], name: str) -> list[tuple[str, bool]]:

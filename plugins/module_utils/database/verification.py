@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -155,11 +156,11 @@ def _digest_alone(
     return digest.hexdigest()
 
 
-class _Staged:
+class Staged:
     """Takes the wanted tables' rows out of a backup into temporary tables of one session."""
 
-    def __init__(self, connection: Connection[Any], tables: set[str]) -> None:
-        self._connection, self._tables = connection, tables
+    def __init__(self, connection: Connection[Any], wanted: Callable[[str], bool]) -> None:
+        self._connection, self._wanted = connection, wanted
         self.stages: dict[str, tuple[str, str]] = {}  # table → (temporary table, columns)
         self._copy: Copy | None = None
         self._manager: Any = None
@@ -168,7 +169,7 @@ class _Staged:
         """The copy has it already."""
 
     def rows(self, block: Block, text: bytes) -> None:
-        if block.table not in self._tables:
+        if not self._wanted(block.table):
             return
         if self._copy is None:
             self._begin(block)
@@ -206,7 +207,7 @@ def _same_values(
     """Compares as values what differs as text."""
     with task.access.connect(copy) as connection:
         _set(connection, {**_AS_DUMPED, "client_encoding": contents.encoding or "UTF8"})
-        staged = _Staged(connection, unsure)
+        staged = Staged(connection, unsure.__contains__)
         backup.inspect(path, kind, programs, deadline, sink=staged)
         wrong = []
         for table, (stage, columns) in staged.stages.items():

@@ -1,0 +1,312 @@
+"""The one transaction in which tables get other rows, and everything around them stays as it is."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BalikError
+from . import backup
+from .access import Access, Deadline, Programs, complaint, first_line, limited, too_long
+from .definition import Table, after_rows, before_rows, describe, enabling, sequences
+from .script import CHUNK, Block
+from .verification import fingerprint
+
+try:
+    import psycopg
+except ImportError:  # said by `check`, on the host where it is missing
+    psycopg = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+# Both sides of a comparison write values alike, and catalogs name everything with its schema.
+ALIKE = {"search_path": "", "timezone": "UTC", "datestyle": "ISO", "intervalstyle": "postgres", "bytea_output": "hex"}
+_FOREIGN_KEYS = """
+select k.conname, k.conrelid::regclass::text, k.confrelid::regclass::text, r.oid, f.oid, k.confmatchtype,
+       array(select quote_ident(attname) from unnest(k.conkey) with ordinality u(n, o)
+             join pg_attribute on attrelid = k.conrelid and attnum = n order by o),
+       array(select quote_ident(attname) from unnest(k.confkey) with ordinality u(n, o)
+             join pg_attribute on attrelid = k.confrelid and attnum = n order by o)
+from pg_constraint k join pg_class r on r.oid = k.conrelid join pg_class f on f.oid = k.confrelid
+where k.contype = 'f' and k.convalidated and k.conparentid = 0
+and (k.conrelid = any(%(oids)s) or k.confrelid = any(%(oids)s))
+order by 2, 1
+"""
+_DEPENDENTS = """
+select distinct case v.relkind when 'm' then 'materialized view ' else 'view ' end || v.oid::regclass
+from pg_depend d join pg_rewrite r on r.oid = d.objid join pg_class v on v.oid = r.ev_class
+where d.classid = 'pg_rewrite'::regclass and d.refobjid = any(%(oids)s) and v.oid <> all(%(oids)s)
+union select format('foreign key %%s of %%s', conname, conrelid::regclass) from pg_constraint
+where contype = 'f' and confrelid = any(%(oids)s) and conrelid <> all(%(oids)s)
+union select format('table %%s, which inherits', inhrelid::regclass) from pg_inherits
+join pg_class c on c.oid = inhrelid
+where inhparent = any(%(oids)s) and inhrelid <> all(%(oids)s) and not c.relispartition
+order by 1
+"""
+_FAMILY = """
+with recursive family as (select %s::regclass::oid as oid union all
+  select inhrelid from pg_inherits join family on inhparent = family.oid join pg_class k on k.oid = inhrelid
+  where k.relispartition)
+select f.oid, nspname, relname, relkind from family f join pg_class c on c.oid = f.oid
+join pg_namespace n on n.oid = relnamespace order by f.oid
+"""
+
+
+class Rows:
+    """Where the rows of one table come from, and how many there must be."""
+
+    def __init__(self, of: Table, columns: Sequence[str], partitioned: bool) -> None:
+        self.of, self.columns = of, columns
+        self.listed = ", ".join('"' + column.replace('"', '""') + '"' for column in columns)
+        self.source = of.sql if partitioned else f"ONLY {of.sql}"
+
+    def fingerprint(self, connection: Connection[Any]) -> tuple[int, str]:
+        """Of the rows that are there; partitions count, tables that inherit do not."""
+        return fingerprint(connection, self.source, self.listed)
+
+
+def family(connection: Connection[Any], of: Table) -> list[tuple[int, Table, str]]:
+    """The table and its partitions: oid, name, kind as in ``pg_class``."""
+    return [(row[0], Table(row[1], row[2]), row[3]) for row in connection.execute(_FAMILY, [of.sql]).fetchall()]
+
+
+def alike(connection: Connection[Any]) -> None:
+    """Sets what must be the same on both sides of a comparison."""
+    for name, value in ALIKE.items():
+        connection.execute("select set_config(%s, %s, false)", [name, value])
+
+
+@contextmanager
+def transaction(access: Access, database: str, lock_limit: float, deadline: Deadline) -> Iterator[Connection[Any]]:
+    """One transaction: committed when the block ends well, taken back by the server in every other case.
+
+    :raises BalikError: PostgreSQL's errors as ours; what could not be locked, and who holds it.
+    """
+    with access.connect(database) as connection:
+        alike(connection)
+        try:
+            with connection.transaction():
+                connection.execute("select set_config('lock_timeout', %s, true)", [f"{round(lock_limit * 1000)}ms"])
+                connection.execute("select set_config('statement_timeout', %s, true)", [f"{int(deadline.left()) + 1}s"])
+                yield connection
+        except psycopg.Error as error:
+            where = "" if not error.diag.constraint_name else f" (constraint {error.diag.constraint_name})"
+            raise BalikError(
+                f"the tables in {database}",
+                f"{first_line(error)}{where} ({error.sqlstate or type(error).__name__})",
+                do="Everything is as it was. Put that right, and run the rollback again.",
+            ) from None
+
+
+def lock(connection: Connection[Any], access: Access, database: str, tables: Sequence[Table], mode: str) -> None:
+    """Locks the tables, their partitions too.
+
+    :raises BalikError: not within the limit; with the sessions that hold them.
+    """
+    if not tables:
+        return
+    try:
+        connection.execute(f"LOCK TABLE {', '.join(each.sql for each in tables)} IN {mode} MODE")  # type: ignore[arg-type]
+    except psycopg.errors.LockNotAvailable:
+        with access.connect(database) as other:
+            holders = [
+                row[0]
+                for row in other.execute(
+                    "select distinct format('pid %%s (%%s, %%s, %%s) since %%s', a.pid, usename, application_name,"
+                    " state, to_char(xact_start, 'HH24:MI:SS TZ')) from pg_locks l join pg_stat_activity a using (pid)"
+                    " where l.granted and l.locktype = 'relation' and l.relation = any(%s::regclass[])",
+                    [[each.sql for each in tables]],
+                )
+            ]
+        raise BalikError(
+            f"the tables {', '.join(each.said for each in tables)} in {database}",
+            f"no lock within the limit; held by {', '.join(holders[:10]) or 'somebody who is gone by now'}",
+            do="Everything is as it was. End these sessions (pg_terminate_backend), or raise db_restore_lock_limit.",
+        ) from None
+
+
+def dependents(connection: Connection[Any], oids: Sequence[int]) -> list[str]:
+    """What outside of these relations forbids to drop them."""
+    return [row[0] for row in connection.execute(_DEPENDENTS, {"oids": list(oids)})]
+
+
+def foreign_keys(connection: Connection[Any], oids: Sequence[int]) -> list[tuple[Any, ...]]:
+    """Validated foreign keys from and to these tables, as rows for :func:`orphans`."""
+    return connection.execute(_FOREIGN_KEYS, {"oids": list(oids)}).fetchall()
+
+
+def named(key: tuple[Any, ...]) -> str:
+    """A foreign key as a person reads it."""
+    return f"{key[0]} from {key[1]} to {key[2]}"
+
+
+def orphans(connection: Connection[Any], key: tuple[Any, ...], sources: Mapping[int, str] | None = None) -> int:
+    """How many rows violate a foreign key.
+
+    :param sources: oid → SQL of what stands for that table.
+    """
+    _, referring, referred, referring_oid, referred_oid, match, columns, keys = key
+    referring, referred = (
+        (sources or {}).get(oid, text) for oid, text in ((referring_oid, referring), (referred_oid, referred))
+    )
+    joined = " and ".join(f"r.{column} = f.{of}" for column, of in zip(columns, keys))
+    some = (" or " if match == "f" else " and ").join(f"r.{column} is not null" for column in columns)
+    row = connection.execute(
+        f"select count(*) from {referring} r left join {referred} f on {joined} where f.{keys[0]} is null and ({some})"  # type: ignore[arg-type]
+    ).fetchone()
+    assert row
+    return int(row[0])
+
+
+def refuse_orphans(
+    connection: Connection[Any], oids: Sequence[int], sources: Mapping[int, str] | None = None
+) -> list[str]:
+    """The foreign keys that hold.
+
+    :raises BalikError: some would not; which, and how many rows.
+    """
+    keys = foreign_keys(connection, oids)
+    broken = [f"{named(key)} ({count:,} rows)" for key in keys if (count := orphans(connection, key, sources))]
+    if broken:
+        raise BalikError(
+            "the tables with the backup's rows",
+            f"would violate {', '.join(broken)}",
+            "rows that refer to rows that are there",
+            "Add the other table to db_restore_tables too, mend those rows, or restore the whole database.",
+        )
+    return [named(key) for key in keys]
+
+
+@contextmanager
+def emptied(
+    connection: Connection[Any],
+    tables: Sequence[Table],
+    definitions: Mapping[Table, tuple[Mapping[str, Any], Mapping[str, Any]]],
+) -> Iterator[None]:
+    """The tables without their rows and with their triggers asleep; afterwards the triggers are as they were.
+
+    :param definitions: structure that is there and that is wanted, of tables whose structure changes, too.
+    """
+    connection.execute("SET LOCAL session_replication_role = replica")
+    members = [each for of in tables for each in family(connection, of)]
+    oids = [oid for oid, _, _ in members]
+    referred = {key[4] for key in foreign_keys(connection, oids) if key[3] not in oids}
+    awake = [
+        (of, trigger, state)
+        for _, of, _ in members
+        for trigger, (_, state) in describe(connection, of)["structure"]["triggers"].items()
+        if state in "AR"  # they would fire even so
+    ]
+    for of, trigger, _ in awake:
+        connection.execute(enabling(of, trigger, "D"))  # type: ignore[arg-type]
+    empty = []
+    for of in tables:
+        mine = family(connection, of)
+        if referred & {oid for oid, _, _ in mine}:  # PostgreSQL refuses to truncate it
+            connection.execute(f"DELETE FROM {of.sql if mine[0][2] == 'p' else f'ONLY {of.sql}'}")  # type: ignore[arg-type]
+        else:
+            empty.append(of.sql if mine[0][2] == "p" else f"ONLY {of.sql}")
+    if empty:
+        connection.execute(f"TRUNCATE {', '.join(empty)}")  # type: ignore[arg-type]
+    for of, (found, wanted) in definitions.items():
+        for statement in before_rows(of, dict(found), dict(wanted)):
+            connection.execute(statement)  # type: ignore[arg-type]
+    yield
+    for of, (found, wanted) in definitions.items():
+        for statement in after_rows(of, dict(found), dict(wanted)):
+            connection.execute(statement)  # type: ignore[arg-type]
+    for of, trigger, state in awake:
+        if trigger in describe(connection, of)["structure"]["triggers"]:
+            connection.execute(enabling(of, trigger, state))  # type: ignore[arg-type]
+
+
+def pour(
+    connection: Connection[Any], access: Access, scratch: str, rows: Rows, programs: Programs, deadline: Deadline
+) -> None:
+    """Copies a table's rows from the database ``scratch`` into the one of the connection."""
+    what = f"copying {rows.of.said}"
+    command = [programs["psql"], "-X", "-w", "-q", "-v", "ON_ERROR_STOP=1"]
+    command += ["-c", f"COPY (SELECT {rows.listed} FROM {rows.source}) TO STDOUT"]
+    with tempfile.TemporaryFile() as err:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=err,
+            env=access.environment(scratch, {"row_security": "off"}),
+        )
+        assert process.stdout
+        into = f"COPY {rows.of.sql} ({rows.listed}) FROM STDIN"
+        with limited(process, deadline) as over, process.stdout, connection.cursor().copy(into) as copy:  # type: ignore[arg-type]
+            for chunk in iter(lambda: process.stdout.read(CHUNK), b""):  # type: ignore[union-attr]
+                copy.write(chunk)
+            if process.wait():
+                raise too_long(what, deadline) if over.is_set() else BalikError(what, complaint(err))
+
+
+class Replay:
+    """Runs a dump of ours within a transaction: its SQL and its rows, in order. For :func:`backup.inspect`.
+
+    :param rows_only: leave the SQL out.
+    """
+
+    def __init__(self, connection: Connection[Any], rows_only: bool) -> None:
+        self._connection, self._rows_only = connection, rows_only
+        self._text: list[bytes] = []
+        self._manager: Any = None
+        self._copy: Any = None
+
+    def sql(self, text: bytes) -> None:
+        if not self._rows_only:
+            self._text.append(text)
+
+    def rows(self, block: Block, text: bytes) -> None:
+        if self._copy is None:
+            self.run()
+            statement = f"COPY {block.table} {block.columns} FROM STDIN"
+            self._manager = self._connection.cursor().copy(statement)  # type: ignore[arg-type]
+            self._copy = self._manager.__enter__()
+        self._copy.write(text)
+
+    def end(self, block: Block) -> None:
+        self._manager.__exit__(None, None, None)
+        self._manager = self._copy = None
+
+    def run(self) -> None:
+        """Runs the SQL that has come together: whole statements, since a COPY or the end follows."""
+        lines = b"".join(self._text).split(b"\n")
+        self._text = []
+        text = b"\n".join(line for line in lines if not line.startswith((b"\\restrict", b"\\unrestrict")))
+        if text.strip():
+            self._connection.execute(text)
+
+
+def replay(connection: Connection[Any], path: Path, programs: Programs, deadline: Deadline, rows_only: bool) -> None:
+    """Runs a kept archive within the transaction of the connection."""
+    sink = Replay(connection, rows_only)
+    try:
+        backup.inspect(path, "custom", programs, deadline, sink=sink)
+    except BaseException as error:
+        if sink._manager:  # the server must not take half a table for a whole one
+            with suppress(psycopg.Error):
+                sink._manager.__exit__(type(error), error, error.__traceback__)
+        raise
+    sink.run()
+
+
+def set_sequences(connection: Connection[Any], of: Table, wanted: Mapping[str, Sequence[Any]]) -> None:
+    """Gives the table's own sequences these values, within the transaction.
+
+    ``setval`` alone would outlive a rollback; after RESTART it works on a file of this transaction's own.
+    """
+    mine = sequences(connection, of)
+    for column, (_, value, given) in wanted.items():
+        if column in mine:
+            name = mine[column][0]
+            connection.execute(f"ALTER SEQUENCE {name} RESTART")  # type: ignore[arg-type]
+            connection.execute("select setval(%s::regclass, %s, %s)", [name, value, given])

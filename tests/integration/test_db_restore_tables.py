@@ -1,0 +1,388 @@
+"""A feature's tables put back to a snapshot or dropped, while the rest of the database goes on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from ansible_collections.balik.rollback.plugins.module_utils.database import tables
+from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access
+from ansible_collections.balik.rollback.plugins.module_utils.database.task import Task
+from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
+
+from tests.integration.database_restores import dump, small_disk, wait_for
+from tests.servers.postgresql import Server, postgresql
+
+DATABASE = "info pekerjaan"
+RUN = "20260110T130000Z-3f9a"
+RESTORED = ["public.leaderboard", 'Papan Peringkat."Skor ""№"" 1.0"', "public.badges", "public.scores"]
+NEW = ["public.seasons", "public.season_top"]
+FEATURE = """
+CREATE EXTENSION pgcrypto; CREATE SCHEMA "Papan Peringkat"; CREATE TYPE tier AS ENUM ('emas', 'perak');
+CREATE TABLE users (id int PRIMARY KEY, name text NOT NULL);
+INSERT INTO users SELECT n, 'Pencari ' || n FROM generate_series(1, 500) n;
+CREATE TABLE leaderboard (
+  id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, user_id int NOT NULL REFERENCES users ON DELETE CASCADE,
+  points int NOT NULL CHECK (points >= 0), tier tier, seen timestamptz DEFAULT now(),
+  doubled int GENERATED ALWAYS AS (points * 2) STORED, touched int NOT NULL DEFAULT 0);
+CREATE INDEX by_points ON leaderboard (points DESC) WHERE tier = 'emas';
+CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.touched := NEW.touched + 1; RETURN NEW; END$$;
+CREATE TRIGGER touch BEFORE INSERT OR UPDATE ON leaderboard FOR EACH ROW EXECUTE FUNCTION touch();
+CREATE TRIGGER always BEFORE INSERT OR UPDATE ON leaderboard FOR EACH ROW EXECUTE FUNCTION touch();
+ALTER TABLE leaderboard ENABLE ALWAYS TRIGGER always;
+CREATE TRIGGER off BEFORE DELETE ON leaderboard FOR EACH ROW EXECUTE FUNCTION touch();
+ALTER TABLE leaderboard DISABLE TRIGGER off;
+INSERT INTO leaderboard (user_id, points, tier) SELECT n, n, 'emas' FROM generate_series(1, 300) n;
+COMMENT ON TABLE leaderboard IS 'Papan ''peringkat'''; COMMENT ON COLUMN leaderboard.points IS 'Poin';
+CREATE ROLE reader; GRANT SELECT ON leaderboard TO reader; GRANT UPDATE (points) ON leaderboard TO reader;
+ALTER TABLE leaderboard ENABLE ROW LEVEL SECURITY;
+CREATE POLICY mine ON leaderboard TO reader USING (user_id > 1);
+CREATE RULE deny AS ON DELETE TO leaderboard WHERE old.id < 0 DO INSTEAD NOTHING;
+ALTER TABLE leaderboard REPLICA IDENTITY FULL;
+CREATE VIEW top AS SELECT * FROM leaderboard ORDER BY points DESC LIMIT 10;
+CREATE TABLE "Papan Peringkat"."Skor ""№"" 1.0" ("Id" serial PRIMARY KEY, "Nilai" numeric UNIQUE, note bytea);
+INSERT INTO "Papan Peringkat"."Skor ""№"" 1.0" ("Nilai", note)
+SELECT n / 3.0, E'\\\\x00ff' FROM generate_series(1, 50) n;
+CREATE TABLE badges (id int PRIMARY KEY, label text);
+INSERT INTO badges SELECT n, E'lencana\\t\\\\.\\n' || n FROM generate_series(1, 20) n;
+CREATE TABLE user_badges (user_id int REFERENCES users, badge_id int REFERENCES badges ON DELETE CASCADE);
+INSERT INTO user_badges SELECT n, n FROM generate_series(1, 20) n;
+CREATE TABLE scores (day date, points int, PRIMARY KEY (day, points)) PARTITION BY RANGE (day);
+CREATE TABLE scores_1 PARTITION OF scores FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
+CREATE TABLE scores_2 PARTITION OF scores FOR VALUES FROM ('2026-02-01') TO ('2026-03-01');
+INSERT INTO scores SELECT '2026-01-01'::date + n, n FROM generate_series(0, 50) n;
+CREATE PUBLICATION feed FOR TABLE leaderboard, badges;
+"""
+RELEASE = """
+UPDATE leaderboard SET points = 0, tier = NULL WHERE id < 200; DELETE FROM leaderboard WHERE id > 250;
+INSERT INTO leaderboard (user_id, points) SELECT n, 9 FROM generate_series(301, 400) n;
+INSERT INTO "Papan Peringkat"."Skor ""№"" 1.0" ("Nilai") SELECT -n FROM generate_series(1, 9) n;
+UPDATE badges SET label = 'x'; UPDATE scores SET points = points + 1000;
+CREATE TABLE seasons (id serial PRIMARY KEY, user_id int REFERENCES users, name text UNIQUE);
+INSERT INTO seasons (user_id, name) SELECT n, 'musim ' || n FROM generate_series(1, 40) n;
+COMMENT ON TABLE seasons IS 'baru'; GRANT SELECT ON seasons TO reader; ALTER PUBLICATION feed ADD TABLE seasons;
+CREATE VIEW season_top AS SELECT name FROM seasons WHERE id < 4;
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with postgresql(wal_level="logical") as running:
+        running.psql("CREATE DATABASE known_good")
+        running.psql(FEATURE, "known_good")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def snapshots(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("snapshots")
+    for letter, name in {"p": "s.sql", "c": "s.dump", "d": "s.dir"}.items():
+        dump(server, folder / name, f"-F{letter}")
+    return folder
+
+
+@pytest.fixture
+def live(server: Server) -> Iterator[Server]:
+    server.psql(f'CREATE DATABASE "{DATABASE}" TEMPLATE known_good')
+    server.psql(RELEASE, DATABASE)
+    yield server
+    for name in databases(server):
+        server.psql(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def job(live: Server, snapshots: Path, tmp_path: Path) -> Task:
+    access = Access(live.host, live.port, "postgres", application=f"balik {RUN}")
+    return Task(
+        access, DATABASE, RUN, source=str(snapshots / "s.sql"), folder=str(tmp_path / "now"), limit=60, jobs=1,
+        tables=RESTORED, drop_tables=NEW, lock_limit=3,
+        checks=[{"query": "SELECT count(*) FROM leaderboard", "expect": 300}],
+    )  # fmt: skip
+
+
+def databases(server: Server) -> list[str]:
+    known = "'postgres', 'template0', 'template1', 'known_good'"
+    return server.psql(f"SELECT datname FROM pg_database WHERE datname NOT IN ({known}) ORDER BY 1").splitlines()
+
+
+def catalog(server: Server, database: str = DATABASE) -> str:
+    """All that pg_dump knows of the database, without rows, in its order."""
+    command = [str(server.bin / "pg_dump"), "--schema-only", "-d", server.dsn(database)]
+    text = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    return "\n".join(line for line in text.splitlines() if "restrict" not in line)
+
+
+def content(server: Server, database: str = DATABASE) -> dict[str, object]:
+    """Each table's rows and each sequence's value, as text."""
+    found = {}
+    with psycopg.connect(server.dsn(database)) as connection:
+        relations = connection.execute(
+            "SELECT oid::regclass::text, relkind FROM pg_class WHERE relkind IN ('r', 'S') AND oid >= 16384"
+            " AND relnamespace::regnamespace::text !~ '^pg_|information'"
+        ).fetchall()
+        for name, kind in relations:
+            columns = "last_value::text || is_called" if kind == "S" else "x::text"
+            row = connection.execute(
+                f"SELECT md5(string_agg({columns}, ',' ORDER BY {columns})) FROM {name} x"
+            ).fetchone()
+            found[name] = row[0] if row else None
+    return found
+
+
+@contextmanager
+def untouched(server: Server) -> Iterator[None]:
+    before = catalog(server), content(server)
+    yield
+    assert (catalog(server), content(server)) == before
+    assert databases(server) == [DATABASE]
+
+
+@pytest.mark.parametrize("kind", ["s.sql", "s.dump", "s.dir"])
+def test_tables_come_back_and_new_ones_go_and_all_can_be_undone(live, snapshots, job, kind):
+    job = replace(job, source=str(snapshots / kind))
+    before = catalog(live), content(live)
+    looked = tables.check(job)
+    assert "public.leaderboard (350 rows, 300 in it)" in looked["says"]
+    assert "would drop public.seasons, public.season_top" in looked["says"]
+    assert "user_badges_badge_id_fkey from public.user_badges to public.badges" in looked["evidence"]["foreign_keys"]
+    job = replace(job, saved=looked["before"])
+    assert tables.restore(job, check_mode=True)["changed"]
+    assert (catalog(live), content(live)) == before
+
+    done = tables.restore(job)
+    assert done["changed"]
+    assert done["evidence"]["restored"]["public.leaderboard"] == 300
+    known_good = content(live, "known_good")
+    assert content(live) == known_good
+    assert catalog(live) == catalog(live, "known_good")
+    assert databases(live) == [DATABASE]
+    live.psql("INSERT INTO leaderboard (user_id, points) VALUES (1, 1)", DATABASE)
+    assert live.psql("SELECT max(id) FROM leaderboard", DATABASE) == "301"
+    assert "written to since: public.leaderboard" in tables.verify(replace(job, checks=[]))["says"]
+    assert tables.restore(job)["changed"] is False
+    assert live.psql("SELECT count(*) FROM leaderboard", DATABASE) == "301", "what was written since stays"
+    assert "restored already" in tables.check(job)["says"]
+    assert live.psql("SELECT touched FROM leaderboard WHERE id = 301", DATABASE) == "2", "triggers are as they were"
+
+    back = tables.undo(job)
+    assert back["changed"]
+    assert (catalog(live), content(live)) == before
+    assert tables.undo(job)["changed"] is False
+    with pytest.raises(BalikError, match="not restored by this run"):
+        tables.verify(job)
+    kept = Path(job.folder)
+    assert {path.stat().st_mode & 0o077 for path in kept.glob("*.dump")} == {0}
+    assert {path.name.removeprefix(f"info_pekerjaan-{RUN}-") for path in kept.iterdir()} == {
+        "tables.dump", "tables.dump.sha256", "dropped.dump", "dropped.dump.sha256", "tables.json",
+        "tables-restored.dump", "tables-restored.dump.sha256",
+    }  # fmt: skip
+
+
+def test_only_dropping_needs_no_backup(live, job):
+    job = replace(job, source="", tables=[])
+    before = catalog(live), content(live)
+    assert "would drop public.seasons" in tables.check(job)["says"]
+    assert tables.restore(job)["evidence"]["dropped"] == NEW
+    assert "seasons" not in catalog(live)
+    assert tables.undo(job)["changed"]
+    assert (catalog(live), content(live)) == before
+
+
+def test_a_table_that_the_release_changed(live, job):
+    live.psql(
+        "ALTER TABLE leaderboard ADD COLUMN streak int NOT NULL DEFAULT 7, ADD CHECK (streak > 0);"
+        "COMMENT ON COLUMN leaderboard.streak IS 'Beruntun'; CREATE INDEX by_streak ON leaderboard (streak);"
+        "DROP INDEX by_points; UPDATE leaderboard SET streak = id;"
+        "ALTER TABLE leaderboard DISABLE TRIGGER touch",
+        DATABASE,
+    )
+    job = replace(job, tables=["public.leaderboard"], drop_tables=[])
+    before = catalog(live), content(live)
+    with (
+        untouched(live),
+        pytest.raises(BalikError, match=r"column streak: new, .*index by_points: missing, trigger touch"),
+    ):
+        tables.restore(job)
+    done = tables.restore(replace(job, definitions="keep"))
+    assert done["evidence"]["definitions_changed"] == {}
+    assert (
+        live.psql("SELECT count(*), min(streak), max(streak), max(touched) FROM leaderboard", DATABASE) == "300|7|7|2"
+    )
+    tables.undo(job)
+    assert (catalog(live), content(live)) == before
+    done = tables.restore(replace(job, definitions="restore", run="second"))
+    assert "column streak: new" in done["evidence"]["definitions_changed"]["public.leaderboard"]
+    assert content(live)["leaderboard"] == content(live, "known_good")["leaderboard"]
+    assert "streak" not in catalog(live)
+    assert "by_points" in catalog(live)
+    tables.undo(replace(job, run="second"))
+    assert (catalog(live), content(live)) == before
+
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "rows that others refer to": (
+        "INSERT INTO badges VALUES (21, 'baru'); INSERT INTO user_badges VALUES (1, 21)",
+        {},
+        r"would violate user_badges_badge_id_fkey from public.user_badges to public.badges \(1 rows\)",
+    ),
+    "rows that refer to others": (
+        "SET session_replication_role = replica; DELETE FROM users WHERE id = 300",
+        {"tables": ["public.leaderboard"]},
+        r"would violate leaderboard_user_id_fkey from public.leaderboard to public.users \(1 rows\)",
+    ),
+    "a view on a new table": (
+        "CREATE VIEW mine AS SELECT * FROM seasons",
+        {},
+        r"cannot be dropped: there hang on it view public\.mine",
+    ),
+    "a reference to a new table": (
+        "CREATE TABLE prizes (season int REFERENCES seasons)",
+        {},
+        r"there hang on it foreign key prizes_season_fkey of public\.prizes",
+    ),
+    "capitals": ("", {"tables": ["public.Leaderboard"]}, r"not there; there is public\.leaderboard"),
+    "a table that is new": ("", {"tables": ["public.seasons"], "drop_tables": []}, r"does not hold public\.seasons"),
+    "no schema": ("", {"tables": ["leaderboard"]}, "expected a schema and a name"),
+    "twice": ("", {"drop_tables": ["public.badges"]}, r"public\.badges twice"),
+    "none": ("", {"tables": [], "drop_tables": []}, "both empty"),
+    "a partition": ("", {"tables": ["public.scores_1"]}, r"a partition; .*Name the partitioned table itself"),
+    "a view": ("", {"tables": ["public.top"]}, "no table"),
+    "a column that is gone": (
+        "ALTER TABLE badges DROP COLUMN label",
+        {},
+        'lack a column that the backup has: .*"label"',
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_is_refused_by_check_and_by_main(live, job, what):
+    statement, given, reason = REFUSED[what]
+    live.psql(statement, DATABASE)
+    with untouched(live):
+        with pytest.raises(BalikError, match=reason):
+            tables.check(replace(job, **given))
+        if statement or given.get("drop_tables") == []:  # the others are refused by the same lines
+            with pytest.raises(BalikError):
+                tables.restore(replace(job, **given))
+
+
+def test_a_lock_held_for_ever_is_told_and_nothing_is_done(live, job):
+    with untouched(live), psycopg.connect(live.dsn(DATABASE), application_name="laporan") as holder:
+        holder.execute("UPDATE badges SET label = 'y' WHERE id = 1")
+        with pytest.raises(BalikError, match=r"no lock within the limit; held by pid \d+ \(postgres, laporan, idle in"):
+            tables.restore(replace(job, lock_limit=1))
+        holder.rollback()
+        holder.execute("SELECT count(*) FROM badges")  # a reader is in the way of the second lock only
+        with pytest.raises(BalikError, match=r"held by .*laporan"):
+            tables.restore(replace(job, lock_limit=1))
+        holder.rollback()
+    assert tables.restore(job)["changed"]
+
+
+def test_a_full_disk_for_what_is_kept_is_told_and_nothing_is_done(live, job, tmp_path):
+    with small_disk(tmp_path / "now", "8k"), untouched(live):
+        with pytest.raises(BalikError, match=r"8 kB free; expected about .* for the backup of now"):
+            tables.check(job)
+        with pytest.raises(BalikError, match=r"pg_dump ended with 1: .*No space left on device"):
+            tables.restore(job)
+
+
+def test_without_the_right_nothing_is_begun(live, job):
+    live.psql(
+        f'CREATE ROLE half LOGIN CREATEDB; GRANT pg_signal_backend TO half; ALTER DATABASE "{DATABASE}" OWNER TO half'
+    )
+    live.psql("GRANT USAGE ON SCHEMA public TO half", DATABASE)
+    with untouched(live):
+        for act in (tables.check, tables.restore):
+            with pytest.raises(BalikError, match="may not set session_replication_role"):
+                act(replace(job, access=replace(job.access, user="half")))
+
+
+SCRIPT = (
+    "import sys, json; sys.path[:0] = json.loads(sys.argv[2]);"
+    "from ansible_collections.balik.rollback.plugins.module_utils.database import access, tables, task;"
+    "given = json.loads(sys.argv[1]); given['access'] = access.Access(**given['access']);"
+    "getattr(tables, sys.argv[3])(task.Task(**given))"
+)
+
+
+@contextmanager
+def started(job: Task, act: str = "restore") -> Iterator[subprocess.Popen]:
+    given = json.dumps({**vars(job), "access": vars(job.access)})
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, given, json.dumps(sys.path), act], stderr=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def active(live: Server, query: str) -> bool:
+    return live.psql(f"SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '{query}'") != "0"
+
+
+@pytest.mark.parametrize("act", ["restore", "undo"])
+@pytest.mark.parametrize("how", ["the run", "the server"])
+def test_killed_in_the_middle_it_is_as_if_never_begun(live, job, act, how):
+    job = replace(job, lock_limit=60)
+    if act == "undo":
+        tables.restore(job)
+    live.psql("CHECKPOINT")  # else sequences come back from a crash with up to 32 values given away
+    before = catalog(live), content(live)
+    # A reader lets the dump of now through, and stops what comes after it.
+    with closing(psycopg.connect(live.dsn(DATABASE))) as reader, started(job, act) as process:
+        reader.execute("SELECT count(*) FROM badges")
+        wait_for(lambda: active(live, "LOCK TABLE%ACCESS EXCLUSIVE%"), "it is in the middle of its transaction")
+        if how == "the run":
+            process.kill()
+        else:
+            live.kill()
+            live.start()
+        process.wait(30)
+        if how == "the run":
+            reader.rollback()
+    wait_for(lambda: not active(live, "LOCK TABLE%"), "the server has taken it back")
+    assert (catalog(live), content(live)) == before
+    if act == "restore":
+        assert tables.restore(job)["changed"]
+        assert content(live) == content(live, "known_good")
+    else:
+        assert tables.undo(job)["changed"]
+        assert "seasons" in catalog(live)
+    assert databases(live) == [DATABASE]
+
+
+def test_killed_after_the_commit_it_is_done(live, job):
+    """The tables are still locked for VACUUM when it is killed: the transaction is over, and nothing is done twice."""
+    with started(job) as process:
+        state = Path(job.folder) / f"info_pekerjaan-{RUN}-tables.json"
+        wait_for(state.exists, "the transaction is about to end")
+        xid = json.loads(state.read_text())["xid"]
+        wait_for(lambda: live.psql(f"SELECT pg_xact_status('{xid}')") != "in progress", "it has ended")
+        process.kill()
+        process.wait()
+    live.psql("UPDATE leaderboard SET points = 77 WHERE id = 1", DATABASE)
+    assert tables.restore(job)["changed"] is False
+    assert live.psql("SELECT points FROM leaderboard WHERE id = 1", DATABASE) == "77"
+    assert databases(live) == [DATABASE]
+    tables.undo(job)
+    assert live.psql("SELECT count(*) FROM leaderboard", DATABASE) == "350"
+
+
+def test_what_was_kept_and_spoiled_is_not_brought_back(live, job):
+    tables.restore(job)
+    kept = Path(job.folder) / f"info_pekerjaan-{RUN}-tables.dump"
+    content_of = bytearray(kept.read_bytes())
+    content_of[-50] ^= 0xFF
+    kept.write_bytes(content_of)
+    with untouched(live), pytest.raises(BalikError, match="its SHA-256 is"):
+        tables.undo(job)
