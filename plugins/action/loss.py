@@ -64,7 +64,9 @@ class ActionModule(RollbackAction):
     def _due(self) -> dict[str, Any]:
         run = self._newest()
         step = run.steps.get(STEP) if run else None
-        hosts = self.step_hosts(STEP) if step and step.state == "done" else []
+        # Single tables are kept by the step itself, as dumps; only a whole database is replaced by another.
+        whole = self.step_setting(STEP, "scope") in (None, "database")
+        hosts = self.step_hosts(STEP) if step and step.state == "done" and whole else []
         backups = {host: saved.get("backup", "") for host, saved in step.saved.items()} if step else {}
         return {"hosts": hosts, "run": run.id if run else "", "backups": backups, "settings": self._settings()}
 

@@ -36,9 +36,9 @@ options:
   backup:
     description:
       - Where the backup is, as with O(balik.rollback.database_backup#module:place). From another place it is fetched
-        first, within O(limit).
+        first, within O(limit). Empty where O(tables) are dropped and nothing is restored.
     type: str
-    required: true
+    default: ""
   golive:
     description: When the release went live, in ISO 8601 with a time zone; needed when O(backup) is a pattern.
     type: str
@@ -189,7 +189,7 @@ OPTIONS: dict[str, Any] = {
     "state": {"type": "str", "choices": ["told", "exported"], "required": True},
     "database": {"type": "str", "required": True},
     "run": {"type": "str", "default": ""},
-    "backup": {"type": "str", "required": True},
+    "backup": {"type": "str", "default": ""},
     "golive": {"type": "str", "default": ""},
     "live": {"type": "bool", "default": False},
     "folder": {"type": "path", "default": ""},
@@ -266,7 +266,7 @@ def main() -> None:
     try:
         path, unfit = module.params["backup"], ""
         try:
-            path = brought(module.params, module.check_mode)
+            path = brought(module.params, module.check_mode) if path else path
         except BalikError as error:
             if module.params["state"] == "exported":
                 raise

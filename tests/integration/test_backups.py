@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -281,3 +282,25 @@ def test_a_manifest_makes_an_estimate_one_since_the_backup(server, tmp_path):
         time.sleep(0.2)
     assert table["note"] == "an estimate, by the server's counters at the backup"
     assert found["taken_by"] == "manifest"
+
+
+def test_the_module_shows_no_key(made, endpoint, tmp_path):
+    place, name = place_at("s3", tmp_path / "module", None, endpoint)  # type: ignore[arg-type]
+    store(place, made, limit())
+    arguments = {
+        "state": "fetched",
+        "place": f"{place.title}/{name}",
+        "golive": LAUNCH,
+        "folder": str(tmp_path / "here"),
+        "s3": {**KEYS, "endpoint_url": endpoint},
+    }
+    programs = Path(sys.executable).parent
+    done = subprocess.run(
+        [programs / "ansible", "localhost", "-i", "localhost,", "-c", "local", "-vvv", "-m",
+         "balik.rollback.database_backup", "-a", json.dumps(arguments), "-e",
+         f"ansible_python_interpreter={sys.executable}"],
+        capture_output=True, text=True, timeout=60, check=False, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "here" / made.name).read_bytes() == made.read_bytes()
+    assert KEYS["secret_key"] not in done.stdout + done.stderr

@@ -368,9 +368,49 @@ def test_only_some_tables_and_never_one_that_is_nowhere(server, backups):
         statement(asked(server, backups / "s.dump", only=["clickz"]))
 
 
+def test_tables_that_are_only_dropped_lose_all_their_rows(server, backups):
+    found = statement(replace(asked(server, Path()), backup="", only=["leaderboard"]))
+    assert (found["exact"], counts(found)) == (True, {"public.leaderboard": ("new", 2, 0, 0)})
+    assert found["says"][0].startswith(f"dropping tables of {DATABASE} would lose 2 rows")
+
+
 def test_a_down_migration_can_ask_what_it_would_destroy(server, backups):
     deadline = Deadline(30)
     access = Access(server.host, server.port, "postgres")
     database = reach(access, "postgres", deadline)[0].to(DATABASE)
     asked_of = [("public", "leaderboard", ""), ("public", "same", "colour"), ("public", "nowhere", "")]
     assert list(would_drop(database, asked_of).values()) == [2, 1, None]
+
+
+def test_an_export_that_is_killed_leaves_nothing_half_done(server, backups, tmp_path):
+    """The replaced database is opened for the export, and closed by the next one where that was killed."""
+    kept = f"{DATABASE}__before_{RUN}"
+    server.psql(f"CREATE DATABASE {quoted(kept)} TEMPLATE {quoted(DATABASE)}")
+    server.psql(f"ALTER DATABASE {quoted(kept)} ALLOW_CONNECTIONS false")
+    script = f"""
+import sys; sys.path.insert(0, "collections")
+from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access
+from ansible_collections.balik.rollback.plugins.module_utils.loss import export
+from ansible_collections.balik.rollback.plugins.module_utils.loss.statement import Asked
+export._write = lambda *_: (print("there", flush=True), sys.stdin.read())
+asked = Asked(Access("{server.host}", {server.port}, "postgres"), {DATABASE!r}, "{RUN}", {str(backups / "s.sql")!r},
+              exact="always")
+export.export(asked, {str(tmp_path)!r}, {kept!r})
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    try:
+        assert process.stdout.readline() == "there\n"
+    finally:
+        process.kill()
+        process.wait()
+    assert [path.name for path in tmp_path.glob("*.lost")] == []
+    done = export(asked(server, backups / "s.sql"), str(tmp_path), kept)
+    assert len(done["files"]) == 11
+    assert [path.name for path in tmp_path.iterdir()] == [Path(done["folder"]).name]
+    assert server.psql("SELECT datallowconn FROM pg_database WHERE datname LIKE '%before%'") == "f"
+    server.psql(f"DROP DATABASE {quoted(kept)}")
+    end = time.monotonic() + 20
+    while len(databases(server)) > 1:  # the killed one's, as soon as its sessions are gone
+        statement(asked(server, backups / "s.dump"))
+        assert time.monotonic() < end

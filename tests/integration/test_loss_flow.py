@@ -138,6 +138,11 @@ def test_it_is_told_alone_and_a_check_run_makes_no_database(product: Product, se
     assert checked.returncode == 0, checked.stdout
     assert "not exactly known: this is a check run" in checked.stdout
     assert server.psql("SELECT count(*), max(oid) FROM pg_database") == before
+    made = product.play(playbook="playbooks/backup.yml")
+    assert made.returncode == 0, made.stdout
+    assert "BEWARE: go-live was at 2026-01-10" in made.stdout
+    manifest = next(Path(product.plan["db_restore_backup"]).parent.glob("*.manifest.json"))
+    assert json.loads(manifest.read_text())["tables"]["public.documents"]["rows"] == 101
     told = product.play(playbook="playbooks/loss.yml")
     assert told.returncode == 0, told.stdout
     assert "(exactly, by comparing every row with the backup)" in told.stdout

@@ -353,7 +353,7 @@ class Comparison:
             jobs.append((pair, wrong, differing))
         with ThreadPoolExecutor(_WORKERS) as pool:
             found = list(pool.map(lambda job: self._difference(scratch, *job), jobs))
-        found += self._only_now([title for title in self.tables if title not in then])
+        found += self.whole([title for title in self.tables if title not in then])
         return found + self._only_then(scratch, [title for title in then if title not in self.tables], then)
 
     def _difference(self, scratch: Psql, pair: Pair, wrong: str | None, differing: list[int]) -> Difference:
@@ -450,7 +450,7 @@ class Comparison:
         found.by = pair.times.names if found.newest else None
         return found
 
-    def _only_now(self, titles: Sequence[str]) -> list[Difference]:
+    def whole(self, titles: Sequence[str]) -> list[Difference]:
         """Tables that the backup does not have: all their rows go."""
         found = []
         queries = []

@@ -93,6 +93,8 @@ def statement(asked: Asked, may_write: bool = True, unfit: str = "") -> dict[str
         "taken": iso(taken) if taken else None,
         "taken_by": taken_by,
     }
+    if not asked.backup:
+        return _told({**head, **_dropped(asked), "seconds": _seconds(began, {})})
     reason = unfit or _why_not(asked, may_write)
     if not reason:
         try:
@@ -125,6 +127,8 @@ def _seconds(began: float, parts: Mapping[str, float]) -> dict[str, float]:
 def taken_at(path: str) -> tuple[datetime | None, str]:
     """When the backup was taken, and who says so: its manifest, or else its file's time, which is that of its end."""
     place = Path(path)
+    if not path:
+        return None, ""
     if not place.exists():
         return None, f"{path} is not there"
     manifest = read_manifest(place)
@@ -182,12 +186,9 @@ def _as_it_is() -> Iterator[None]:
 
 @contextmanager
 def _opened(server: Psql, database: str) -> Iterator[None]:
-    """A database that was closed when it was replaced: nobody else knows its name. Closed again at the end."""
+    """A database that was closed when it was replaced: nobody else knows its name. Closed again at the end, also where
+    a killed export has left it open."""
     writer = server.to(server.database, writes=True)
-    was = server.one(f"SELECT datallowconn AS open FROM pg_database WHERE datname = {literal(database)}")["open"]
-    if was:
-        yield
-        return
     writer.do(f"ALTER DATABASE {name(database)} WITH ALLOW_CONNECTIONS true")
     try:
         yield
@@ -255,6 +256,16 @@ def _weight(found: Difference) -> tuple[bool, int, int, str]:
 
 
 # Without a comparison
+
+
+def _dropped(asked: Asked) -> dict[str, Any]:
+    """Tables that go without any backup being restored: all their rows."""
+    server, major = reach(asked.access, asked.maintenance, Deadline(max(asked.limit, _QUICK)), asked.programs)
+    with server.to(asked.database).steady() as now:
+        at = utc_now()
+        comparison = Comparison(now, major, asked.times, asked.only)
+        _refuse(asked.only, comparison.tables)
+        return _body(comparison.whole(list(comparison.tables)), [], at)
 
 
 def _estimate(asked: Asked, taken: datetime | None, reason: str) -> dict[str, Any]:
@@ -340,20 +351,22 @@ def lines(found: Mapping[str, Any], most: int = 10) -> Iterator[str]:
     """
     total = found["total"]
     taken = f", {found['taken_by']} {_short(found['taken'])}" if found["taken"] else ""
-    backup = f"{Path(found['backup']).name}{taken}"
+    what = f"restoring {found['database']} from {Path(found['backup']).name}{taken}"
+    if not found["backup"]:
+        what = f"dropping tables of {found['database']}"
     if found["exact"]:
-        how = "exactly, by comparing every row with the backup"
+        how = "exactly, by comparing every row with the backup" if found["backup"] else "exactly: all rows"
     else:
         how = f"not exactly known: {found['reason']}" if found["reason"] else "not exactly known for every table"
     if not found["tables"] and found["exact"]:
-        yield f"restoring {found['database']} from {backup} would lose nothing ({how})"
+        yield f"{what} would lose nothing ({how})"
         return
     about = "" if found["exact"] else "about "
     span = f", written from {_short(total['oldest'])} to {_short(total['newest'])}" if total["newest"] else ""
     deleted = f"; {total['deleted']:,} rows that were deleted since would come back" if total["deleted"] else ""
     unknown = f"; UNKNOWN for {len(total['unknown'])} tables" if total["unknown"] else ""
     yield (
-        f"restoring {found['database']} from {backup} would lose {about}{total['lost']:,} rows"
+        f"{what} would lose {about}{total['lost']:,} rows"
         f" ({total['inserted']:,} inserted, {total['changed']:,} changed){span}{deleted}{unknown} ({how})"
     )
     for each in found["tables"][:most]:
