@@ -362,14 +362,16 @@ with compared(asked):
 
 
 def test_only_some_tables_and_never_one_that_is_nowhere(server, backups):
-    found = statement(asked(server, backups / "s.dump", only=["clicks", "law firm.Case Files"]))
+    found = statement(asked(server, backups / "s.dump", only=["clicks", '"law firm"."Case Files"']))
     assert set(counts(found)) == {"public.clicks", "law firm.Case Files"}
     with pytest.raises(BalikError, match=r"table public\.clickz: neither in the database nor in the backup"):
         statement(asked(server, backups / "s.dump", only=["clickz"]))
 
 
 def test_tables_that_are_only_dropped_lose_all_their_rows(server, backups):
-    found = statement(replace(asked(server, Path()), backup="", only=["leaderboard"]))
+    server.psql("CREATE VIEW best AS SELECT * FROM leaderboard", DATABASE)
+    found = statement(replace(asked(server, Path()), backup="", only=["public.leaderboard", "public.best"]))
+    server.psql("DROP VIEW best", DATABASE)
     assert (found["exact"], counts(found)) == (True, {"public.leaderboard": ("new", 2, 0, 0)})
     assert found["says"][0].startswith(f"dropping tables of {DATABASE} would lose 2 rows")
 

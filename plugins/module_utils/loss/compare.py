@@ -106,7 +106,7 @@ def tables(database: Psql, only: Iterable[str] = ()) -> dict[str, Table]:
 
     :param only: titles, or names of tables in ``public``; all where it is empty.
     """
-    wanted = {each if "." in each else f"public.{each}" for each in only}
+    wanted = {title_of(each) for each in only}
     found = {}
     for row in database.rows(_TABLES):
         columns = {column["name"]: column for column in row["columns"]}
@@ -115,6 +115,23 @@ def tables(database: Psql, only: Iterable[str] = ()) -> dict[str, Table]:
         if not wanted or table.title in wanted:
             found[table.title] = table
     return found
+
+
+def title_of(table: str) -> str:
+    """A table as :attr:`Table.title` has it.
+
+    >>> title_of("clicks"), title_of('"law firm"."Case Files"')
+    ('public.clicks', 'law firm.Case Files')
+    """
+    plain = table.replace('"', "")
+    return plain if "." in plain else f"public.{plain}"
+
+
+def views(database: Psql) -> dict[str, str]:
+    """What holds no rows of its own, by title: dropping it loses none."""
+    kinds = "SELECT n.nspname || '.' || c.relname AS title, c.relkind AS kind FROM pg_class c JOIN pg_namespace n"
+    found = database.rows(f"{kinds} ON n.oid = c.relnamespace WHERE c.relkind IN ('v', 'm', 'f')")
+    return {row["title"]: row["kind"] for row in found}
 
 
 def sequences(database: Psql) -> dict[str, int | None]:
@@ -506,11 +523,11 @@ def would_drop(database: Psql, dropped: Iterable[tuple[str, str, str]]) -> dict[
     return {each: rows[0].get("n") if rows else None for each, rows in zip(asked, answers)}
 
 
-def refuse_unknown_tables(only: Iterable[str], *sides: Mapping[str, Table]) -> None:
+def refuse_unknown_tables(only: Iterable[str], *sides: Mapping[str, object]) -> None:
     """
     :raises BalikError: a table that was asked for is on neither side.
     """
     for each in only:
-        title = each if "." in each else f"public.{each}"
+        title = title_of(each)
         if not any(title in side for side in sides):
             raise BalikError(f"table {title}", "neither in the database nor in the backup", do="Correct its name.")

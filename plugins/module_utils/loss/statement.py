@@ -19,7 +19,7 @@ from ..database.access import Access, Deadline
 from ..errors import BalikError
 from ..units import format_duration, iso, parse_time, utc_now
 from . import scratch
-from .compare import Comparison, Difference, Pair, Times, in_iso, refuse_unknown_tables, sequences, tables
+from .compare import Comparison, Difference, Pair, Times, in_iso, refuse_unknown_tables, sequences, tables, views
 from .psql import Psql, literal, name, reach
 
 ALWAYS, AUTO, NEVER = "always", "auto", "never"
@@ -163,7 +163,7 @@ def compared(asked: Asked, closed: bool = False) -> Iterator[Compared]:
             with scratch.loaded(server, asked.database, asked.run, Path(asked.backup), asked.jobs) as copy:
                 seconds["load"] = round(time.monotonic() - began, 2)
                 then = tables(copy, asked.only)
-                _refuse(asked.only, comparison.tables, then)
+                _refuse(asked.only, comparison.tables, then, views(now))
                 were = sequences(copy)
                 pairs = comparison.pairs(then)
                 sums = _fitting(comparison, now, pairs, guess, early.result())
@@ -264,7 +264,7 @@ def _dropped(asked: Asked) -> dict[str, Any]:
     with server.to(asked.database).steady() as now:
         at = utc_now()
         comparison = Comparison(now, major, asked.times, asked.only)
-        _refuse(asked.only, comparison.tables)
+        _refuse(asked.only, comparison.tables, views(now))
         return _body(comparison.whole(list(comparison.tables)), [], at)
 
 
@@ -274,7 +274,7 @@ def _estimate(asked: Asked, taken: datetime | None, reason: str) -> dict[str, An
     server, _major = reach(asked.access, asked.maintenance, deadline, asked.programs)
     now = server.to(asked.database)
     there = tables(now, asked.only)
-    _refuse(asked.only, there)
+    _refuse(asked.only, there, views(now))
     manifest = read_manifest(Path(asked.backup)) if Path(asked.backup).exists() else None
     counted = {f"{row['schema']}.{row['relation']}": row for row in now.rows(_STATISTICS)}
     found = {title: _by_statistics(title, counted.get(title), manifest, taken) for title in there}
