@@ -227,6 +227,22 @@ def test_a_table_that_the_release_changed(live, job):
     assert (catalog(live), content(live)) == before
 
 
+def test_a_table_that_the_release_made_refer_to_a_new_one(live, job):
+    live.psql(
+        "ALTER TABLE leaderboard ADD COLUMN season_id int REFERENCES seasons; UPDATE leaderboard SET season_id = 2",
+        DATABASE,
+    )
+    before = catalog(live), content(live)
+    with untouched(live), pytest.raises(BalikError, match="hang on it foreign key leaderboard_season_id_fkey"):
+        tables.check(job)
+    job = replace(job, definitions="restore")
+    tables.check(job)
+    tables.restore(job)
+    assert (catalog(live), content(live)) == (catalog(live, "known_good"), content(live, "known_good"))
+    tables.undo(job)
+    assert (catalog(live), content(live)) == before
+
+
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "rows that others refer to": (
         "INSERT INTO badges VALUES (21, 'baru'); INSERT INTO user_badges VALUES (1, 21)",

@@ -158,10 +158,13 @@ class Server:
 
 
 @contextmanager
-def postgresql(**settings: object) -> Iterator[Server]:
-    """A running server, with ``settings`` as in ``postgresql.conf``; ended and removed afterwards."""
+def postgresql(in_memory: bool = True, **settings: object) -> Iterator[Server]:
+    """A running server, with ``settings`` as in ``postgresql.conf``; ended and removed afterwards.
+
+    :param in_memory: its data in memory, where there is room.
+    """
     memory = Path("/dev/shm")
-    roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _ROOM
+    roomy = in_memory and memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _ROOM
     folder = Path(tempfile.mkdtemp(prefix="balik-pg-", dir=memory if roomy else None))
     try:
         folder.chmod(0o755)  # the socket is in it, and whoever tests may connect

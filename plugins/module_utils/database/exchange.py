@@ -42,7 +42,7 @@ select distinct case v.relkind when 'm' then 'materialized view ' else 'view ' e
 from pg_depend d join pg_rewrite r on r.oid = d.objid join pg_class v on v.oid = r.ev_class
 where d.classid = 'pg_rewrite'::regclass and d.refobjid = any(%(oids)s) and v.oid <> all(%(oids)s)
 union select format('foreign key %%s of %%s', conname, conrelid::regclass) from pg_constraint
-where contype = 'f' and confrelid = any(%(oids)s) and conrelid <> all(%(oids)s)
+where contype = 'f' and confrelid = any(%(oids)s) and conrelid <> all(%(oids)s || %(spared)s::oid[])
 union select format('table %%s, which inherits', inhrelid::regclass) from pg_inherits
 join pg_class c on c.oid = inhrelid
 where inhparent = any(%(oids)s) and inhrelid <> all(%(oids)s) and not c.relispartition
@@ -55,6 +55,10 @@ with recursive family as (select %s::regclass::oid as oid union all
 select f.oid, nspname, relname, relkind from family f join pg_class c on c.oid = f.oid
 join pg_namespace n on n.oid = relnamespace order by f.oid
 """
+
+
+#: What stands for a table while its new rows are not in it yet: oid → (SQL, its columns as SQL).
+Sources = Mapping[int, tuple[str, set[str]]]
 
 
 class Rows:
@@ -130,9 +134,19 @@ def lock(connection: Connection[Any], access: Access, database: str, tables: Seq
         ) from None
 
 
-def dependents(connection: Connection[Any], oids: Sequence[int]) -> list[str]:
-    """What outside of these relations forbids to drop them."""
-    return [row[0] for row in connection.execute(_DEPENDENTS, {"oids": list(oids)})]
+def dependents(connection: Connection[Any], oids: Sequence[int], spared: Sequence[int] = ()) -> list[str]:
+    """What outside of these relations forbids to drop them.
+
+    :param spared: relations whose foreign keys do not count.
+    """
+    given = {"oids": list(oids), "spared": list(spared)}
+    return [row[0] for row in connection.execute(_DEPENDENTS, given)]
+
+
+def columns_of(connection: Connection[Any], source: str) -> set[str]:
+    """A relation's columns, as SQL."""
+    query = "select quote_ident(attname) from pg_attribute where attrelid = %s::regclass and attnum > 0"
+    return {row[0] for row in connection.execute(query, [source])}
 
 
 def foreign_keys(connection: Connection[Any], oids: Sequence[int]) -> list[tuple[Any, ...]]:
@@ -145,29 +159,28 @@ def named(key: tuple[Any, ...]) -> str:
     return f"{key[0]} from {key[1]} to {key[2]}"
 
 
-def orphans(connection: Connection[Any], key: tuple[Any, ...], sources: Mapping[int, str] | None = None) -> int:
-    """How many rows violate a foreign key.
-
-    :param sources: oid → SQL of what stands for that table.
-    """
+def orphans(connection: Connection[Any], key: tuple[Any, ...], sources: Sources | None = None) -> int:
+    """How many rows violate a foreign key; a column that ``sources`` do not have holds nothing that could."""
     _, referring, referred, referring_oid, referred_oid, match, columns, keys = key
-    referring, referred = (
-        (sources or {}).get(oid, text) for oid, text in ((referring_oid, referring), (referred_oid, referred))
-    )
+    stands = sources or {}
+    referring, here = stands.get(referring_oid, (referring, set(columns)))
+    referred, there = stands.get(referred_oid, (referred, set(keys)))
+    if not here.issuperset(columns) or not there.issuperset(keys):
+        return 0
     joined = " and ".join(f"r.{column} = f.{of}" for column, of in zip(columns, keys))
     some = (" or " if match == "f" else " and ").join(f"r.{column} is not null" for column in columns)
     row = connection.execute(
-        f"select count(*) from {referring} r left join {referred} f on {joined} where f.{keys[0]} is null and ({some})"  # type: ignore[arg-type]
+        f"select count(*) from {referring} r left join {referred} f on {joined}"  # type: ignore[arg-type]
+        f" where f.{keys[0]} is null and ({some})"
     ).fetchone()
     assert row
     return int(row[0])
 
 
-def refuse_orphans(
-    connection: Connection[Any], oids: Sequence[int], sources: Mapping[int, str] | None = None
-) -> list[str]:
-    """The foreign keys that hold.
+def refuse_orphans(connection: Connection[Any], oids: Sequence[int], sources: Sources | None = None) -> list[str]:
+    """The foreign keys from and to these tables that hold.
 
+    :param sources: see :data:`Sources`.
     :raises BalikError: some would not; which, and how many rows.
     """
     keys = foreign_keys(connection, oids)

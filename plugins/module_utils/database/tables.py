@@ -24,6 +24,7 @@ from .definition import Table, describe, differences, sequences, table, unchange
 from .exchange import (
     Rows,
     alike,
+    columns_of,
     dependents,
     emptied,
     family,
@@ -311,7 +312,10 @@ def _fits(connection: Connection[Any], task: Task, wanted: list[Table], dropped:
         there.add(each)
         if each in dropped:
             oids += [oid for oid, _, _ in family(connection, each)]
-    hanging = dependents(connection, oids) if oids else []
+    # What `restore` takes off the tables that stay is gone before these are dropped.
+    changing = wanted if task.definitions == "restore" else []
+    spared = [scalar(connection, "select %s::regclass::oid", each.sql) for each in changing]
+    hanging = dependents(connection, oids, spared) if oids else []
     if hanging:
         raise BalikError(
             f"{_said(dropped)} in {task.database}",
@@ -361,7 +365,7 @@ def _looked(
             raise BalikError(
                 str(path), f"it does not hold {_said(missing)}", "all of db_restore_tables", "Are they new? Drop them."
             )
-        sources: dict[int, str] = {}
+        sources: dict[int, tuple[str, set[str]]] = {}
         for each in wanted:
             now = Rows(each, ["tableoid"], describe(connection, each)["around"]["kind"] == "p")
             stage = stages.get(each)
@@ -369,7 +373,7 @@ def _looked(
             then = scalar(connection, count + stage[0]) if stage else 0
             rows[each.said] = (scalar(connection, count + now.source), then)
             if stage:
-                sources |= {oid: stage[0] for oid, _, _ in family(connection, each)[:1]}
+                sources[family(connection, each)[0][0]] = (stage[0], columns_of(connection, stage[0]))
         keys = refuse_orphans(connection, list(sources), sources)
     return contents, rows, keys
 
@@ -614,10 +618,10 @@ def _take_back(task: Task, state: _State, programs: Programs, deadline: Deadline
             for path in archives:
                 if path.name.endswith("-tables.dump"):
                     replay(live, path, programs, deadline, rows_only=True)
-        for path in archives:
-            if path.name.endswith("-dropped.dump"):
-                replay(live, path, programs, deadline, rows_only=False)
-                alike(live)  # the archive sets its own
+            for path in archives:  # between rows and foreign keys: each kind may refer to the other
+                if path.name.endswith("-dropped.dump"):
+                    replay(live, path, programs, deadline, rows_only=False)
+                    alike(live)  # the archive sets its own
         for each in [*wanted, *dropped]:
             _as_kept(live, each, before[each.said], each in dropped)
         refuse_orphans(live, [oid for each in [*wanted, *dropped] for oid, _, _ in family(live, each)])

@@ -117,6 +117,36 @@ def test_what_would_leave_the_database_is_refused(line):
 
 
 @pytest.mark.parametrize(
+    "statement",
+    [
+        b"COPY t FROM PROGRAM 'x';",
+        b"copy public.t (a, b)\n  from\n  program 'x';",
+        b"COPY (SELECT 1) TO '/etc/x';",
+        b"""COPY "a b".t FROM E'/etc/passwd';""",
+        b"DO $$BEGIN COPY t FROM PROGRAM $x$y$x$; END$$;",
+    ],
+)
+def test_what_would_use_the_servers_programs_or_files_is_refused(statement):
+    with pytest.raises(BalikError, match=r"line 1[1-5] would run a program on the server, or use one of its files"):
+        read(DUMP.replace(b"\nCREATE EXTENSION", b"\n" + statement + b"\nCREATE EXTENSION"))
+
+
+@pytest.mark.parametrize(
+    "statement", [b"-- a copy from 'x'", b"COMMENT ON TABLE t IS 'copy from ''a'';", b"SELECT 'x';"]
+)
+def test_words_that_only_look_like_it_are_not(statement):
+    read(DUMP.replace(b"\nCREATE EXTENSION", b"\n" + statement + b"\nCREATE EXTENSION"))
+
+
+def test_the_dumps_own_restriction_is_handed_on_as_a_comment():
+    reader = backup.Reader("backup")
+    text = reader.feed(DUMP)
+    assert len(text) == len(DUMP)
+    assert b"\n--estrict 4hQkxPvuH2\n" in text
+    assert b"\n--nrestrict 4hQkxPvuH2\n" in text
+
+
+@pytest.mark.parametrize(
     ("text", "reason"),
     [
         (re.sub(rb"COPY .*?\n\\\.\n", b"", DUMP, flags=re.S), "no rows for any"),
