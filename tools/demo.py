@@ -299,6 +299,7 @@ if __name__ == "__main__":
         sys.exit(main())
     except Failed as failure:
         print(f"demo: {failure}", file=sys.stderr)
+        print("demo: what was built stays up for you to look at; `make demo-down` removes it.", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("demo: stopped. `make demo` begins anew, `make demo-down` removes what is there.", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from ..module_utils import run as runs
@@ -11,13 +12,18 @@ from ..plugin_utils.action import RollbackAction
 
 KIND_OF = {answer: kind for kind, answers in runs.ANSWERS.items() for answer in answers}
 
+LATE = (
+    " What runs is stopped where it runs, with Ctrl-C or by cancelling the job; it does not go on after that without "
+    "your Go"
+)
+
 
 class ActionModule(RollbackAction):
     """Go, No-Go, a sign-off or a statement, in a role, with a reason."""
 
     ARGUMENTS: ClassVar[dict[str, Any]] = {
         "role": {"type": "str", "required": True},
-        "answer": {"type": "str", "required": True, "choices": [*KIND_OF]},
+        "answer": {"type": "str", "required": True},
         "reason": {"type": "str", "required": True},
         "by": {"type": "str", "default": ""},
         "item": {"type": "str", "default": ""},
@@ -25,6 +31,9 @@ class ActionModule(RollbackAction):
     }
 
     def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        problems = list(self._missing(arguments))
+        if problems:
+            raise BalikError("; ".join(str(problem) for problem in problems), "nothing was written down")
         kind = KIND_OF[arguments["answer"]]
         body = {**arguments, "by": arguments["by"].strip() or self.operator, "reason": arguments["reason"].strip()}
         self._check(kind, body)
@@ -37,17 +46,26 @@ class ActionModule(RollbackAction):
         says = f"{body['by']} ({title}): {body['answer']}{about}: {body['reason']}"
         if kind == "decision" and not found:
             says += " (no rollback is running; this counts for one that begins within the plan's `valid` time)"
+        elif kind == "decision" and found and found.decided:
+            says += f" (run {found.id} is decided already: {found.decided['reason']}."
+            if body["answer"] == runs.NO_GO:
+                says += LATE
+            says += ")"
         self.say(says)
         return {"changed": not self.check_mode, "says": says}
 
+    def _missing(self, arguments: dict[str, Any]) -> Iterator[BalikError]:
+        """Of role, answer and reason, those that cannot be read."""
+        if arguments["role"] not in self.plan.people:
+            yield BalikError("decide_role", f"found {arguments['role']!r}", f"one of {', '.join(self.plan.people)}")
+        if arguments["answer"] not in KIND_OF:
+            yield BalikError("decide_answer", f"found {arguments['answer']!r}", f"one of {', '.join(KIND_OF)}")
+        if not arguments["reason"].strip(". …"):
+            found = f"found {arguments['reason']!r}"
+            yield BalikError("decide_reason", found, "why, in a sentence: it stands in the report")
+
     def _check(self, kind: str, body: dict[str, Any]) -> None:
         plan = self.plan
-        if body["role"] not in plan.people:
-            raise BalikError("decide_role", f"found {body['role']!r}", f"one of {', '.join(plan.people)}")
-        if not body["reason"].strip(". …"):
-            raise BalikError(
-                "decide_reason", f"found {body['reason']!r}", "why, in a sentence: it stands in the report"
-            )
         names = plan.people[body["role"]].names
         if names and body["by"] not in names:
             raise BalikError(

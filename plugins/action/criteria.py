@@ -61,9 +61,7 @@ class ActionModule(RollbackAction):
         found = measure(self)
         for verdict in found.verdicts:
             self.say(f"{MARKS[verdict.verdict]}  {verdict.says}: {verdict.reason}")
-        scope = self.variables.get("rollback_scope") or found.touches or ("backend",)
-        if isinstance(scope, str):  # -e and AWX give texts
-            scope = [part.strip() for part in scope.split(",")]
+        scope = self.wished_scope() or found.touches or ("backend",)
         remedy = self.plan.remedy(scope, self.variables.get("rollback_remedy"))
         result = {
             "verdict": found.verdict,

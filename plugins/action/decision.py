@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from ..module_utils import run as runs
+from ..module_utils.errors import BalikError
 from ..module_utils.loss import entries as losses
 from ..module_utils.plan import Procedure, Remedy
 from ..module_utils.units import format_duration, utc_now
@@ -28,6 +29,7 @@ class ActionModule(RollbackAction):
     def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
         self.run_id = arguments["run"]
         if decided := self.run_of(self.run_id).decided:
+            self._refuse_taken_back(decided)
             return {**decided, "steps": self._steps(self.plan.remedy((), decided["remedy"])), "says": decided["reason"]}
         remedy = self.plan.remedies[arguments["remedy"]]
         procedure = self.plan.procedure(utc_now(), self.variables.get("rollback_procedure"))
@@ -46,6 +48,23 @@ class ActionModule(RollbackAction):
             return self._outcome(runs.GO, reason, remedy, procedure, {})
         return self._wait(needed, remedy, procedure, str(wish or arguments["says"]))
 
+    def _refuse_taken_back(self, decided: dict[str, Any]) -> None:
+        """A run that was decided goes on without asking again, unless somebody has said No-Go meanwhile."""
+        no = runs.taken_back(self.entries(), self.run_id)
+        if not no:
+            return
+        if glass := self.variables.get("rollback_break_glass"):
+            body = {"by": self.operator, "role": self.glass_role(), "reason": str(glass), "remedy": decided["remedy"]}
+            self.append("glass-broken", body, self.run_id)
+            return
+        again = {"decide_role": no.role, "decide_by": "…", "decide_answer": "go", "decide_reason": "…"}
+        raise BalikError(
+            f"run {self.run_id}",
+            f"No-Go by {no.by} ({self.plan.people[no.role].title}) since it was decided: {no.reason}",
+            do=f"What was done stays as it is. To go on, let them say Go (`{self.command('decide.yml', **again)}`), "
+            "break the glass, or begin anew with -e rollback_fresh=true.",
+        )
+
     def _nothing_to_do(self, says: str, remedy: Remedy, procedure: Procedure) -> dict[str, Any]:
         """Not so while an earlier run keeps the traffic from the application, however well that is."""
         held = runs.still_held(self.entries())
@@ -62,8 +81,10 @@ class ActionModule(RollbackAction):
         began = time.monotonic()
         asked: set[str] = set()
         escalated: set[str] = set()
+        head = ""
         while True:
-            standing = self._standing(needed, remedy)
+            if head != (now := self.record.head()):
+                head, standing = now, self._standing(needed, remedy)
             names = {role: f"{a.answer} by {a.by}: {a.reason}" for role, a in standing.answers.items()}
             if standing.refused:
                 no = standing.refused

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
-from ansible.errors import AnsibleError
-from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible import context
 
 from ..module_utils.errors import BalikError
 from ..module_utils.plan import PlanRefused
 from ..module_utils.smoke import check_checks
-from ..module_utils.units import utc_now
-from ..plugin_utils.action import RollbackAction, read_specs, step_roles
+from ..module_utils.units import iso, utc_now
+from ..plugin_utils.action import RollbackAction, step_roles
+from ..plugin_utils.settings import Problem, StepSettings
 
-#: What selects something for image-revert, by backend.
-SELECTIONS = {
-    "docker": ("containers", "labels"),
-    "compose": ("compose",),
-    "kubernetes": ("workloads", "labels"),
-}
-#: Set by the wrapper when a step is called, not by a plan.
-FROM_WRAPPER = ("rollback_step_saved", "rollback_run_id")
+#: Seconds by which a launch may lie in the future: clocks differ.
+CLOCKS_DIFFER = 600
 
 
 class ActionModule(RollbackAction):
@@ -31,26 +27,19 @@ class ActionModule(RollbackAction):
         try:
             plan = self.plan
             steps = {step for remedy in plan.remedies for _phase, step in plan.steps(remedy)}
+            problems += self._check_call()
         except PlanRefused as refused:
             problems, steps = refused.problems, set(refused.steps)
-        if not problems and self.variables.get("rollback_break_glass"):
-            self.glass_role()
-        roles = step_roles()
+        told = {problem.what for problem in problems}
         for step in sorted(steps):
-            specs = read_specs(roles[step] / "meta" / "argument_specs.yml")
-            options = {k: v for entry in ("check", "main") for k, v in (specs[entry].get("options") or {}).items()}
-            if step == "smoke-test":
-                del options["smoke_test_checks"]  # what follows says it better
-            problems += self._check_step(step, options)
-        if "image-revert" in steps:
-            problems += self._check_selection("image-revert")
+            problems += self._check_step(step)
         if "smoke-test" in steps:
             # A spec cannot say what a check may hold, and the step itself comes when the page is up already.
             checks = self.variables.get("smoke_test_checks", [])
-            found = {str(each): each for each in (*self.variables.problems, *check_checks(checks))}
-            problems += map(self.with_place, found.values())
+            found = map(self.with_place, (*self.variables.problems, *check_checks(checks)))
+            problems += [problem for problem in found if problem.what not in told]
         if problems:
-            raise PlanRefused(problems)
+            raise PlanRefused(list({str(problem): problem for problem in problems}.values()))
         warnings = []
         age = (utc_now().date() - plan.reviewed).days
         if age * 86400 > plan.review_every:
@@ -65,53 +54,54 @@ class ActionModule(RollbackAction):
             f"{len(plan.remedies)} remedies, {len(steps)} steps",
         }
 
-    def _check_selection(self, step: str) -> list[BalikError]:
-        """A step that would select nothing: a spec knows no "one of these", and takes an empty list for a value."""
-        problems = []
-        for host in self.step_hosts(step):
-            variables = self.variables_of(host)
-            backend = variables.get("image_revert_backend") or self.step_setting(step, "backend")
-            names = [f"image_revert_{name}" for name in SELECTIONS.get(str(backend), ())]
-            if names and not any(variables.get(name) for name in names):
-                found = f"image_revert_backend is {backend}, and nothing is selected"
-                problems.append(BalikError(f"{step} on {host}", found, f"{' or '.join(names)}"))
+    def _check_call(self) -> list[BalikError]:
+        """What this call wishes, and dates that have not come."""
+        problems, now = [], utc_now()
+        checks: list[Callable[[], object]] = []
+        if name := self.variables.get("rollback_procedure"):
+            checks.append(lambda: self.plan.procedure(now, str(name)))
+        if self.variables.get("rollback_break_glass"):
+            checks.append(self.glass_role)
+        checks.append(lambda: self.plan.remedy(self.wished_scope(), self.variables.get("rollback_remedy")))
+        for check in checks:
+            try:
+                check()
+            except BalikError as problem:
+                problems.append(problem)
+        if (self.plan.launched - now).total_seconds() > CLOCKS_DIFFER:
+            found = f"{iso(self.plan.launched)} has not come yet"
+            problems.append(self.with_place(BalikError("rollback_release.launched", found, "when it was launched")))
+        if self.plan.reviewed > now.date() + timedelta(days=1):
+            found = f"{self.plan.reviewed} has not come yet"
+            problems.append(self.with_place(BalikError("rollback_plan_reviewed", found, "the day of the last review")))
         return problems
 
-    def _check_step(self, step: str, options: dict[str, Any]) -> list[BalikError]:
+    def _check_step(self, step: str) -> list[BalikError]:
         hosts = self.step_hosts(step)
         if not hosts:
             name = f"{step.replace('-', '_')}_hosts"
             return [BalikError(name, "no host of the inventory matches it", "a group or a host", "Mend the inventory.")]
         if left_out := sorted(set(hosts) - set(self.task_vars.get("ansible_play_hosts_all", hosts))):
-            found = "the inventory does not have it, or --limit leaves it out"
-            return [BalikError(f"{step} on {', '.join(left_out)}", found, do="Name it in hosts.yml.")]
-        spec = {name: option for name, option in options.items() if name not in FROM_WRAPPER}
-        problems: dict[str, list[str]] = {}
+            limited = context.CLIARGS.get("subset")
+            found = "--limit leaves it out" if limited else "the inventory does not have it"
+            do = "Run without --limit." if limited else "Name it in hosts.yml."
+            return [BalikError(f"{step} on {', '.join(left_out)}", found, do=do)]
+        roles = step_roles()
+        settings = StepSettings(roles[step], set(roles))
+        if step == "smoke-test":
+            del settings.options["smoke_test_checks"]  # its own check says it better
+        problems: dict[Problem, list[str]] = {}
+        places: dict[Problem, str | None] = {}
         for host in hosts:
-            for problem in _refused(spec, self.task_vars["hostvars"][host]):
+            variables = self.variables_of(host)
+            for problem in settings.problems(self.task_vars["hostvars"][host], variables):
                 problems.setdefault(problem, []).append(host)
+                places.setdefault(problem, variables.place(problem[0]))
         return [
-            BalikError(f"{step} on {', '.join(where)}", problem, do=f"See roles/{step}/README.md.")
+            BalikError(
+                f"{places[problem]}: {problem[0]}" if places[problem] else problem[0],
+                f"{problem[1].removesuffix('.')} ({step} on {', '.join(where)})",
+                do=f"See roles/{step}/README.md.",
+            )
             for problem, where in problems.items()
         ]
-
-
-def _refused(spec: dict[str, Any], hostvars: Any) -> list[str]:
-    """What a step's spec has against one host's variables."""
-    values, problems = {}, []
-    for name in spec:
-        if name in hostvars:
-            try:
-                values[name] = hostvars[name]
-            except AnsibleError as error:
-                problems.append(f"{name} cannot be read: {str(error).splitlines()[0]}")
-    unreadable = {problem.split(" ")[0] for problem in problems}
-    validator = ArgumentSpecValidator({name: _without_text(o) for name, o in spec.items() if name not in unreadable})
-    return problems + list(validator.validate(values).error_messages)
-
-
-def _without_text(option: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in option.items() if key not in ("description", "version_added")}
-    if kept.get("options"):
-        kept["options"] = {name: _without_text(sub) for name, sub in kept["options"].items()}
-    return kept

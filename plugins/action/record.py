@@ -35,7 +35,7 @@ class ActionModule(RollbackAction):
         return self._status()
 
     def _verify(self, head: str) -> dict[str, Any]:
-        found = self.record.verify(head)
+        found = self.record.verify(head or self.head_kept())
         if not found.whole:
             raise BalikError(
                 f"record {self.record.place}",
@@ -48,6 +48,7 @@ class ActionModule(RollbackAction):
         return {"entries": found.entries, "head": found.head, "says": says}
 
     def _status(self) -> dict[str, Any]:
+        self.believe_record()
         entries = self.entries()
         lock = self.record.lock()
         found = runs.read_runs(entries)

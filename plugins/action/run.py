@@ -42,11 +42,16 @@ class ActionModule(RollbackAction):
             return self._close(arguments["run"], runs.FAILED, arguments["failure"])
         decision = arguments["decision"]
         outcome = runs.ROLLED_BACK if decision["outcome"] == runs.GO else decision["outcome"]
-        return self._close(arguments["run"], outcome, decision["reason"])
+        reason = decision["reason"]
+        if self.check_mode and decision["outcome"] == runs.GO:
+            steps = "; ".join(f"{phase}: {', '.join(names)}" for phase, names in decision["steps"].items() if names)
+            reason += f"; would roll back by remedy {decision['remedy']}: {steps}"
+        return self._close(arguments["run"], outcome, reason)
 
     # Opening
 
     def _open(self) -> dict[str, Any]:
+        self.believe_record()
         if not self.check_mode and (taken := self._lock()):
             self.say(f"took over the lock of {taken.holder}, which had it since {iso(taken.since)}")
         found = runs.unfinished_run(self.entries())
@@ -85,7 +90,19 @@ class ActionModule(RollbackAction):
             return "a fresh one was asked for"
         return runs.why_not_resumed(found, self.plan.release, utc_now())
 
+    def _refuse_other_wishes(self, found: runs.Run) -> None:
+        """A run that was decided goes on as it was decided."""
+        for name in ("remedy", "procedure"):
+            wished, decided = self.variables.get(f"rollback_{name}"), (found.decided or {}).get(name)
+            if wished and decided and wished != decided:
+                raise BalikError(
+                    f"rollback_{name}",
+                    f"found {wished!r}, and run {found.id}, which is not over, was decided with {decided!r}",
+                    do="Leave it out to go on with that run; to decide anew, add -e rollback_fresh=true.",
+                )
+
     def _resume(self, found: runs.Run) -> dict[str, Any]:
+        self._refuse_other_wishes(found)
         lines = [f"run {found.id}, last heard of {format_duration((utc_now() - found.last_at).total_seconds())} ago"]
         if found.decided:
             lines.append(f"it was decided: {found.decided['outcome']} by {found.decided['remedy']}")
@@ -128,6 +145,7 @@ class ActionModule(RollbackAction):
             "closed": iso(utc_now()),
             "steps": {step.name: {"state": step.state, "seconds": step.seconds} for step in found.steps.values()},
             "report": str(self.state_dir / "reports" / run / "report.html"),
+            "record": self.record.place,
             "record_head": self.record.head(),
         }
         self._write_outcome(summary)
@@ -139,7 +157,10 @@ class ActionModule(RollbackAction):
         """The plan or the call was refused, or the lock is somebody else's. That is not for the record."""
         if not self._somebody_runs():
             product = self.variables.get("rollback_product")
-            self._write_outcome({"product": product, "run": None, "outcome": outcome, "reason": reason})
+            try:
+                self._write_outcome({"product": product, "run": None, "outcome": outcome, "reason": reason})
+            except BalikError as error:
+                reason = f"{reason}\n  - {error.what}: {error.found}"
         return {"good": False, "says": f"{WORDS[outcome]}: {reason}"}
 
     def _somebody_runs(self) -> bool:
@@ -157,7 +178,7 @@ class ActionModule(RollbackAction):
 
     def _write_outcome(self, summary: dict[str, Any]) -> None:
         """Write ``outcome.json`` so that a reader sees the old or the new one, never half of it."""
-        path = self.state_dir / "outcome.json"
+        path = self.outcome_file
         text = json.dumps(self.scrubbed(summary), indent=2, ensure_ascii=False) + "\n"
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

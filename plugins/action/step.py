@@ -93,10 +93,12 @@ class ActionModule(RollbackAction):
         self.keep_lock()
         if failures := self._failures():
             return self._failed("main or verify", failures, "")
-        if self.check_mode:
-            return {"says": "would be done"}
         hosts = self._hosts()
         says = {host: self._result(host, "main").get("says", "") for host in hosts}
+        if self.check_mode:
+            told = _listed({h: s for h, s in says.items() if s})
+            self.say(f"{self.step}: would be done{f'. {told}' if told else ''}")
+            return {"says": "would be done"}
         evidence = {
             host: {
                 "main": self._result(host, "main").get("evidence", {}),
@@ -113,7 +115,8 @@ class ActionModule(RollbackAction):
     def _failed(self, stage: str, failures: dict[str, str], so_far: str) -> dict[str, Any]:
         body = {"phase": self.phase, "step": self.step, "stage": stage, "failures": failures}
         self.append("step-failed", body, self.run_id)
-        raise BalikError(f"{self.step} failed on {', '.join(failures)}", "; ".join(failures.values()), do=so_far)
+        found = _listed(failures) if len(set(failures.values())) > 1 else next(iter(failures.values()))
+        raise BalikError(f"{self.step} failed on {', '.join(failures)}", found, do=so_far)
 
     def _hosts(self) -> list[str]:
         return self.step_hosts(self.step)
@@ -130,26 +133,33 @@ class ActionModule(RollbackAction):
             if host not in alive:
                 failures[host] = self._unreachable(host, hostvars)
             elif failure := hostvars.get("rollback_step_failure"):
-                failures[host] = f"{failure['task']}: {failure['msg']}"
+                failures[host] = _told(failure, host)
                 # A connection whose own program fails gives an answer that is no module's, and not "unreachable".
                 if "No start of json char" in failure["msg"]:
-                    failures[host] += f". {self._unreachable(host, hostvars)}"
+                    said = failure["msg"].partition("found: ")[2].strip().splitlines() or ["nothing"]
+                    failures[host] = self._unreachable(host, hostvars, f", which said: {said[0]}")
         return failures
 
-    def _unreachable(self, host: str, hostvars: Any) -> str:
+    def _unreachable(self, host: str, hostvars: Any, said: str = "") -> str:
         address = hostvars.get("ansible_host", host)
         connection = hostvars.get("ansible_connection", "ssh")
         user = hostvars.get("ansible_user")
         how = f"{connection} to {f'{user}@' if user else ''}{address}"
         return (
-            f"{host} could not be reached (tried {how}). Try `ansible {host} -m ping`; mend the way there, or take it "
-            "out of the inventory if it is gone for good, and run again"
+            f"{host} could not be reached (tried {how}{said}). Try `{self.ad_hoc(host, 'ping')}`; mend the way there, "
+            "or take it out of the inventory if it is gone for good, and run again"
         )
 
 
+def _told(failure: dict[str, str], host: str) -> str:
+    """A failed task's message. The task's name helps only where the message does not say what it is about."""
+    message = failure["msg"].removeprefix(f"{host}: ")
+    return message if ": " in message else f"{failure['task']}: {message}"
+
+
 def _listed(texts: dict[str, str]) -> str:
-    """Each text behind its host's name, once."""
-    return "; ".join(
-        text if host == "localhost" or text.startswith(f"{host}: ") else f"{host}: {text}"
-        for host, text in texts.items()
-    )
+    """Each text once, behind the names of its hosts."""
+    hosts: dict[str, list[str]] = {}
+    for host, text in texts.items():
+        hosts.setdefault(text.removeprefix(f"{host}: "), []).append(host)
+    return "; ".join(text if names == ["localhost"] else f"{', '.join(names)}: {text}" for text, names in hosts.items())

@@ -20,7 +20,7 @@ _OPERATORS = {
 }
 _UNITS = {"": 1, "B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _CONDITION = re.compile(r"(>=|<=|==|!=|>|<)\s*(.+)")
-_NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*(%|[kKMG]?i?B)?")
+_NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*(%|[kKMG]?i?B)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ class Condition:
 
 def _threshold(text: str, where: str) -> float:
     match = _NUMBER.fullmatch(text)
+    if match and math.isinf(float(match[1])):
+        raise BalikError(where, f"found the threshold {text!r}", "a number that can be reached (below 1.8e308)")
     if match and match[2] == "%":
         return float(match[1]) / 100
     if match and (match[2] or "") in _UNITS:

@@ -22,7 +22,9 @@ class BalikError(Exception):
             parts.append(f"expected {self.expected}")
         text = "; ".join(parts)
         # What was found may be another one's message, which is a sentence already.
-        return f"{text.removesuffix('.')}. {self.do}" if self.do else text
+        if not self.do:
+            return text
+        return f"{text.removesuffix('.')}{'' if text.endswith(('?', '!')) else '.'} {self.do}"
 
 
 class Unreachable(BalikError):

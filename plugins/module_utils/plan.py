@@ -267,6 +267,7 @@ class _Reader:
     def people(self) -> dict[str, Person]:
         people = {}
         for role, data, where in self.named("rollback_people"):
+            self.checked(_slug, role, where)
             row = self.table(
                 data,
                 where,
@@ -307,8 +308,8 @@ class _Reader:
             "says": (_text, ""),
             "since": (self.duration, 0.0),
             "until": (self.duration, float("inf")),
-            "watch": (self.duration, _REQUIRED),
-            "every": (self.duration, 60 / self.speed),
+            "watch": (self.some_time, _REQUIRED),
+            "every": (self.some_time, 60 / self.speed),
             "go": (self.role_names, ()),
             "gather": (_texts, ()),
         }
@@ -474,13 +475,19 @@ class _Reader:
     def duration(self, value: Any, where: str) -> float:
         return parse_duration(value, where) / self.speed
 
+    def some_time(self, value: Any, where: str) -> float:
+        seconds = self.duration(value, where)
+        if seconds <= 0:
+            raise BalikError(where, f"found {value!r}", "a duration longer than nothing, such as 1m")
+        return seconds
+
     def role_name(self, value: Any, where: str) -> str:
         return self.role_names([value], where)[0]
 
     def role_names(self, value: Any, where: str) -> tuple[str, ...]:
         names = _texts(value, where)
         for name in names:
-            if name not in self.roles:
+            if self.roles and name not in self.roles:
                 raise BalikError(where, f"found {name!r}", f"a role of rollback_people ({', '.join(self.roles)})")
         return names
 
@@ -522,8 +529,13 @@ def _secret(value: Any, where: str) -> str:
     return str(value)
 
 
+def is_slug(value: str) -> bool:
+    """Whether a text is good as a name of files and folders."""
+    return bool(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", value))
+
+
 def _slug(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", value):
+    if not isinstance(value, str) or not is_slug(value):
         raise BalikError(where, f"found {value!r}", "small letters, digits and hyphens, such as lawyers-hub")
     return str(value)
 

@@ -190,6 +190,8 @@ class Record:
             product, seq, at, run_id, kind, text, previous, entry_hash = row
             try:
                 body = json.loads(text)
+                if not isinstance(body, dict):
+                    raise ValueError(f"it holds {text[:40]}")
             except ValueError as error:
                 raise BalikError(
                     f"record {self.place}",
@@ -230,12 +232,22 @@ class Record:
     # The lock
 
     def lock(self) -> Lock | None:
-        """The product's lock as it stands, expired or not; None where nobody holds it."""
+        """The product's lock as it stands, expired or not; None where nobody holds it.
+
+        :raises BalikError: what stands there is no lock.
+        """
         rows = list(self._rows("SELECT holder, since, until FROM balik_locks WHERE product = ?", self.product))
         if not rows:
             return None
         holder, since, until = rows[0]
-        return Lock(self.product, Holder(**json.loads(holder)), parse_time(since), parse_time(until))
+        try:
+            return Lock(self.product, Holder(**json.loads(holder)), parse_time(since), parse_time(until))
+        except (BalikError, TypeError, ValueError):
+            raise BalikError(
+                f"record {self.place}",
+                f"the lock of {self.product} cannot be read: {str(holder)[:80]!r}",
+                do="Somebody changed it. If nobody rolls back now, take it: -e rollback_take_lock=true.",
+            ) from None
 
     def acquire(self, holder: Holder, lease: float, take_over: bool = False) -> Lock | None:
         """Take the lock, or renew it, for ``lease`` seconds.
@@ -244,11 +256,16 @@ class Record:
 
         :param take_over: take it whoever holds it: for a person who knows that the holder is no more.
         :return: the lock that was taken over from somebody else, or None.
-        :raises BalikError: somebody else holds it.
+        :raises BalikError: somebody else holds it, or what stands there is no lock.
         """
         now = utc_now()
         with self._transaction("be locked"):
-            held = self.lock()
+            try:
+                held = self.lock()
+            except BalikError:
+                if not take_over:
+                    raise
+                held = None
             own = held is not None and held.holder.same_process(holder)
             if held and not own and not take_over and held.until > now and not held.holder.is_gone():
                 raise BalikError(

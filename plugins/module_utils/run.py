@@ -262,6 +262,19 @@ def standing(answers: Iterable[Answer], needed: Sequence[str], remedy: str) -> S
     return Standing(newest, tuple(role for role in needed if role not in newest), refused)
 
 
+def taken_back(entries: Iterable[Entry], run_id: str) -> Answer | None:
+    """Somebody's No-Go since a run was decided, unless they have said Go again; None where nobody has."""
+    newest: dict[str, Answer] = {}
+    since = 0
+    for entry in entries:
+        if entry.run == run_id and entry.kind in ("decided", "glass-broken"):
+            newest, since = {}, entry.seq
+        elif since and entry.run == run_id and entry.kind == "decision":
+            (answer,) = read_answers([entry])
+            newest[answer.role] = answer
+    return next((answer for answer in newest.values() if answer.answer == NO_GO), None)
+
+
 def sign_off_of(answers: Iterable[Answer], item: str, role: str) -> Answer | None:
     """The newest answer to a sign-off by its role, or None."""
     fitting = [a for a in answers if a.kind == "sign-off" and a.item == item and a.role == role]

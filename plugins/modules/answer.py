@@ -16,9 +16,8 @@ options:
     type: str
     required: true
   answer:
-    description: What they say.
+    description: What they say, one of V(go), V(no-go), V(sign-off), V(refuse), V(unsafe), V(safe).
     type: str
-    choices: [go, no-go, sign-off, refuse, unsafe, safe]
     required: true
   reason:
     description: Why, in a sentence.

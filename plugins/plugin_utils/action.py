@@ -25,7 +25,7 @@ from ansible.template import Templar, trust_as_template
 
 from ..module_utils.errors import BalikError
 from ..module_utils.messages import tell
-from ..module_utils.plan import INTERNAL_PREFIXES, Plan, PlanRefused, read_plan
+from ..module_utils.plan import INTERNAL_PREFIXES, Plan, PlanRefused, is_slug, read_plan
 from ..module_utils.record import Entry, Holder, Lock, Record
 from ..module_utils.run import Run, read_runs
 from ..module_utils.units import iso, parse_duration, utc_now
@@ -56,7 +56,8 @@ class RollbackAction(ActionBase):
         try:
             result.update(self.act(arguments))
         except BalikError as error:
-            result.update(failed=True, msg=str(error))
+            # What the logic below names as a command is completed with the inventories of this call.
+            result.update(failed=True, msg=str(error).replace("`ansible-playbook playbooks/", f"`{self.command('')}"))
         return self.scrubbed(result)
 
     def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -137,6 +138,12 @@ class RollbackAction(ActionBase):
         own = self.task_vars["hostvars"].raw_get(host)
         return Variables(own, Templar(self._loader, variables=own))
 
+    def wished_scope(self) -> list[str]:
+        """``rollback_scope`` of this call; empty where it says nothing."""
+        scope = self.variables.get("rollback_scope") or []
+        # -e and AWX give texts.
+        return [part.strip() for part in scope.split(",")] if isinstance(scope, str) else list(scope)
+
     def step_hosts(self, step: str) -> list[str]:
         """The hosts of a step: those that ``<role>_hosts`` of the plan, or else of the role's defaults, matches."""
         pattern = self.step_setting(step, "hosts") or "localhost"
@@ -150,8 +157,7 @@ class RollbackAction(ActionBase):
         name = f"{step.replace('-', '_')}_{name}"
         if name in self.variables:
             return self.variables.get(name)
-        defaults = step_roles()[step] / "defaults" / "main.yml"
-        value = (_load_yaml(defaults) or {}).get(name) if defaults.exists() else None
+        value = read_defaults(step_roles()[step]).get(name)
         return self._templar.template(trust_as_template(value)) if isinstance(value, str) else value
 
     # The record
@@ -160,12 +166,52 @@ class RollbackAction(ActionBase):
     def state_dir(self) -> Path:
         """The product's folder for record, outcome and reports; also for a plan that is refused otherwise."""
         place = self.variables.get("rollback_state_dir") or STATE_DIR
-        return Path(str(place)).expanduser() / str(self.variables.get("rollback_product") or "unknown-product")
+        product = str(self.variables.get("rollback_product"))
+        return Path(str(place)).expanduser() / (product if is_slug(product) else "unknown-product")
 
     @cached_property
     def record(self) -> Record:
         place = self.plan.record_dsn or str(self.state_dir / "record.sqlite")
         return Record(place, self.plan.product, self.plan.record_key)
+
+    def believe_record(self) -> None:
+        """Compute the chain anew before what stands in the record is acted upon; say where its end may be missing.
+
+        :raises BalikError: it was changed.
+        """
+        if self.no_record():
+            return
+        head = self.head_kept()
+        found = self.record.verify(head)
+        if head and not found.whole and (found := self.record.verify()).whole:
+            self.say(
+                f"WARNING: the record {self.record.place} has not the entry that {self.outcome_file} ends with: it was "
+                "lost, or its end was cut off"
+            )
+        if not found.whole:
+            raise BalikError(
+                f"record {self.record.place}",
+                f"the chain is broken at entry {found.broken_at}: {found.reason}",
+                do="Keep a copy, and ask who had access. To roll back without it, move it away: the new one knows "
+                "nothing of earlier runs, and their containers and databases are kept under their names.",
+            )
+
+    def head_kept(self) -> str:
+        """The head of this very record as the newest outcome has kept it; empty where there is none."""
+        try:
+            kept = json.loads(self.outcome_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return ""
+        same = isinstance(kept, dict) and kept.get("record") == self.record.place
+        return str(kept.get("record_head") or "") if same else ""
+
+    @property
+    def outcome_file(self) -> Path:
+        return self.state_dir / "outcome.json"
+
+    def no_record(self) -> bool:
+        """Whether this is a check run that finds no record, and makes none."""
+        return self.check_mode and not self.plan.record_dsn and not (self.state_dir / "record.sqlite").exists()
 
     @cached_property
     def holder(self) -> Holder:
@@ -174,7 +220,7 @@ class RollbackAction(ActionBase):
 
     def entries(self) -> list[Entry]:
         """All entries so far. A check run makes no record where there is none."""
-        if self.check_mode and not self.plan.record_dsn and not (self.state_dir / "record.sqlite").exists():
+        if self.no_record():
             return []
         return list(self.record.entries())
 
@@ -199,7 +245,7 @@ class RollbackAction(ActionBase):
             raise BalikError(
                 f"the lock of {self.plan.product}",
                 f"it was taken over: {_now_held(self.record.lock())}",
-                do="Leave it to them; `ansible-playbook playbooks/status.yml` shows how far they are.",
+                do=f"Leave it to them; `{self.command('status.yml')}` shows how far they are.",
             )
         self.record.acquire(self.holder, max(seconds, LEASE))
 
@@ -221,10 +267,16 @@ class RollbackAction(ActionBase):
     def command(self, playbook: str, **extra: str) -> str:
         """A command line that somebody may paste: with the inventories of this call, and its values as JSON, since a
         text with spaces would lose all but its first word."""
-        sources = [os.path.relpath(str(each)) for each in self.task_vars.get("ansible_inventory_sources") or ()]
-        inventories = "".join(f" -i {shlex.quote(source)}" for source in sources)
         values = f" -e {shlex.quote(json.dumps(extra, ensure_ascii=False))}" if extra else ""
-        return f"ansible-playbook{inventories} playbooks/{playbook}{values}"
+        return f"ansible-playbook{self._inventories()} playbooks/{playbook}{values}"
+
+    def ad_hoc(self, host: str, module: str) -> str:
+        """A command line that runs one module on one host."""
+        return f"ansible{self._inventories()} {host} -m {module}"
+
+    def _inventories(self) -> str:
+        sources = [os.path.relpath(str(each)) for each in self.task_vars.get("ansible_inventory_sources") or ()]
+        return "".join(f" -i {shlex.quote(source)}" for source in sources)
 
     def say(self, text: str) -> None:
         """A line for the operator, at once and not only when the task is over."""
@@ -249,6 +301,12 @@ def step_roles() -> dict[str, Path]:
 def read_specs(path: Path) -> dict[str, Any]:
     """The argument specs in a role's ``meta/argument_specs.yml``, by entry point."""
     return (_load_yaml(path) or {}).get("argument_specs", {})
+
+
+def read_defaults(role: Path) -> dict[str, Any]:
+    """A role's defaults, not templated; none where it has no such file."""
+    path = role / "defaults" / "main.yml"
+    return (_load_yaml(path) or {}) if path.exists() else {}
 
 
 def _load_yaml(path: Path) -> Any:

@@ -4,6 +4,7 @@ the report, and through all that may come between."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import sqlite3
 from functools import partial
@@ -127,7 +128,10 @@ def test_a_failure_on_one_host_stops_with_the_page_on_and_the_next_call_goes_on(
     product.write(flow_db_password="geheim-bagi-semua", flow_copy="{{ flow_db_password }}")
     check = product.play("--check", "--diff", *BREAK_GLASS)
     assert check.returncode == 0, check.stdout
+    plan = "by remedy all: hold: hold-it; revert: revert-it; verify: verify-it; restore: restore-it"
     assert "CHECK ONLY" in check.stdout.splitlines()[-1]
+    assert plan in check.stdout.splitlines()[-1]
+    assert [line for line in said(check.stdout) if "hold-it: would be done" in line]
     assert (product.lines(), product.state.exists()) == (ALL_OFF, False)
 
     shown = "login as postgresql://rina:pintu-belakang@db/x failed: geheim-bagi-semua, only-web-2-knows"
@@ -142,7 +146,7 @@ def test_a_failure_on_one_host_stops_with_the_page_on_and_the_next_call_goes_on(
     }
     assert product.line("revert-it", "web-1") == "on", "one host's failure does not end the other's work half-way"
     last = said(failed.stdout)
-    assert "FAILED: revert-it failed on web-2: Write the line: " in last[-3], failed.stdout
+    assert "FAILED: revert-it failed on web-2: non-zero return code: login as " in last[-3], failed.stdout
     assert "then run the same command again" in last[-1]
     (entry,) = product.entries("step-failed")
     assert list(entry.body["failures"]) == ["web-2"]
@@ -166,6 +170,95 @@ def test_a_failure_on_one_host_stops_with_the_page_on_and_the_next_call_goes_on(
     assert "balik: hold-it: done before, and it still holds" in said(resumed.stdout)
     assert len(product.entries("run-opened")) == 1
     assert product.outcome()["outcome"] == "rolled-back"
+
+
+def test_a_no_after_the_decision_is_heard_by_the_next_call(product: Product) -> None:
+    (product.folder / "revert-it" / "break-web-2").write_text("broken")
+    assert product.play(*BREAK_GLASS).returncode != 0
+    no = product.decide("no-go", "tunggu, datanya belum dicadangkan")
+    assert no.returncode == 0
+    assert "is decided already" in no.stdout
+    assert "it does not go on after that without your Go" in " ".join(no.stdout.split())
+    (product.folder / "revert-it" / "break-web-2").unlink()
+    refused = product.play()
+    assert refused.returncode != 0
+    assert "No-Go by rina (Lead Engineer" in product.outcome()["reason"]
+    assert "belum dicadangkan" in product.outcome()["reason"]
+    assert product.line("revert-it", "web-2") == "half"
+    assert product.decide("go", "sekarang sudah").returncode == 0
+    assert product.play().returncode == 0
+    assert product.lines() == ALL_ON
+
+
+def test_a_run_goes_on_as_it_was_decided_or_not_at_all(product: Product) -> None:
+    product.write(
+        rollback_remedies={**product.plan["rollback_remedies"], "other": {**product.plan["rollback_remedies"]["all"]}}
+    )
+    (product.folder / "revert-it" / "break-web-2").write_text("broken")
+    assert product.play(*BREAK_GLASS, "-e", "rollback_remedy=all").returncode != 0
+    (product.folder / "revert-it" / "break-web-2").unlink()
+    refused = product.play("-e", "rollback_remedy=other")
+    assert refused.returncode != 0
+    assert "rollback_remedy: found 'other', and run" in refused.stdout
+    assert "add -e rollback_fresh=true" in " ".join(refused.stdout.split())
+    assert product.line("verify-it") == "off"
+    assert product.play("-e", "rollback_remedy=all").returncode == 0
+    assert product.lines() == ALL_ON
+
+
+def edit_record(product: Product, *statements: str) -> None:
+    """What somebody with the file may do, round the triggers."""
+    with sqlite3.connect(product.state / "record.sqlite") as database:
+        for trigger in ("balik_no_update", "balik_no_delete"):
+            database.execute(f"DROP TRIGGER IF EXISTS {trigger}")
+        for statement in statements:
+            database.execute(statement)
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "entry"),
+    [
+        ("UPDATE balik_entries SET body = '{\"x\": 1}' WHERE kind = 'step-done'", "entry 6"),
+        ("UPDATE balik_entries SET body = '[]' WHERE seq = 1", "entry 1"),
+        ("UPDATE balik_entries SET at = 'yesterday' WHERE seq = 2", "entry 2"),
+    ],
+    ids=["body", "list", "time"],
+)
+def test_an_edited_record_is_not_acted_upon(product: Product, statement: str, entry: str) -> None:
+    (product.folder / "revert-it" / "break-web-2").write_text("broken")
+    assert product.play(*BREAK_GLASS).returncode != 0
+    edit_record(product, statement)
+    for playbook in ("rollback.yml", "playbooks/status.yml"):
+        refused = product.play(*BREAK_GLASS, playbook=playbook)
+        assert refused.returncode != 0
+        assert f"the chain is broken at {entry}" in " ".join(refused.stdout.split()), refused.stdout
+        assert "Keep a copy" in refused.stdout
+    assert product.line("verify-it") == "off"
+    for path in product.state.glob("record.sqlite*"):
+        path.rename(path.with_name(f"kept-{path.name}"))
+    (product.folder / "revert-it" / "break-web-2").unlink()
+    assert product.play(*BREAK_GLASS).returncode == 0, "it can be gone on without it"
+
+
+def test_a_lost_end_of_the_record_is_told_and_a_spoiled_lock_can_be_taken(product: Product) -> None:
+    assert product.play(*BREAK_GLASS).returncode == 0
+    edit_record(product, "DELETE FROM balik_entries WHERE seq > 5")
+    cut = product.play("-e", "verify=true", playbook="playbooks/record.yml")
+    assert cut.returncode != 0
+    assert "the end of the record was cut off" in " ".join(cut.stdout.split())
+    status = product.play(playbook="playbooks/status.yml")
+    assert any("WARNING: the record" in line and "has not the entry" in line for line in said(status.stdout))
+    (product.state / "record.sqlite").unlink()
+    lost = product.play("-e", "verify=true", playbook="playbooks/record.yml")
+    assert lost.returncode != 0
+
+    edit_record(product, "INSERT INTO balik_locks VALUES ('flow', 'nobody', 'once', 'ever')")
+    for playbook in ("rollback.yml", "playbooks/status.yml"):
+        refused = product.play(*BREAK_GLASS, playbook=playbook)
+        assert refused.returncode != 0
+        assert "the lock of flow cannot be read: 'nobody'" in " ".join(refused.stdout.split()), refused.stdout
+    assert product.play(*BREAK_GLASS, "-e", "rollback_take_lock=true").returncode == 0
 
 
 def test_a_step_that_no_longer_holds_is_done_again(product: Product) -> None:
@@ -267,7 +360,7 @@ def test_a_host_that_cannot_be_reached_is_named_with_what_to_do(
     (entry,) = product.entries("step-failed")
     assert list(entry.body["failures"]) == ["web-2"]
     assert f"web-2 could not be reached (tried {tried}" in entry.body["failures"]["web-2"]
-    assert "ansible web-2 -m ping" in product.outcome()["reason"]
+    assert f"ansible -i {os.path.relpath(product.inventory, PROJECT)} web-2 -m ping" in product.outcome()["reason"]
     (outcome,) = [line for line in said(found.stdout) if "FAILED: hold-it failed on web-2" in line]
     assert f"tried {tried}" in outcome
     assert product.line("revert-it", "web-1") == "off"
@@ -384,7 +477,7 @@ def test_a_plan_and_its_steps_are_refused_together(product: Product) -> None:
     for problem in (
         "rollback_language: found 'su'; expected one of id, en",
         "revert_it_hosts: no host of the inventory matches it",
-        "image_revert_backend is docker, and nothing is selected; "
+        "image_revert_backend: found docker, and nothing is selected; "
         "expected image_revert_containers or image_revert_labels",
         "smoke_test_checks: found 3; expected a list of at least one",
     ):
@@ -392,17 +485,54 @@ def test_a_plan_and_its_steps_are_refused_together(product: Product) -> None:
     assert product.entries() == []
 
 
+def test_a_call_and_settings_that_cannot_be_right_are_refused_before_anything(product: Product) -> None:
+    product.write(
+        rollback_release={**product.plan["rollback_release"], "launched": "2126-01-10T20:00:00+07:00"},
+        rollback_plan_reviewed="2126-01-10",
+        hold_it_dirr="typo",
+        hold_it_dir="",
+    )
+    refused = product.play(*BREAK_GLASS, "-e", "rollback_remedy=magic", "-e", "rollback_procedure=quick")
+    assert refused.returncode != 0
+    for problem in (
+        "plan.yml:7: rollback_release.launched: 2126-01-10T13:00:00",
+        "rollback_plan_reviewed: 2126-01-10 has not come yet",
+        "rollback_remedy: found 'magic'",
+        "rollback_procedure: found 'quick'",
+        "hold_it_dirr: it is no setting of this step. Did you mean hold_it_dir? (hold-it on web-1, web-2)",
+        "hold_it_dir: found ''; expected a value (hold-it on web-1, web-2)",
+    ):
+        assert problem in refused.stdout, f"{problem}\n{refused.stdout}"
+    assert product.entries() == []
+    assert product.outcome()["run"] is None
+
+
+def test_a_product_that_is_no_name_makes_no_folder_elsewhere(product: Product) -> None:
+    product.write(rollback_product="../elsewhere")
+    refused = product.play(*BREAK_GLASS)
+    assert "rollback_product: found '../elsewhere'" in refused.stdout
+    assert sorted(path.name for path in product.state.parent.iterdir()) == ["unknown-product"]
+
+
+def test_a_refusal_keeps_its_reason_where_nothing_can_be_written(product: Product) -> None:
+    product.write(rollback_state_dir="/proc/nowhere", rollback_colour="merah")
+    refused = product.play(*BREAK_GLASS)
+    told = refused.stdout.rpartition("PLAY RECAP")[2]
+    assert "rollback_colour: it is no key of a plan" in told, refused.stdout
+    assert "/proc/nowhere/flow/outcome.json: cannot be written" in told
+    assert "What to do" in told
+
+
 def test_an_inventory_without_a_steps_hosts_is_refused(product: Product) -> None:
     found = product.play(*BREAK_GLASS, "--limit", "localhost,web-1")
     assert found.returncode != 0
-    assert "web-2" in found.stdout
-    assert "--limit" in found.stdout
+    assert "hold-it on web-2: --limit leaves it out. Run without --limit." in found.stdout
     del product.hosts["all"]["hosts"]["localhost"]
     product.write(hold_it_hosts="nowhere")
     found = product.play(*BREAK_GLASS)
     assert found.returncode != 0
     assert "hold_it_hosts: no host of the inventory matches it" in found.stdout
-    assert "verify-it on localhost: the inventory does not have it, or --limit leaves it out" in found.stdout
+    assert "verify-it on localhost: the inventory does not have it. Name it in hosts.yml." in found.stdout
     assert (product.lines(), product.entries()) == (ALL_OFF, [])
 
 

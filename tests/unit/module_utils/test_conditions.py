@@ -41,6 +41,8 @@ def test_conditions_as_plans_write_them(text: str, op: str, threshold: float) ->
         "> 5,5",
         "> nan",
         "> inf",
+        "> 1e400",
+        "> ٥",
         "> 5 apples",
         0.05,
         None,

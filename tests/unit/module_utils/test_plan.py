@@ -310,6 +310,8 @@ def test_a_remedy_by_name_and_the_ways_to_have_none() -> None:
         ("rollback_decision", None, "rollback_decision", "it is missing", ""),
         ("rollback_procedures[0]", None, "rollback_procedures[0]", "found None", "a mapping with name"),
         ("rollback_procedures[0].watch", -5, "rollback_procedures[0].watch", "found -5", "a duration"),
+        ("rollback_procedures[0].watch", 0, "rollback_procedures[0].watch", "found 0", "longer than nothing"),
+        ("rollback_procedures[0].every", "0s", "rollback_procedures[0].every", "found '0s'", "longer than nothing"),
         ("rollback_procedures[1].name", "quick", "rollback_procedures", "quick stands there twice", "each name once"),
         (
             "rollback_hold",

@@ -304,6 +304,23 @@ def test_the_newest_word_of_its_role_on_its_item_is_the_sign_off() -> None:
     assert runs.sign_off_of(answers, "looked", "dba") is None
 
 
+@pytest.mark.parametrize(
+    ("told", "refused"),
+    [
+        ([word(1, "no-go", run="r1"), decided(2)], False),
+        ([decided(2), word(3, "no-go", run="r1")], True),
+        ([decided(2), word(3, "no-go", run="r1"), word(4, "go", run="r1")], False),
+        ([decided(2), word(3, "go", role="other", run="r1"), word(4, "no-go", run="r1")], True),
+        ([decided(2), word(3, "no-go", run="r1"), (4, "r1", "glass-broken", {})], False),
+        ([decided(2), word(3, "no-go", run="r0")], False),
+    ],
+    ids=["before", "after", "changed mind", "one of two", "glass", "another run"],
+)
+def test_a_no_after_the_decision(told: Sequence[Any], refused: bool) -> None:
+    found = runs.taken_back(entries(opened(0), *told), "r1")
+    assert (found is not None) is refused
+
+
 def test_a_sign_off_from_before_the_last_step_saw_something_else() -> None:
     told = [
         opened(0),

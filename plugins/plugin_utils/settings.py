@@ -1,0 +1,109 @@
+"""Whether the settings of a step can be right: by the specs of its role, and by what a spec cannot say."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+from .action import read_defaults, read_specs
+from .variables import Variables
+
+#: Set by the wrapper when a step is called, not by a plan.
+FROM_WRAPPER = ("rollback_step_saved", "rollback_run_id")
+#: Read by the wrapper, whatever the role's specs say.
+FOR_WRAPPER = ("hosts", "limit")
+#: What selects something for image-revert, by backend.
+SELECTIONS = {
+    "docker": ("containers", "labels"),
+    "compose": ("compose",),
+    "kubernetes": ("workloads", "labels"),
+}
+
+Problem = tuple[str, str]
+"""A setting's name, and what is wrong with it."""
+
+
+class StepSettings:
+    """The settings that a step's role knows.
+
+    :param role: the role's folder.
+    :param others: the names of all steps, so that ``db_restore_x`` is not taken for a setting of a step ``db``.
+    """
+
+    def __init__(self, role: Path, others: set[str]) -> None:
+        self.prefix = role.name.replace("-", "_") + "_"
+        prefixes = (name.replace("-", "_") + "_" for name in others if name != role.name)
+        self._longer = tuple(prefix for prefix in prefixes if prefix.startswith(self.prefix))
+        specs = read_specs(role / "meta" / "argument_specs.yml")
+        every = {name: option for spec in specs.values() for name, option in (spec.get("options") or {}).items()}
+        needed = {name for entry in ("check", "main") for name in specs[entry].get("options") or {}}
+        self.options = {
+            name: _without_text(option) for name, option in every.items() if name in needed and name not in FROM_WRAPPER
+        }
+        self.defaults = read_defaults(role)
+        self.known = {*every, *self.defaults, *(self.prefix + name for name in FOR_WRAPPER)}
+
+    def problems(self, hostvars: Any, variables: Variables) -> Iterator[Problem]:
+        """What is wrong with one host's settings.
+
+        :param hostvars: its variables, templated as they are read.
+        :param variables: the same, read leaf by leaf.
+        """
+        for name, option in self.options.items():
+            yield from self._refused(name, option, hostvars)
+        for name in hostvars:
+            if name.startswith(self.prefix) and name not in self.known and not name.startswith(self._longer):
+                near = difflib.get_close_matches(name, self.known, 1)
+                yield name, f"it is no setting of this step. {f'Did you mean {near[0]}?' if near else 'Remove it.'}"
+        if self.prefix == "image_revert_":
+            yield from self._selection(variables)
+
+    def _refused(self, name: str, option: dict[str, Any], hostvars: Any) -> Iterator[Problem]:
+        if name not in hostvars:
+            if option.get("required"):
+                yield name, "it is missing"
+            return
+        try:
+            value = hostvars[name]
+        except AnsibleError as error:
+            yield name, f"it cannot be read: {str(error).splitlines()[0]}"
+            return
+        if option.get("required") and value in ("", [], {}):
+            yield name, f"found {value!r}; expected a value"
+            return
+        for message in ArgumentSpecValidator({name: option}).validate({name: value}).error_messages:
+            yield name, message
+
+    def _selection(self, variables: Variables) -> Iterator[Problem]:
+        """A step that would select nothing, or goes back to no image: a spec takes an empty value for a value."""
+
+        def get(name: str) -> Any:
+            return variables.get(self.prefix + name, self.defaults.get(self.prefix + name))
+
+        backend = str(get("backend"))
+        names = [name for name in SELECTIONS.get(backend, ()) if get(name)]
+        if not names:
+            wanted = " or ".join(self.prefix + name for name in SELECTIONS.get(backend, ()))
+            if wanted:
+                yield self.prefix + "backend", f"found {backend}, and nothing is selected; expected {wanted}"
+        elif backend != "compose" and not get("image") and not (backend == "kubernetes" and get("images")):
+            for name in names:
+                if name == "labels":
+                    yield self.prefix + "image", "found ''; expected the image to go back to"
+                    continue
+                for number, item in enumerate(get(name) if isinstance(get(name), list) else ()):
+                    if isinstance(item, dict) and not item.get("image") and not item.get("containers"):
+                        where = f"{self.prefix}{name}[{number}]"
+                        yield where, f"found no image; expected one here, or in {self.prefix}image for all"
+
+
+def _without_text(option: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in option.items() if key not in ("description", "version_added")}
+    if kept.get("options"):
+        kept["options"] = {name: _without_text(sub) for name, sub in kept["options"].items()}
+    return kept
