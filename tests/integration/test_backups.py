@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import psycopg
 import pytest
 from ansible_collections.balik.rollback.plugins.module_utils.backups.fetching import fetch
 from ansible_collections.balik.rollback.plugins.module_utils.backups.making import Wanted, make, store
@@ -147,8 +148,10 @@ def test_a_backup_after_go_live_says_that_none_will_choose_it(server, tmp_path):
 def test_a_dump_that_fails_leaves_nothing(server, tmp_path):
     with pytest.raises(BalikError, match="database nothere: not on PostgreSQL"):
         make(replace(wanted(server, tmp_path), database="nothere"))
-    with pytest.raises(BalikError, match="not done within"):
-        make(wanted(server, tmp_path, limit=0.25))
+    with psycopg.connect(server.dsn("hub")) as somebody:
+        somebody.execute("LOCK TABLE documents")
+        with pytest.raises(BalikError, match="not done within"):
+            make(wanted(server, tmp_path, limit=1))
     assert [*tmp_path.iterdir()] == []
 
 
