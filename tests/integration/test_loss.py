@@ -318,9 +318,9 @@ def test_a_table_that_somebody_holds_does_not_hold_up_the_decision(server, backu
 
 def test_a_limit_is_kept_and_nothing_is_left(server, backups):
     began = time.monotonic()
-    found = statement(asked(server, backups / "s.sql", limit=0.3))
+    found = statement(asked(server, backups / "s.sql", limit=0.1))
     assert time.monotonic() - began < 10
-    assert "not done within 300ms" in found["reason"], found["reason"]
+    assert "not done within 100ms" in found["reason"], found["reason"]
     assert databases(server) == {DATABASE}
 
 
