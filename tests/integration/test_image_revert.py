@@ -482,8 +482,10 @@ def test_arguments_that_say_nothing_clear(app: str, more: Json, says: str) -> No
 
 def test_an_engine_that_this_user_may_not_talk_to() -> None:
     code = (
-        "import os, sys; os.setgid(65534); os.setuid(65534); sys.path.insert(0, 'collections'); "
-        "from ansible_collections.balik.rollback.plugins.module_utils.docker_revert.engine import Engine; Engine()"
+        # The checkout may be where only root can read.
+        "import os, sys; sys.path.insert(0, 'collections'); "
+        "from ansible_collections.balik.rollback.plugins.module_utils.docker_revert.engine import Engine; Engine(); "
+        "os.setgid(65534); os.setgroups([]); os.setuid(65534); Engine()"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False

@@ -304,13 +304,15 @@ def test_no_folder(ready: Entrance) -> None:
 
 
 def test_no_right_to_write(ready: Entrance) -> None:
-    lock, unlock = (["chattr", "+i"], ["chattr", "-i"]) if os.geteuid() == 0 else (["chmod", "555"], ["chmod", "755"])
-    subprocess.run([*lock, ready.server.switch], check=True)
+    folder, root = str(ready.server.switch), os.geteuid() == 0
+    # Root may write everywhere but on what is mounted read-only.
+    for command in (["mount", "--bind", folder], ["mount", "-o", "remount,bind,ro"]) if root else (["chmod", "555"],):
+        subprocess.run([*command, folder], check=True)
     try:
         with pytest.raises(BalikError, match=r"not writable for user id \d+; expected .* Use `become: true`"):
             ready.maintenance.check(PAGE)
     finally:
-        subprocess.run([*unlock, ready.server.switch], check=True)
+        subprocess.run(["umount", folder] if root else ["chmod", "755", folder], check=True)
 
 
 def test_haproxy_without_its_socket(app: Upstream) -> None:

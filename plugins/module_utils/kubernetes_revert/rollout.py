@@ -293,14 +293,15 @@ def verify(cluster: Cluster, changes: Sequence[Change]) -> Account:
 
 
 def warnings(cluster: Cluster, namespaces: Iterable[str]) -> dict[str, list[str]]:
-    """Warnings of these namespaces: ``namespace/name`` of the object → latest line of each reason."""
-    found: dict[str, dict[str, str]] = {}
+    """Warnings of these namespaces: ``namespace/name`` of the object → the lines of its events, each once."""
+    found: dict[str, dict[tuple[str, str], str]] = {}
 
     def look(namespace: str) -> None:
         for raw in cluster.list(path_of("v1", "events", namespace), fields="type=Warning"):
             about = raw.get("involvedObject") or {}
             lines = found.setdefault(f"{namespace}/{about.get('name', '')}", {})
-            lines[raw.get("reason") or ""] = pods.event(raw)
+            # "Failed" alone says both that an image could not be pulled and that it is not tried for a while.
+            lines[raw.get("reason") or "", raw.get("message") or ""] = pods.event(raw)
 
     # Reasons make a message better; that they could not be had is no reason to say nothing.
     at_once(sorted(namespaces), look)
