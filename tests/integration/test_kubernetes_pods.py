@@ -111,6 +111,11 @@ def answers_with(url: str, version: str) -> bool:
     return said(url) == version
 
 
+def has_endpoints(cluster: Cluster, service: str) -> bool:
+    found = cluster.get("v1", "Endpoints", service, "default").get("subsets") or []
+    return any(subset.get("addresses") for subset in found)
+
+
 def states(cluster: Cluster, app: str) -> list[Json]:
     found = cluster.get("v1", "Pod", namespace="default")["items"]
     return [
@@ -147,6 +152,7 @@ def test_no_request_is_dropped_while_a_route_leads_elsewhere_and_back(
         cluster.apply(application(name, engine.image(version, "unchecked")))
     cluster.apply(route("moving", "/moving", "blue"))
     cluster.eventually(lambda: said(f"{entrance.url}/moving") == "1.9.4", says="the first way")
+    cluster.eventually(lambda: has_endpoints(cluster, "green"), says="the second way")
     over, answers = threading.Event(), []
 
     def visit() -> None:

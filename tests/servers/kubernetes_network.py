@@ -196,6 +196,19 @@ class Proxy:
         return False
 
     def _orders(self, to: Wanted) -> Iterator[str]:
+        # A route never leads to where nobody is: pods come before it does, and go after it has gone.
+        coming, going = [], []
+        for name, pods in to.pods.items():
+            before = self._slots[name]
+            self._slots[name] = list(_seated(before, pods))
+            for number, (old_place, new_place) in enumerate(zip(before, self._slots[name])):
+                for server in (f"http_{name}/pod{number}", f"tcp_{name}/pod{number}") if old_place != new_place else ():
+                    if new_place:
+                        coming.append(f"set server {server} addr {new_place[0]} port {new_place[1]}")
+                        coming.append(f"set server {server} state ready")
+                    else:
+                        going.append(f"set server {server} state maint")
+        yield from coming
         place = f"{_INSIDE}/routes.map"
         for at in to.routes.keys() | self._now.routes.keys():
             old, new = self._now.routes.get(at), to.routes.get(at)
@@ -203,14 +216,7 @@ class Proxy:
                 yield f"del map {place} {at}"
             elif old != new:
                 yield f"{'set' if old else 'add'} map {place} {at} {new}"
-        for name, pods in to.pods.items():
-            before = self._slots[name]
-            self._slots[name] = list(_seated(before, pods))
-            for number, (old_place, new_place) in enumerate(zip(before, self._slots[name])):
-                for server in (f"http_{name}/pod{number}", f"tcp_{name}/pod{number}") if old_place != new_place else ():
-                    if new_place:
-                        yield f"set server {server} addr {new_place[0]} port {new_place[1]}"
-                    yield f"set server {server} state {'ready' if new_place else 'maint'}"
+        yield from going
 
     def _order(self, orders: list[str]) -> None:
         for one in orders:

@@ -294,18 +294,17 @@ def verify(cluster: Cluster, changes: Sequence[Change]) -> Account:
 
 def warnings(cluster: Cluster, namespaces: Iterable[str]) -> dict[str, list[str]]:
     """Warnings of these namespaces: ``namespace/name`` of the object → the lines of its events, each once."""
-    found: dict[str, dict[tuple[str, str], str]] = {}
+    found: dict[str, dict[str, None]] = {}
 
     def look(namespace: str) -> None:
         for raw in cluster.list(path_of("v1", "events", namespace), fields="type=Warning"):
             about = raw.get("involvedObject") or {}
             lines = found.setdefault(f"{namespace}/{about.get('name', '')}", {})
-            # "Failed" alone says both that an image could not be pulled and that it is not tried for a while.
-            lines[raw.get("reason") or "", raw.get("message") or ""] = pods.event(raw)
+            lines[pods.event(raw)] = None
 
     # Reasons make a message better; that they could not be had is no reason to say nothing.
     at_once(sorted(namespaces), look)
-    return {name: list(lines.values()) for name, lines in found.items()}
+    return {name: list(lines) for name, lines in found.items()}
 
 
 def _reasons(workload: Workload, running: Sequence[Pod], events: Mapping[str, list[str]]) -> list[str]:
