@@ -22,7 +22,8 @@ options:
     description:
       - V(made) dumps the database under a name that must be free, with rows counted at the same moment.
       - V(found) only says which backup is meant.
-      - V(fetched) brings it to O(folder), if it is not on this host already, and compares it with its manifest.
+      - V(fetched) brings it to a folder in O(folder) that is this place's alone, if it is not on this host already, and
+        compares it with its manifest.
     type: str
     choices: [made, found, fetched]
     required: true
@@ -155,7 +156,11 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible_collections.balik.rollback.plugins.module_utils.backups.fetching import fetch, look  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.backups.fetching import (  # noqa: E402
+    fetch,
+    folder_of,
+    look,
+)
 from ansible_collections.balik.rollback.plugins.module_utils.backups.making import Wanted, make, store  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.backups.places import (  # noqa: E402
     Local,
@@ -229,7 +234,7 @@ def act(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     wanted = Wanted(
         access,
         given["database"],
-        str(Path(given["folder"]) / name) if remote else given["place"],
+        str(folder_of(place, Path(given["folder"])) / name) if remote else given["place"],
         given["golive"],
         given["jobs"] or min(os.cpu_count() or 1, 8),
         limit,

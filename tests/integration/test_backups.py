@@ -10,13 +10,14 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import boto3
 import psycopg
 import pytest
-from ansible_collections.balik.rollback.plugins.module_utils.backups.fetching import fetch
+from ansible_collections.balik.rollback.plugins.module_utils.backups.fetching import fetch, folder_of
 from ansible_collections.balik.rollback.plugins.module_utils.backups.making import Wanted, make, store
 from ansible_collections.balik.rollback.plugins.module_utils.backups.manifest import manifest_of, read_manifest
 from ansible_collections.balik.rollback.plugins.module_utils.backups.places import Options, place_of
@@ -221,12 +222,62 @@ def test_what_broke_off_is_gone_on_with_and_proved(made, remote, endpoint, tmp_p
     if not place.list():
         store(place, made, limit())
     here = tmp_path / "here"
-    here.mkdir()
+    mine = folder_of(place, here)
+    mine.mkdir(parents=True)
     half = made.read_bytes()[:100_000]
-    (here / f"{made.name}.part").write_bytes(half if there == "half of it" else half.replace(b"a", b"b"))
+    (mine / f"{made.name}.part").write_bytes(half if there == "half of it" else half.replace(b"a", b"b"))
     found = fetch(place, name, LAUNCH, here, limit(), "hub")
     assert found.path.read_bytes() == made.read_bytes()
-    assert not (here / f"{made.name}.part").exists()
+    assert not (mine / f"{made.name}.part").exists()
+
+
+@pytest.mark.parametrize("kind", ["ssh", "s3"])
+def test_a_file_of_another_place_is_never_taken_for_this_ones(made, remote, endpoint, tmp_path, kind):
+    """Two products whose backups have one name, one size and no manifest, and one folder on this host."""
+    here, name = tmp_path / "here", "pre-golive-snapshot-20260109.sql"
+    content = made.read_bytes()
+    texts = {"staging": content, "production": content.replace(b"a", b"b")}
+    for product, text in texts.items():
+        (tmp_path / "made" / product).mkdir(parents=True)
+        (tmp_path / "made" / product / name).write_bytes(text)
+        place, pattern = place_at(kind, tmp_path / product, remote, endpoint)
+        place.store(tmp_path / "made" / product / name, name, limit())
+        if product == "production":  # what broke off while it was fetched had another content
+            folder_of(place, here).mkdir(parents=True)
+            (folder_of(place, here) / f"{name}.part").write_bytes(texts["staging"][:100_000])
+        found = fetch(place, pattern, LAUNCH, here, limit())
+        assert found.changed
+        assert found.path.read_bytes() == text
+        assert fetch(place, pattern, LAUNCH, here, limit()).changed is False
+
+
+@pytest.mark.parametrize("beside", ["a manifest", "a checksum", "nothing"])
+def test_a_file_that_is_another_by_now_is_fetched_anew(made, remote, tmp_path, beside):
+    place, _ = place_at("ssh", tmp_path / "vault", remote, "")
+    store(place, made, limit())
+    vault, here = tmp_path / "vault", tmp_path / "here"
+    if beside != "a manifest":
+        manifest_of(vault / made.name).unlink()
+    if beside == "nothing":
+        (vault / f"{made.name}.sha256").unlink()
+    assert fetch(place, made.name, LAUNCH, here, limit()).changed
+    assert fetch(place, made.name, LAUNCH, here, limit()).changed is False
+    text = made.read_bytes().replace(b"a", b"b")
+    before = (vault / made.name).stat().st_mtime
+    (vault / made.name).write_bytes(text)
+    os.utime(vault / made.name, (before + (beside == "nothing"),) * 2)
+    sha = sha256(text).hexdigest()
+    if beside == "a manifest":
+        manifest = json.loads(manifest_of(made).read_text())
+        manifest_of(vault / made.name).write_text(json.dumps({**manifest, "sha256": sha}))
+    if beside == "a checksum":
+        (vault / f"{made.name}.sha256").write_text(f"{sha}  {made.name}\n")
+    dry = fetch(place, made.name, LAUNCH, here, limit(), dry=True)
+    assert dry.changed
+    assert "other than what was fetched before" in dry.says
+    found = fetch(place, made.name, LAUNCH, here, limit())
+    assert found.changed
+    assert found.path.read_bytes() == text
 
 
 @pytest.mark.parametrize("kind", ["ssh", "s3"])
@@ -305,5 +356,5 @@ def test_the_module_shows_no_key(made, endpoint, tmp_path):
         capture_output=True, text=True, timeout=60, check=False, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "here" / made.name).read_bytes() == made.read_bytes()
+    assert (folder_of(place, tmp_path / "here") / made.name).read_bytes() == made.read_bytes()
     assert KEYS["secret_key"] not in done.stdout + done.stderr

@@ -196,6 +196,38 @@ def test_only_dropping_needs_no_backup(live, job):
     assert (catalog(live), content(live)) == before
 
 
+def test_views_on_views_go_in_their_order_and_come_back(live, job):
+    live.psql(
+        "CREATE MATERIALIZED VIEW counted AS SELECT count(*) AS n FROM season_top;"
+        "CREATE VIEW shown AS SELECT n FROM counted; CREATE TABLE entries (season int REFERENCES seasons);"
+        "ALTER TABLE seasons ADD COLUMN best int; CREATE UNIQUE INDEX ON entries (season);"
+        "ALTER TABLE seasons ADD FOREIGN KEY (best) REFERENCES entries (season); CREATE VIEW entered AS TABLE entries",
+        DATABASE,
+    )
+    new = ["public.entries", "public.seasons", "public.season_top", "public.counted", "public.entered", "public.shown"]
+    job = replace(job, source="", tables=[], drop_tables=new)
+    before = catalog(live), content(live)
+    tables.check(job)
+    assert tables.restore(job)["evidence"]["dropped"] == new
+    assert catalog(live) == catalog(live, "known_good")
+    tables.undo(job)
+    assert (catalog(live), content(live)) == before
+
+
+def test_a_plan_that_was_edited_between_two_starts_is_not_taken_for_done(live, job):
+    began = replace(job, tables=["public.badges"], drop_tables=[])
+    tables.restore(began)
+    before = catalog(live), content(live)
+    for given in ({"tables": [*began.tables, "public.scores"]}, {"drop_tables": NEW}):
+        edited = replace(began, **given)
+        for act in (tables.check, tables.restore, tables.verify):
+            with pytest.raises(BalikError, match=r"db_restore_(drop_)?tables: public.*, while this run began with "):
+                act(edited)
+        assert (catalog(live), content(live)) == before
+    assert ": public.badges are as they were" in tables.undo(replace(began, tables=["public.scores"]))["says"]
+    assert live.psql("SELECT count(*) FROM badges WHERE label = 'x'", DATABASE) == "20", "what this run did is undone"
+
+
 def test_a_table_that_the_release_changed(live, job):
     live.psql(
         "ALTER TABLE leaderboard ADD COLUMN streak int NOT NULL DEFAULT 7, ADD CHECK (streak > 0);"
@@ -264,6 +296,21 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {},
         r"there hang on it foreign key prizes_season_fkey of public\.prizes",
     ),
+    "what else hangs on a view": (
+        "ALTER TABLE users ADD COLUMN best season_top;"
+        "CREATE FUNCTION rank(season_top) RETURNS int LANGUAGE sql AS 'SELECT 1';"
+        "CREATE FUNCTION first() RETURNS SETOF season_top LANGUAGE sql AS 'SELECT * FROM public.season_top LIMIT 1';"
+        "CREATE POLICY few ON users USING (name IN (SELECT name FROM season_top))",
+        {},
+        r"there hang on it column best of table public\.users, function public\.first\(\), "
+        r"function public\.rank\(public\.season_top\), policy few on table public\.users",
+    ),
+    "a default by a new table's sequence": (
+        "ALTER TABLE users ALTER COLUMN id SET DEFAULT nextval('seasons_id_seq')",
+        {},
+        r"there hang on it default value for column id of table public\.users",
+    ),
+    "a table that inherits": ("CREATE TABLE old () INHERITS (seasons)", {}, r"table public\.old;"),
     "capitals": ("", {"tables": ["public.Leaderboard"]}, r"not there; there is public\.leaderboard"),
     "a table that is new": ("", {"tables": ["public.seasons"], "drop_tables": []}, r"does not hold public\.seasons"),
     "no schema": ("", {"tables": ["leaderboard"]}, "expected a schema and a name"),

@@ -3,7 +3,8 @@
 A name carries a date, and says neither whose date that is nor at what hour of it the backup was taken. So
 
 1. a backup's manifest decides, where it has one: it says the moment with its zone;
-2. a time in the name is taken in go-live's own zone;
+2. a time in the name is taken in go-live's own zone; if it may be after go-live in another, and the file's own time is
+   after go-live, the two contradict each other, and it is not taken;
 3. a date alone counts when that day was over everywhere on earth before go-live (no zone is behind UTC−12); else the
    file's own time must be before go-live, which of a copy may be that of the copying.
 """
@@ -26,8 +27,9 @@ _TOKENS = {
     "HHMMSS": r"(?P<time>\d{6})",
     "HHMM": r"(?P<time>\d{4})",
 }
-#: A day lasts from its first hour at UTC+14 to its last at UTC-12.
-_FIRST, _LAST = timedelta(hours=-14), timedelta(hours=24 + 12)
+#: A day lasts from its first hour at UTC+14 to its last at UTC-12, and no clock is further behind than that.
+_BEHIND = timedelta(hours=12)
+_FIRST, _LAST = timedelta(hours=-14), timedelta(hours=24) + _BEHIND
 _MOST = 12
 
 
@@ -164,9 +166,21 @@ def _judged(
     except ValueError:
         return None, "", "its name holds no date of the calendar"
     if parts.get("time"):
-        taken = named.replace(tzinfo=zone).astimezone(timezone.utc)
-        return (taken, "name", "") if taken < launch else (None, "", "named after go-live")
+        return _judged_by_time(named, zone, candidate, launch)
     return _judged_by_day(named.replace(tzinfo=timezone.utc), candidate, launch)
+
+
+def _judged_by_time(
+    named: datetime, zone: timezone, candidate: Candidate, launch: datetime
+) -> tuple[datetime | None, str, str]:
+    taken = named.replace(tzinfo=zone).astimezone(timezone.utc)
+    if taken >= launch:
+        return None, "", "named after go-live"
+    written = candidate.written
+    if written and written >= launch and named.replace(tzinfo=timezone.utc) + _BEHIND >= launch:
+        said = f"written {written:%Y-%m-%d %H:%M} UTC, after go-live, which its name may be too in another zone"
+        return None, "", f"{said}; it has no manifest (only copied then? name it)"
+    return taken, "name", ""
 
 
 def _judged_by_day(day: datetime, candidate: Candidate, launch: datetime) -> tuple[datetime | None, str, str]:

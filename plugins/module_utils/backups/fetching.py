@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -10,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ..database.access import Deadline
-from ..database.backup import kind_of
+from ..database.backup import kind_of, listed_sum, verify_checksum
 from ..database.space import human
 from ..errors import BalikError
 from .choosing import Candidate, Choice, choose, is_pattern
-from .manifest import ENDING, manifest_of, parse_manifest, verify
+from .manifest import ENDING, agree, parse_manifest, verify
 from .places import Local, Place
 
 _SUM = ".sha256"
@@ -52,41 +53,57 @@ def _manifest(place: Place, name: str, known: set[str]) -> dict[str, Any] | None
     return None if text is None else parse_manifest(text, f"{name}{ENDING} in {place.title}")
 
 
+def folder_of(place: Place, folder: Path) -> Path:
+    """Where in ``folder`` the files of a place stand: those of another place, of the same name, are others."""
+    if isinstance(place, Local):
+        return place.folder
+    return folder / f"from-{hashlib.sha256(place.identity.encode()).hexdigest()[:16]}"
+
+
 def fetch(
     place: Place, pattern: str, golive: str, folder: Path, deadline: Deadline, database: str = "", dry: bool = False
 ) -> Found:
-    """The backup that is meant, in ``folder``, or where it lies if that is on this host already.
+    """The backup that is meant, in the place's own folder below ``folder``, or where it lies if that is on this host.
 
-    What was fetched before and is as its manifest says is not fetched again; what broke off is gone on with, and
-    fetched anew if the whole is not what the manifest says.
+    What was fetched before, and is what the place has now, is not fetched again: by its manifest, its ``.sha256``, or
+    size and time. What broke off is gone on with where one of the first two can prove the whole.
 
     :param dry: only say what would be fetched.
     :raises BalikError: it is not what its manifest says, does not fit on the disk, or does not come in time.
     """
     candidate, says = look(place, pattern, golive)
-    if isinstance(place, Local):
-        return _verified(place.folder / candidate.name, says, database, False)
+    folder = folder_of(place, folder)
     final = folder / candidate.name
+    if isinstance(place, Local):
+        manifest, said = verify(final, kind_of(final), database)
+        return Found(final, manifest, f"{says}; {said}", False)
+    beside = {ending: place.read(candidate.name + ending) for ending in (ENDING, _SUM)}
+    provable = beside[ENDING] is not None or bool(listed_sum(beside[_SUM] or "", candidate.name))
     if final.exists():
-        return _verified(final, f"{says}, fetched before", database, False)
+        try:
+            manifest, said = _proved(final, candidate, beside, database)
+            _of_the_time(final, candidate, provable)
+        except BalikError as error:
+            says = f"{says}, other than what was fetched before ({error.found})"
+        else:
+            _lay(folder, candidate.name, {} if dry else beside)
+            return Found(final, manifest, f"{says}, fetched before; {said}", False)
     if dry:
         return Found(final, None, f"would fetch {says} ({human(candidate.size)}) to {folder}", True)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     part = folder / f"{candidate.name}.part"
+    if not provable:  # two halves of two files would be taken for one
+        part.unlink(missing_ok=True)
     free = shutil.disk_usage(folder).free + (part.stat().st_size if part.exists() else 0)
     if candidate.size > free:
         raise BalikError(
             f"the disk of {folder}", f"{human(free)} free", f"{human(candidate.size)} for {candidate.name}"
         )
-    for ending in (ENDING, _SUM):
-        text = place.read(candidate.name + ending)
-        if text is not None:
-            _write(folder / (candidate.name + ending), text)
     resumed = part.exists()
     while True:
         place.fetch(candidate.name, part, deadline)
         try:
-            _whole(part, final, candidate, database)
+            manifest, said = _proved(part, candidate, beside, database)
             break
         except BalikError:
             part.unlink()
@@ -95,27 +112,46 @@ def fetch(
             resumed = False  # what had been fetched before was of another file
     if candidate.written:
         os.utime(part, (candidate.written.timestamp(),) * 2)
+    final.unlink(missing_ok=True)  # else a kill would leave the old one with what is said of the new one
+    _lay(folder, candidate.name, beside)
     part.replace(final)
-    return _verified(final, f"{says}, fetched to {folder}", database, True)
+    return Found(final, manifest, f"{says}, fetched to {folder}; {said}", True)
 
 
-def _whole(part: Path, final: Path, candidate: Candidate, database: str) -> None:
-    size = part.stat().st_size
+def _proved(
+    path: Path, candidate: Candidate, beside: Mapping[str, str | None], database: str
+) -> tuple[dict[str, Any] | None, str]:
+    """A file on this host compared with what the place has and says of it now; the manifest, and a sentence.
+
+    :raises BalikError: it is another.
+    """
+    size = path.stat().st_size
     if size != candidate.size:
-        raise BalikError(candidate.name, f"{size} bytes came", f"{candidate.size}", "Run it again.")
-    beside = manifest_of(final)
-    if beside.exists():
-        manifest_of(part).unlink(missing_ok=True)
-        os.link(beside, manifest_of(part))
-        try:
-            verify(part, kind_of(part), database)
-        finally:
-            manifest_of(part).unlink()
+        raise BalikError(candidate.name, f"{size} bytes", f"{candidate.size}", "Run it again.")
+    text = beside[ENDING]
+    if text is not None:
+        manifest = parse_manifest(text, candidate.name + ENDING)
+        return manifest, agree(path, manifest, kind_of(path), database)
+    checksum = listed_sum(beside[_SUM] or "", candidate.name)
+    return None, f"it has no manifest; {verify_checksum(path, checksum)}" if checksum else "it has no manifest"
 
 
-def _verified(path: Path, says: str, database: str, changed: bool) -> Found:
-    manifest, said = verify(path, kind_of(path), database)
-    return Found(path, manifest, f"{says}; {said}", changed)
+def _of_the_time(path: Path, candidate: Candidate, provable: bool) -> None:
+    """Of a file that nothing proves, the time must be the one that the place gives now, to a fraction.
+
+    :raises BalikError: it is another.
+    """
+    written = candidate.written
+    if not provable and (written is None or abs(path.stat().st_mtime - written.timestamp()) > 0.001):
+        raise BalikError(str(path), "it has another time", "the time of the file in the place")
+
+
+def _lay(folder: Path, name: str, beside: Mapping[str, str | None]) -> None:
+    for ending, text in beside.items():
+        if text is None:
+            (folder / (name + ending)).unlink(missing_ok=True)
+        else:
+            _write(folder / (name + ending), text)
 
 
 def _write(path: Path, text: str) -> None:

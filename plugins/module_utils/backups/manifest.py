@@ -121,13 +121,24 @@ def verify(path: Path, kind: str, database: str = "") -> tuple[dict[str, Any] | 
     manifest = read_manifest(path)
     if manifest is None:
         return None, "it has no manifest"
+    return manifest, agree(path, manifest, kind, database)
+
+
+def agree(path: Path, manifest: Mapping[str, Any], kind: str, database: str = "") -> str:
+    """A sentence for a backup that is as a manifest says.
+
+    :raises BalikError: it is not, and in what.
+    """
     wrong = differences(manifest, kind=kind, database=database or None, **sums(path))
     if wrong:
         raise BalikError(
-            str(path), "; ".join(wrong), f"as {manifest_of(path).name} says", "Take another copy, or an earlier backup."
+            str(path),
+            "; ".join(wrong),
+            f"as {manifest['file']}{ENDING} says",
+            "Take another copy, or an earlier backup.",
         )
     rows = sum(each.get("rows") or 0 for each in (manifest.get("tables") or {}).values())
-    return manifest, f"as its manifest says: taken {manifest['taken']}, {rows:,} rows"
+    return f"as its manifest says: taken {manifest['taken']}, {rows:,} rows"
 
 
 def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:

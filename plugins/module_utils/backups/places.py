@@ -38,6 +38,10 @@ class Place(Protocol):
     def title(self) -> str:
         """As people call it, without secrets."""
 
+    @property
+    def identity(self) -> str:
+        """What tells it from every other place, without secrets: two of one title may be of different servers."""
+
     def list(self) -> list[Candidate]:
         """All files; of a local folder also directories."""
 
@@ -102,6 +106,10 @@ class Local:
     def title(self) -> str:
         return str(self.folder)
 
+    @property
+    def identity(self) -> str:
+        return str(self.folder.absolute())
+
     def list(self) -> list[Candidate]:
         if not self.folder.is_dir():
             raise BalikError(str(self.folder), "no directory on this host", "the folder of the backups")
@@ -157,6 +165,10 @@ class Ssh:
     @property
     def title(self) -> str:
         return f"{self._target}:{self.folder}"
+
+    @property
+    def identity(self) -> str:
+        return repr(("ssh", self._target, self.port, self.folder, list(self.options)))
 
     @property
     def _target(self) -> str:
@@ -267,6 +279,10 @@ class Bucket:
     @property
     def title(self) -> str:
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+    @property
+    def identity(self) -> str:
+        return repr(("s3", self.settings.get("endpoint_url") or "", self.bucket, self.prefix))
 
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{name}" if self.prefix else name

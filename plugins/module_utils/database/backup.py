@@ -166,7 +166,7 @@ def verify_checksum(path: Path, given: str = "") -> str:
     if given:
         sums = {path.name: given}
     elif beside.is_file():
-        sums = _sums(beside, path)
+        sums = _sums(beside.read_text(errors="replace"), path.name, path.is_dir())
     else:
         return "no checksum beside it"
     files = {entry.name: entry for entry in path.iterdir()} if path.is_dir() else {path.name: path}
@@ -198,10 +198,15 @@ def write_checksum(path: Path) -> None:
     path.with_name(path.name + ".sha256").write_text(f"{_digest(path)}  {path.name}\n")
 
 
-def _sums(file: Path, path: Path) -> dict[str, str]:
-    lines = [line.split(maxsplit=1) for line in file.read_text(errors="replace").splitlines() if line.strip()]
-    if len(lines) == 1 and not path.is_dir():
-        return {path.name: lines[0][0]}
+def listed_sum(text: str, name: str) -> str:
+    """What a list of checksums, as ``sha256sum`` writes it, has for a file; empty where it has nothing."""
+    return _sums(text, name).get(name, "")
+
+
+def _sums(text: str, name: str, directory: bool = False) -> dict[str, str]:
+    lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
+    if len(lines) == 1 and not directory:
+        return {name: lines[0][0]}
     return {Path(line[-1].lstrip("*")).name: line[0] for line in lines}
 
 

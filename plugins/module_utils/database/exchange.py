@@ -37,15 +37,23 @@ where k.contype = 'f' and k.convalidated and k.conparentid = 0
 and (k.conrelid = any(%(oids)s) or k.confrelid = any(%(oids)s))
 order by 2, 1
 """
+# What goes with a relation by itself (its columns, indexes, keys, row type, sequences, partitions), and then everything
+# else that needs any of this: views, foreign keys, columns of its row type, functions, policies, defaults.
 _DEPENDENTS = """
-select distinct case v.relkind when 'm' then 'materialized view ' else 'view ' end || v.oid::regclass
-from pg_depend d join pg_rewrite r on r.oid = d.objid join pg_class v on v.oid = r.ev_class
-where d.classid = 'pg_rewrite'::regclass and d.refobjid = any(%(oids)s) and v.oid <> all(%(oids)s)
-union select format('foreign key %%s of %%s', conname, conrelid::regclass) from pg_constraint
-where contype = 'f' and confrelid = any(%(oids)s) and conrelid <> all(%(oids)s || %(spared)s::oid[])
-union select format('table %%s, which inherits', inhrelid::regclass) from pg_inherits
-join pg_class c on c.oid = inhrelid
-where inhparent = any(%(oids)s) and inhrelid <> all(%(oids)s) and not c.relispartition
+with recursive going(classid, objid) as (
+  select 'pg_class'::regclass::oid, unnest(%(oids)s::oid[])
+  union
+  select d.classid, d.objid from pg_depend d join going g on d.refclassid = g.classid and d.refobjid = g.objid
+  where d.deptype in ('a', 'i', 'P', 'S') and d.objsubid = 0)
+select distinct case
+    when r.rulename = '_RETURN' then pg_describe_object('pg_class'::regclass, r.ev_class, 0)
+    when k.contype = 'f' then format('foreign key %%s of %%s', k.conname, k.conrelid::regclass)
+    else pg_describe_object(d.classid, d.objid, d.objsubid) end
+from pg_depend d join going g on d.refclassid = g.classid and d.refobjid = g.objid
+left join pg_rewrite r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
+left join pg_constraint k on d.classid = 'pg_constraint'::regclass and k.oid = d.objid
+where d.deptype = 'n' and not exists (select from going o where o.classid = d.classid and o.objid = d.objid)
+and (k.contype is distinct from 'f' or k.conrelid <> all(%(spared)s::oid[]))
 order by 1
 """
 _FAMILY = """
@@ -135,7 +143,7 @@ def lock(connection: Connection[Any], access: Access, database: str, tables: Seq
 
 
 def dependents(connection: Connection[Any], oids: Sequence[int], spared: Sequence[int] = ()) -> list[str]:
-    """What outside of these relations forbids to drop them.
+    """What outside of these relations hangs on them, and so forbids to drop them.
 
     :param spared: relations whose foreign keys do not count.
     """

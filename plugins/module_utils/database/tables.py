@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 _ENDING_LIMIT = 10.0  # seconds for an ended session to be gone
-_VIEWS = {"v": "VIEW", "m": "MATERIALIZED VIEW"}
+_KINDS_DROPPED = {"v": "VIEW", "m": "MATERIALIZED VIEW", "rp": "TABLE"}
 _KINDS = """
 select relkind, relispartition, (select extname from pg_depend d join pg_extension e on e.oid = refobjid
   where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e'), c.oid
@@ -112,6 +112,23 @@ class _State:
         """The tables were restored, and not undone."""
         return self.became(admin, "xid") and not self.became(admin, "undone")
 
+    def did(self, admin: Connection[Any], asked: Mapping[str, list[str]]) -> bool:
+        """Whether this run did what is asked.
+
+        :raises BalikError: it did something else, since the plan was edited between two starts of the run.
+        """
+        if not self.done(admin):
+            return False
+        for what, found in self.known["asked"].items():
+            if sorted(asked[what]) != sorted(found):
+                raise BalikError(
+                    what,
+                    f"{', '.join(asked[what]) or 'empty'}, while this run began with {', '.join(found) or 'none'}",
+                    "the same as when this run restored the tables",
+                    "Put the plan back as it was, or start a new run.",
+                )
+        return True
+
 
 def check(task: Task) -> Result:
     """Whether the tables could be put back or dropped; only reads.
@@ -124,7 +141,7 @@ def check(task: Task) -> Result:
     with server(task) as (admin, known):
         live = live_database(admin, task)
         state = _State(task)
-        if state.done(admin):
+        if state.did(admin, _asked(wanted, dropped)):
             says = (
                 f"{_listed(wanted, dropped)} of {live.name} are restored already; kept: {place(task, '-tables.dump')}"
             )
@@ -170,13 +187,13 @@ def restore(task: Task, check_mode: bool = False) -> Result:
         state = _State(task)
         diff = {"before": f"{listed}\n", "after": f"put back: {_said(wanted)}; dropped: {_said(dropped)}\n"}
         if check_mode:
-            done = state.done(admin)
+            done = state.did(admin, _asked(wanted, dropped))
             says = f"{listed} are restored already" if done else f"would put back or drop {listed}"
             return {"changed": not done, "says": says, "evidence": {}, "diff": {} if done else diff}
         major = server_fits(admin, live, task, rename=False)
         programs = find_programs(major, task.programs)
         alone(admin, task)
-        if state.done(admin):
+        if state.did(admin, _asked(wanted, dropped)):
             _drop_scratch(admin, task, known)
             says = f"{listed} of {live.name} are restored already"
             return {"changed": False, "says": says, "evidence": {}}
@@ -213,7 +230,7 @@ def verify(task: Task) -> Result:
     with server(task) as (admin, _):
         live = live_database(admin, task)
         state = _State(task)
-        if not state.done(admin):
+        if not state.did(admin, _asked(wanted, dropped)):
             raise BalikError(f"{_listed(wanted, dropped)} of {live.name}", "not restored by this run", "restored")
         with task.access.connect(live.name) as connection:
             alike(connection)
@@ -244,15 +261,16 @@ def undo(task: Task, check_mode: bool = False) -> Result:
     :raises BalikError: everything is as it was.
     """
     deadline = Deadline(task.limit)
-    wanted, dropped = _named(task)
-    listed = _listed(wanted, dropped)
     with server(task) as (admin, _):
         live = live_database(admin, task)
         state = _State(task)
         if not check_mode:
             alone(admin, task)
         if not state.done(admin):
-            return {"changed": False, "says": f"{listed} of {live.name} are as they were", "evidence": {}}
+            says = f"{_listed(*_named(task))} of {live.name} are as they were"
+            return {"changed": False, "says": says, "evidence": {}}
+        # What this run did, whatever the plan names by now.
+        listed = ", ".join(name for names in state.known["asked"].values() for name in names)
         diff = {"before": f"{listed}: as restored\n", "after": f"{listed}: as kept\n"}
         if check_mode:
             return {"changed": True, "says": f"would bring {listed} back as kept", "evidence": {}, "diff": diff}
@@ -282,6 +300,13 @@ def _said(tables: list[Table]) -> str:
 
 def _listed(wanted: list[Table], dropped: list[Table]) -> str:
     return _said([*wanted, *dropped])
+
+
+def _asked(wanted: list[Table], dropped: list[Table]) -> dict[str, list[str]]:
+    return {
+        "db_restore_tables": [each.said for each in wanted],
+        "db_restore_drop_tables": [each.said for each in dropped],
+    }
 
 
 def _fits(connection: Connection[Any], task: Task, wanted: list[Table], dropped: list[Table]) -> set[Table]:
@@ -421,6 +446,7 @@ def _exchange(
     with transaction(access, database, task.lock_limit, deadline) as live, ExitStack() as stack:
         began = time.monotonic()
         _fits(live, task, wanted, dropped)
+        asked = _asked(wanted, dropped)
         dropped = [each for each in dropped if describe(live, each)]
         lock(live, access, database, [*wanted, *_lockable(live, dropped)], "EXCLUSIVE")
         kept = _keep(task, live, wanted, dropped, programs, deadline, "")
@@ -450,12 +476,13 @@ def _exchange(
         oids = [oid for each in wanted for oid, _, _ in family(live, each)]
         keys = refuse_orphans(live, oids) if oids else []
         _drop(live, dropped)
-        state.begin(xid=xid, before=before, after=after, dropped=[each.said for each in dropped], kept=kept)
+        gone = [each.said for each in dropped]
+        state.begin(xid=xid, asked=asked, before=before, after=after, dropped=gone, kept=kept)
     held = round((time.monotonic() - began) * 1000)
     _tidy(task, wanted)
     return {
         "restored": {name: after[name]["rows"][0] for name in after},
-        "dropped": [each.said for each in dropped],
+        "dropped": gone,
         "definitions_changed": {each.said: differences(*each_change) for each, each_change in changes.items()},
         "foreign_keys": keys,
         "kept": kept,
@@ -571,14 +598,17 @@ def _proved(
 
 
 def _drop(live: Connection[Any], dropped: list[Table]) -> None:
+    """Drops what is named, and nothing else: PostgreSQL refuses where something else hangs on it."""
     kinds = {each: describe(live, each)["around"]["kind"] for each in dropped}
-    # Nothing that stays hangs on them: `_fits` has looked. Among each other, views may stand on views.
-    for each in dropped:
-        if kinds[each] in _VIEWS:
-            live.execute(f"DROP {_VIEWS[kinds[each]]} IF EXISTS {each.sql} CASCADE")  # type: ignore[arg-type]
-    tables = [each.sql for each in dropped if kinds[each] in "rp"]
-    if tables:
-        live.execute(f"DROP TABLE {', '.join(tables)}")  # type: ignore[arg-type]
+    left = list(dropped)
+    while left:
+        free = [each for each in left if not dependents(live, [oid for oid, _, _ in family(live, each)])]
+        going = free or left  # tables that refer to each other go together
+        for kind, what in _KINDS_DROPPED.items():
+            names = [each.sql for each in going if kinds[each] in kind]
+            if names:
+                live.execute(f"DROP {what} {', '.join(names)}")  # type: ignore[arg-type]
+        left = [each for each in left if each not in going]
 
 
 def _tidy(task: Task, wanted: list[Table]) -> None:

@@ -85,6 +85,20 @@ def test_a_time_in_the_name_is_in_go_lives_zone() -> None:
     assert found.refused == {names[1]: "named after go-live"}
 
 
+def test_a_time_in_the_name_that_the_file_itself_contradicts_is_not_believed() -> None:
+    """Go-live at 13:00 UTC; a cron on a server in UTC names by UTC: 19:30 is after it, and 12:30 only in Jakarta."""
+    late = Candidate("s-20260110-1930.sql", 1, at("2026-01-10T19:31:00+00:00"))
+    copied = Candidate("s-20260109-1200.sql", 1, at("2026-01-10T19:31:00+00:00"))
+    early = Candidate("s-20260108-1200.sql", 1, at("2026-01-08T05:01:00+00:00"))
+    pattern = "s-YYYYMMDD-HHMM.sql"
+    with pytest.raises(BalikError, match=r"1930.sql \(written 2026-01-10 19:31 UTC, after go-live, .*name it"):
+        choose(pattern, [late], LAUNCH, lambda each: None)
+    found = choose(pattern, [late, copied, early], LAUNCH, lambda each: None)
+    assert found.candidate == copied, "yesterday's is of before go-live in every zone, whenever it was copied"
+    soon = Candidate("s-20260110-1930.sql", 1, at("2026-01-10T12:31:00+00:00"))
+    assert choose(pattern, [soon, early], LAUNCH, lambda each: None).candidate == soon, "the file's time agrees"
+
+
 def test_two_of_one_day_without_manifests_are_not_guessed_between() -> None:
     files = [Candidate(name("20260101", ending), 1, at("2026-01-01T00:00Z")) for ending in (".sql", ".sql.gz")]
     with pytest.raises(BalikError, match=r"2 backups of the same moment: .*\.sql, .*\.sql\.gz"):
