@@ -209,6 +209,7 @@ def test_a_backup_goes_to_another_place_and_comes_back(made, remote, endpoint, t
     assert found.path.read_bytes() == made.read_bytes()
     assert found.changed
     assert found.path.stat().st_mode & 0o777 == 0o600
+    assert {each.stat().st_mode & 0o777 for each in (here, found.path.parent)} == {0o700}
     assert "by its manifest" in found.says
     assert found.manifest == read_manifest(made)
     again = fetch(place, name, LAUNCH, here, limit(), "hub")

@@ -16,7 +16,7 @@ from ..database.space import human
 from ..errors import BalikError
 from .choosing import Candidate, Choice, choose, is_pattern
 from .manifest import ENDING, agree, parse_manifest, verify
-from .places import Local, Place
+from .places import Local, Place, private
 
 _SUM = ".sha256"
 
@@ -90,7 +90,7 @@ def fetch(
             return Found(final, manifest, f"{says}, fetched before; {said}", False)
     if dry:
         return Found(final, None, f"would fetch {says} ({human(candidate.size)}) to {folder}", True)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private(folder)
     part = folder / f"{candidate.name}.part"
     if not provable:  # two halves of two files would be taken for one
         part.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from ..loss.psql import Psql, literal, reach
 from ..units import iso, parse_time, utc_now
 from .choosing import ENDINGS, fill, zone_of
 from .manifest import FORMAT, manifest_of, sums, write_manifest
-from .places import Place, taken
+from .places import Place, private, taken
 
 TOOL = "balik 0.1.0"
 _PACKERS = {".gz": ["gzip", "-c", "-6"], ".zst": ["zstd", "-c", "-q", "-3"], ".zstd": ["zstd", "-c", "-q", "-3"]}
@@ -83,7 +83,7 @@ def make(wanted: Wanted, dry: bool = False) -> dict[str, Any]:
             "manifest": {},
             "says": f"would back up {wanted.database} ({human(about['size'])}) as {final}{late}",
         }
-    final.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private(final.parent)
     for stale in final.parent.glob(f"{final.name}.part-*"):
         _remove(stale)
     part = final.with_name(f"{final.name}.part-{os.getpid()}")

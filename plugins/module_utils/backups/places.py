@@ -386,6 +386,12 @@ def _told(title: str, missing: bool = False) -> Iterator[None]:
         ) from None
 
 
+def private(folder: Path) -> None:
+    """Makes a folder for its owner only, and so what is missing above it."""
+    for each in (*reversed(folder.parents), folder):
+        each.mkdir(mode=0o700, exist_ok=True)
+
+
 def taken(name: str, title: str) -> BalikError:
     """The error for a name that somebody has."""
     return BalikError(
