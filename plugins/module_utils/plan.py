@@ -573,9 +573,10 @@ def _times(value: Any, where: str) -> dict[str, dict[str, str]]:
     if not isinstance(value, Mapping):
         raise BalikError(where, f"found {value!r}", "tables with their columns: {public.documents: {created: …}}")
     for table, columns in value.items():
-        known = isinstance(columns, Mapping) and columns and set(columns) <= {"created", "updated"}
+        known = isinstance(columns, Mapping) and columns and set(columns) <= {"created", "updated", "zone"}
         if not known or not all(isinstance(column, str) and column for column in columns.values()):
-            raise BalikError(f"{where}.{table}", f"found {columns!r}", "created and updated, or one of them: columns")
+            expected = "created and updated, or one of them: columns; zone: of those that have none themselves"
+            raise BalikError(f"{where}.{table}", f"found {columns!r}", expected)
     return {
         str(table) if "." in str(table) else f"public.{table}": {key: str(column) for key, column in columns.items()}
         for table, columns in value.items()

@@ -88,7 +88,7 @@ options:
     type: str
     default: 2m
   times:
-    description: "The columns that say when a row was created and updated, by table."
+    description: "The columns that say when a row was created and updated, by table; and the zone of those without one."
     type: dict
     default: {}
   tables:

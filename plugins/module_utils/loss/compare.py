@@ -13,9 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..database import definition
 from ..errors import BalikError
 from .psql import Psql, literal, name
 
@@ -34,8 +35,18 @@ _EXACT = {
 _SENT = {"numeric": "numeric_send", "float4": "float4send", "float8": "float8send", "interval": "interval_send"}
 _INTEGERS = ("int2", "int4", "int8")
 _TIMES = ("timestamp", "timestamptz", "date")
-_WRITTEN = r"(last_?)?(updat|modifi|chang|edit)\w*|mtime"
-_CREATED = r"(date_?)?(creat|insert|add|regist|join|submit|post)\w*|ctime|inserted\w*|tanggal_?\w*|dibuat\w*"
+# The plainest names first; a day of birth (tanggal_lahir) says nothing of when its row was written.
+_WRITTEN = (
+    r"updated_?(at|on)?",
+    r"(last_?)?(updat|modifi|chang|edit)\w*|mtime|tanggal_?(di)?(ubah|perbarui)\w*|diubah\w*",
+)
+_CREATED = (
+    r"created_?(at|on)?",
+    r"(date_?)?(creat|insert|add(ed)?(_|$)|regist|join|submit|posted)\w*|ctime|tanggal_?(di)?(buat|daftar|masuk)\w*|dibuat\w*",
+)
+#: What stands in the place of a table's title for the large objects, which belong to none.
+LARGE_OBJECTS = "large objects"
+NOT_AS_FILES = "they are kept in the replaced database, and not as files"
 
 _TABLES = """
 SELECT n.nspname AS schema, c.relname AS relation, c.oid, c.relkind AS kind,
@@ -65,9 +76,21 @@ WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> '
 ORDER BY 1, 2
 """
 _SEQUENCES = """
-SELECT schemaname AS schema, sequencename AS sequence, last_value AS value FROM pg_sequences
-WHERE schemaname !~ '^pg_' ORDER BY 1, 2
+SELECT schemaname AS schema, sequencename AS sequence, last_value AS value,
+  (SELECT n.nspname || '.' || c.relname FROM pg_depend d JOIN pg_class c ON c.oid = d.refobjid
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+    AND d.objid = format('%I.%I', schemaname, sequencename)::regclass) AS owner
+FROM pg_sequences WHERE schemaname !~ '^pg_' ORDER BY 1, 2
 """
+# Prisma writes UTC into its columns without a zone, whatever the database has set for itself.
+_ZONE = """
+SELECT CASE WHEN EXISTS (SELECT FROM pg_class WHERE relname = '_prisma_migrations' AND relkind = 'r') THEN 'UTC'
+  ELSE current_setting('TimeZone') END AS zone
+"""
+_CONTENT = (
+    "coalesce((SELECT sum(hashtextextended(encode(data, 'hex'), pageno)) FROM pg_largeobject WHERE loid = oid), 0)"
+)
 
 
 @dataclass(frozen=True)
@@ -120,11 +143,16 @@ def tables(database: Psql, only: Iterable[str] = ()) -> dict[str, Table]:
 def title_of(table: str) -> str:
     """A table as :attr:`Table.title` has it.
 
-    >>> title_of("clicks"), title_of('"law firm"."Case Files"')
-    ('public.clicks', 'law firm.Case Files')
+    >>> title_of("clicks"), title_of('"law firm"."Case Files"'), title_of('"Skor ""x"" 1.0"')
+    ('public.clicks', 'law firm.Case Files', 'public.Skor "x" 1.0')
+
+    :raises BalikError: it is no such name.
     """
-    plain = table.replace('"', "")
-    return plain if "." in plain else f"public.{plain}"
+    try:
+        found = definition.table(table)
+    except BalikError:
+        found = definition.table(f"public.{table}")
+    return ".".join(found)
 
 
 def views(database: Psql) -> dict[str, str]:
@@ -134,38 +162,58 @@ def views(database: Psql) -> dict[str, str]:
     return {row["title"]: row["kind"] for row in found}
 
 
-def sequences(database: Psql) -> dict[str, int | None]:
-    """Each sequence's last value by title; None where it was never used."""
-    return {f"{row['schema']}.{row['sequence']}": row["value"] for row in database.rows(_SEQUENCES)}
+def sequences(database: Psql, only: Iterable[str] = ()) -> dict[str, int | None]:
+    """Each sequence's last value by title; None where it was never used.
+
+    :param only: those that belong to these tables; all where it is empty.
+    """
+    owners = {title_of(each) for each in only}
+    return {
+        f"{row['schema']}.{row['sequence']}": row["value"]
+        for row in database.rows(_SEQUENCES)
+        if not owners or row["owner"] in owners
+    }
+
+
+def own_zone(database: Psql) -> str:
+    """The zone in which a time without one is read: UTC where Prisma writes, else what the database has set."""
+    own = replace(database, snapshot="", settings={**database.settings, "TimeZone": ""})
+    return str(own.one(_ZONE)["zone"])
 
 
 @dataclass
 class Times:
     """The columns that say when a row was written; empty where there is none.
 
-    >>> Times.of({"id": {"type": "int8"}, "createdAt": {"type": "timestamptz"}})
-    Times(created='createdAt', updated='')
+    >>> day, moment = {"type": "date"}, {"type": "timestamptz"}
+    >>> Times.of({"id": {"type": "int8"}, "tanggal_lahir": day, "addedOn": moment, "createdAt": moment})
+    Times(created='createdAt', updated='', zone='UTC')
+
+    :param zone: of those that have none themselves.
     """
 
     created: str = ""
     updated: str = ""
+    zone: str = "UTC"
 
     @classmethod
-    def of(cls, columns: Mapping[str, Mapping[str, Any]], named: Mapping[str, str] | None = None) -> Times:
-        """Those that the plan names, or else those that are called so."""
-        if named:
-            return cls(named.get("created", ""), named.get("updated", ""))
+    def of(
+        cls, columns: Mapping[str, Mapping[str, Any]], named: Mapping[str, str] | None = None, zone: str = "UTC"
+    ) -> Times:
+        """Those that the plan names, or else those that are called so.
+
+        :param zone: where the plan names none.
+        """
+        given = named or {}
+        zone = given.get("zone") or zone
+        if given.get("created") or given.get("updated"):
+            return cls(given.get("created", ""), given.get("updated", ""), zone)
         there = [column for column, about in columns.items() if about["type"] in _TIMES]
         created, updated = (
-            next((column for column in there if re.fullmatch(pattern, column, re.I)), "")
-            for pattern in (_CREATED, _WRITTEN)
+            next((column for pattern in patterns for column in there if re.fullmatch(pattern, column, re.I)), "")
+            for patterns in (_CREATED, _WRITTEN)
         )
-        return cls(created, updated)
-
-    @property
-    def names(self) -> str | None:
-        """For people: which they are."""
-        return ", ".join(filter(None, (self.created, self.updated))) or None
+        return cls(created, updated, zone)
 
 
 @dataclass
@@ -173,7 +221,8 @@ class Difference:
     """What one table lost or got since the backup; None is what is not known.
 
     :param how: ``key``, ``rows`` (no key: a changed row is a deleted and an inserted one), ``new``, ``dropped``,
-        ``unknown``; ``times`` and ``statistics`` come from elsewhere.
+        ``objects`` (large ones), ``unknown``; ``times`` and ``statistics`` come from elsewhere.
+    :param least: whether it may be more than these counts.
     :param columns: added since: values in them, which are lost whatever became of the row.
     """
 
@@ -187,6 +236,7 @@ class Difference:
     by: str | None = None
     note: str = ""
     columns: dict[str, int] = field(default_factory=dict)
+    least: bool = False
 
     @property
     def lost(self) -> int | None:
@@ -286,8 +336,20 @@ class Pair:
         return f"{self._hashed(self.keys) if self.key else self.hash} & {RANGES - 1}"
 
     def time(self, column: str) -> str:
-        """A time as UTC, whatever type it has; one without a zone is taken for UTC."""
-        return f"{name(column)}::timestamp AT TIME ZONE 'UTC'" if self._zoneless(column) else name(column)
+        """A time as UTC, whatever type it has; one without a zone is read in :attr:`Times.zone`."""
+        zone = literal(self.times.zone)
+        return f"{name(column)}::timestamp AT TIME ZONE {zone}" if self._zoneless(column) else name(column)
+
+    @property
+    def by(self) -> str | None:
+        """For people: the columns that say when a row was written."""
+        return ", ".join(filter(None, (self.times.created, self.times.updated))) + self.zone_note or None
+
+    @property
+    def zone_note(self) -> str:
+        """For people: how columns without a zone are read; empty where there are none."""
+        zoneless = any(self._zoneless(column) for column in (self.times.created, self.times.updated))
+        return f" (without a zone, read as {self.times.zone})" if zoneless else ""
 
     def _zoneless(self, column: str) -> bool:
         return column in self.now.columns and self.now.columns[column]["type"] != "timestamptz"
@@ -306,7 +368,8 @@ class Comparison:
         self.now, self.server, self.named = now, server, named
         self.only = tuple(only)
         self.tables = tables(now, self.only)
-        self.sequences = sequences(now)
+        self.sequences = sequences(now, self.only)
+        self._zone = own_zone(now)
         self._ends = self._key_ends()
 
     # The first look
@@ -336,7 +399,7 @@ class Comparison:
         ]
 
     def times(self, title: str) -> Times:
-        return Times.of(self.tables[title].columns, self.named.get(title))
+        return Times.of(self.tables[title].columns, self.named.get(title), self._zone)
 
     def sums(self, side: Psql, pairs: Sequence[Pair], of_now: bool) -> list[dict[Any, Any]]:
         """For each table its ranges with number of rows and sum of hashes; ``{"error": …}`` where it cannot be read."""
@@ -464,27 +527,46 @@ class Comparison:
 
     @staticmethod
     def _timed(found: Difference, pair: Pair) -> Difference:
-        found.by = pair.times.names if found.newest else None
+        found.by = pair.by if found.newest else None
         return found
 
     def whole(self, titles: Sequence[str]) -> list[Difference]:
         """Tables that the backup does not have: all their rows go."""
         found = []
         queries = []
-        for title in titles:
-            table, times = self.tables[title], self.times(title)
-            pair = Pair(0, table, table, times, self.server)
+        pairs = [Pair(0, self.tables[title], self.tables[title], self.times(title), self.server) for title in titles]
+        for pair in pairs:
+            table, times = pair.now, pair.times
             written = [pair.time(column) for column in (times.created, times.updated) if column in table.columns]
             least, most = (f"{f}({', '.join(written)})" if written else "NULL::timestamptz" for f in _ENDS)
             low, high = in_iso(f"min({least})"), in_iso(f"max({most})")
             queries.append(f"SELECT count(*) AS n, {low} AS low, {high} AS high FROM {table.source}")
-        for title, (row, *_) in zip(titles, self.now.each(queries, tolerant=True) if queries else []):
+        for pair, (row, *_) in zip(pairs, self.now.each(queries, tolerant=True) if queries else []):
+            title = pair.now.title
             if "error" in row:
                 found.append(Difference(title, "unknown", note=f"new, and cannot be read: {row['error']}"))
                 continue
-            by = self.times(title).names if row["high"] else None
+            by = pair.by if row["high"] else None
             found.append(Difference(title, "new", row["n"], 0, 0, row["low"], row["high"], by))
         return found
+
+    def large_objects(self, scratch: Psql) -> list[Difference]:
+        """What differs of the large objects, as one; nothing where all are as they were."""
+        readable = self.now.one("SELECT has_table_privilege('pg_largeobject', 'SELECT') AS it")["it"]
+        query = f"SELECT oid, {_CONTENT if readable else 0} AS h FROM pg_largeobject_metadata"
+        copied = name(_OURS, "objects")
+        scratch.do(f"CREATE UNLOGGED TABLE {copied} (oid oid, h numeric)")
+        self.now.copy_to(scratch, query, copied)
+        row = scratch.one(
+            "SELECT count(*) FILTER (WHERE s.h IS NULL) AS inserted, count(*) FILTER (WHERE l.h <> s.h) AS changed,"
+            " count(*) FILTER (WHERE l.h IS NULL) AS deleted, count(*) FILTER (WHERE l.h = s.h) AS same"
+            f" FROM {copied} l FULL JOIN ({query}) s USING (oid)"
+        )
+        same = row.pop("same")
+        if not readable and same:
+            note = f"{row['inserted']:,} inserted, {row['deleted']:,} deleted; only a superuser can compare the others"
+            return [Difference(LARGE_OBJECTS, "unknown", note=note)]
+        return [Difference(LARGE_OBJECTS, "objects", **row, note=NOT_AS_FILES)] if any(row.values()) else []
 
     def _only_then(self, scratch: Psql, titles: Sequence[str], then: Mapping[str, Table]) -> list[Difference]:
         """Tables that were dropped since: their rows come back."""

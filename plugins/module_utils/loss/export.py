@@ -24,7 +24,7 @@ from ..backups.manifest import digest
 from ..database.access import limited
 from ..errors import BalikError
 from ..units import iso
-from .compare import Difference, Pair, Table
+from .compare import LARGE_OBJECTS, Difference, Pair, Table
 from .psql import Psql, literal, name
 from .statement import Asked, Compared, compared, taken_at
 
@@ -69,12 +69,16 @@ def told(manifest: Mapping[str, Any]) -> list[str]:
     source = f"{manifest['from']} (kept, to the last write before the swap)"
     if manifest["from"] == manifest["database"]:
         source = f"{manifest['database']} as it was {manifest['at'][:19]}Z"
+    objects = [f"  {each['table']}: {each['note']}" for each in manifest["tables"] if each["table"] == LARGE_OBJECTS]
+    if not files and objects:
+        return [f"what was lost of {source} stands in no file", *objects]
     if not files:
         return [f"nothing was lost: {source} holds nothing that {manifest['backup']} does not"]
     return [
         f"what was lost is kept: {rows:,} rows in {len(files)} files in {manifest['folder']}, from {source}",
         *(f"  {each['file']}: {each['rows']:,} rows {each['kind']} of {each['table']}" for each in files[:20]),
         *([f"  and {len(files) - 20} files more; manifest.json names them"] if len(files) > 20 else []),
+        *objects,
     ]
 
 
@@ -90,7 +94,7 @@ def _write(asked: Asked, done: Compared, folder: Path, kept: str) -> dict[str, A
     pairs = {pair.now.title: pair for pair in done.pairs}
     files: list[dict[str, Any]] = []
     for found in done.differences:
-        if found.how == "unknown":
+        if found.how == "unknown" and found.table != LARGE_OBJECTS:
             raise BalikError(f"table {found.table}", found.note, do="Mend that, then export again.")
         table = done.comparison.tables.get(found.table)
         if table is None or found.none:

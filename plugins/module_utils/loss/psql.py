@@ -55,7 +55,7 @@ class Psql:
 
     :param programs: folder of PostgreSQL's client programs; empty: where they are found.
     :param snapshot: of :func:`steady`: all that is asked is answered as of that moment.
-    :param settings: for these sessions only.
+    :param settings: for these sessions only; an empty one leaves the server's own.
     """
 
     access: Access
@@ -82,7 +82,8 @@ class Psql:
     def environment(self) -> dict[str, str]:
         timeout = {"statement_timeout": f"{max(1, int(self.deadline.left() * 1000))}ms"}
         only = {} if self.writes else {"default_transaction_read_only": "on"}
-        return self.access.environment(self.database, {**_SAME, **timeout, **only, **self.settings})
+        given = {**_SAME, **timeout, **only, **self.settings}
+        return self.access.environment(self.database, {key: value for key, value in given.items() if value})
 
     def rows(self, query: str) -> list[dict[str, Any]]:
         """What a query answers, a dictionary for each row.

@@ -183,6 +183,8 @@ def _load(scratch: Psql, path: Path, jobs: int) -> None:
     settings = {"synchronous_commit": "off", **scratch.settings}
     environment = scratch.access.environment(scratch.database, settings)
     if kind in backup.ARCHIVES:
+        # A superuser's programs get nothing that was not judged: an archive may hold any SQL, as a script may.
+        backup.inspect(path, kind, programs, scratch.deadline)
         # Indexes and constraints are left out, and so are owners and privileges: only rows are looked at.
         sections = ["--section=pre-data", "--section=data", "--no-owner", "--no-privileges", "--exit-on-error"]
         command = [programs["pg_restore"], "-w", *sections, "-j", str(jobs), "-d", _dsn(scratch.database)]

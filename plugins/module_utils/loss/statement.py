@@ -19,7 +19,19 @@ from ..database.access import Access, Deadline
 from ..errors import BalikError
 from ..units import format_duration, iso, parse_time, utc_now
 from . import scratch
-from .compare import Comparison, Difference, Pair, Times, in_iso, refuse_unknown_tables, sequences, tables, views
+from .compare import (
+    LARGE_OBJECTS,
+    Comparison,
+    Difference,
+    Pair,
+    Times,
+    in_iso,
+    own_zone,
+    refuse_unknown_tables,
+    sequences,
+    tables,
+    views,
+)
 from .psql import Psql, literal, name, reach
 
 ALWAYS, AUTO, NEVER = "always", "auto", "never"
@@ -29,10 +41,16 @@ _QUICK = 12.0
 _MOST = 200
 
 _STATISTICS = """
-SELECT schemaname AS schema, relname AS relation, n_tup_ins AS inserted, n_tup_upd AS changed, n_tup_del AS deleted,
-  (SELECT to_char(stats_reset, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') FROM pg_stat_database
-    WHERE datname = current_database()) AS since
+SELECT schemaname AS schema, relname AS relation, n_tup_ins AS inserted, n_tup_upd AS changed, n_tup_del AS deleted
 FROM pg_stat_user_tables ORDER BY 1, 2
+"""
+# Since when the counters count. A crash throws all of them away, which only those of the whole server tell (both of
+# them, while somebody may have reset one). A replica that was promoted, as a later timeline tells, has not counted what
+# it replayed.
+_SINCE = """
+SELECT to_char(greatest(d.stats_reset, least(b.stats_reset, a.stats_reset)), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS since,
+  (SELECT timeline_id FROM pg_control_checkpoint()) > 1 AS promoted
+FROM pg_stat_database d, pg_stat_bgwriter b, pg_stat_archiver a WHERE d.datname = current_database()
 """
 
 
@@ -164,11 +182,12 @@ def compared(asked: Asked, closed: bool = False) -> Iterator[Compared]:
                 seconds["load"] = round(time.monotonic() - began, 2)
                 then = tables(copy, asked.only)
                 _refuse(asked.only, comparison.tables, then, views(now))
-                were = sequences(copy)
+                were = sequences(copy, asked.only)
                 pairs = comparison.pairs(then)
                 sums = _fitting(comparison, now, pairs, guess, early.result())
                 found = _timed(lambda: comparison.differences(copy, then, pairs, sums), seconds, "compare")
-                moved = _moved(comparison.sequences, were) if not asked.only else []
+                found += comparison.large_objects(copy) if not asked.only else []
+                moved = _moved(comparison.sequences, were)
                 yield Compared(comparison, copy, pairs, found, moved, seconds, at)
 
 
@@ -228,6 +247,8 @@ def _body(differences: Sequence[Difference], moved: list[dict[str, Any]], at: da
     changed = sorted((each for each in differences if not each.none), key=_weight)
     unknown = [each.table for each in changed if each.lost is None]
     known = [each for each in changed if each.lost is not None]
+    lost = sum(each.lost or 0 for each in known)
+    at_least = any(each.least for each in changed)
     return {
         "exact": not any(each.how in ("unknown", "times", "statistics") for each in changed),
         "reason": "",
@@ -237,7 +258,8 @@ def _body(differences: Sequence[Difference], moved: list[dict[str, Any]], at: da
         "same": len(differences) - len(changed),
         "sequences": moved[:_MOST],
         "total": {
-            "lost": sum(each.lost or 0 for each in known),
+            "lost": lost if lost or not (unknown or at_least) else None,
+            "at_least": at_least,
             "inserted": sum(each.inserted or 0 for each in known),
             "changed": sum(each.changed or 0 for each in known),
             "deleted": sum(each.deleted or 0 for each in changed),
@@ -277,41 +299,58 @@ def _estimate(asked: Asked, taken: datetime | None, reason: str) -> dict[str, An
     _refuse(asked.only, there, views(now))
     manifest = read_manifest(Path(asked.backup)) if Path(asked.backup).exists() else None
     counted = {f"{row['schema']}.{row['relation']}": row for row in now.rows(_STATISTICS)}
-    found = {title: _by_statistics(title, counted.get(title), manifest, taken) for title in there}
+    since = _counters_since(now)
+    found = {title: _by_statistics(title, counted.get(title), since, manifest, taken) for title in there}
     found.update(_by_times(asked, now, taken))
+    objects = 0 if asked.only else now.one("SELECT count(*) AS n FROM pg_largeobject_metadata")["n"]
+    if objects:
+        note = f"{objects:,} are there, and nothing says which were written since the backup"
+        found[LARGE_OBJECTS] = Difference(LARGE_OBJECTS, "unknown", note=note)
     body = _body(list(found.values()), [], utc_now())
     return {**body, "exact": False, "reason": reason}
 
 
+def _counters_since(now: Psql) -> datetime | None:
+    """Since when the server has counted every write; None where that is not known."""
+    row = now.one(_SINCE)
+    return parse_time(row["since"], "stats_reset") if row["since"] and not row["promoted"] else None
+
+
 def _by_statistics(
-    title: str, row: Mapping[str, Any] | None, manifest: Mapping[str, Any] | None, taken: datetime | None
+    title: str,
+    row: Mapping[str, Any] | None,
+    since: datetime | None,
+    manifest: Mapping[str, Any] | None,
+    taken: datetime | None,
 ) -> Difference:
     kinds = ("inserted", "changed", "deleted")
     if not row or taken is None:
         return Difference(title, "unknown", note="nothing says how many rows were written since the backup")
+    counts = {kind: row[kind] for kind in kinds}
+    if since is None or since > taken:
+        begin = f"begin only at {_short(iso(since))}" if since else "may begin after the backup"
+        note = f"the server's counters {begin}"
+        if not any(counts.values()):
+            return Difference(title, "unknown", note=f"{note}, and say nothing")
+        return Difference(title, "statistics", **counts, note=f"an estimate, {note}: at least", least=True)
     then = ((manifest or {}).get("tables") or {}).get(title)
-    since = parse_time(row["since"], "stats_reset") if row["since"] else None
-    reset = (manifest or {}).get("statistics_since")
-    if then and (parse_time(reset) if reset else None) == since and all(row[k] >= then.get(k, 0) for k in kinds):
+    if then and all(row[kind] >= then.get(kind, 0) for kind in kinds):
         counts = {kind: row[kind] - then.get(kind, 0) for kind in kinds}
         return Difference(title, "statistics", **counts, note="an estimate, by the server's counters at the backup")
-    if since and since > taken:
-        note = f"an estimate, by the server's counters, which begin only at {_short(iso(since))}: at least"
-    else:
-        note = "an estimate, by the server's counters, which begin before the backup: at most"
-    return Difference(title, "statistics", **{kind: row[kind] for kind in kinds}, note=note)
+    note = "an estimate, by the server's counters, which begin before the backup: at most"
+    return Difference(title, "statistics", **counts, note=note)
 
 
 def _by_times(asked: Asked, now: Psql, taken: datetime | None) -> dict[str, Difference]:
     """Rows that were inserted or changed since the backup, by the columns that say so; deleted ones leave no trace."""
     if taken is None:
         return {}
-    queries, asked_of = [], []
+    queries, asked_of, zone = [], [], own_zone(now)
     moment = f"{literal(iso(taken))}::timestamptz"
     oldest = in_iso(f"min(CASE WHEN c > {moment} THEN c WHEN u > {moment} THEN u END)")
     newest = in_iso(f"max(CASE WHEN c > {moment} OR u > {moment} THEN greatest(c, u) END)")
     for title, table in tables(now, asked.only).items():
-        times = Times.of(table.columns, asked.times.get(title))
+        times = Times.of(table.columns, asked.times.get(title), zone)
         if not times.created or not times.updated or not {times.created, times.updated} <= set(table.columns):
             continue
         pair = Pair(0, table, table, times, 0)
@@ -322,17 +361,20 @@ def _by_times(asked: Asked, now: Psql, taken: datetime | None) -> dict[str, Diff
             f" {oldest} AS oldest, {newest} AS newest"
             f" FROM (SELECT {created} AS c, {updated} AS u FROM {table.source}) x"
         )
-        asked_of.append((title, times))
+        asked_of.append(pair)
     quick = Psql(now.access, now.database, now.deadline, now.programs, settings={"statement_timeout": "4s"})
     found = {}
-    for (title, times), (row, *_) in zip(asked_of, quick.each(queries, tolerant=True) if queries else []):
+    for pair, (row, *_) in zip(asked_of, quick.each(queries, tolerant=True) if queries else []):
         if "error" in row:
             continue
-        note = "" if title in asked.times else "an estimate: the columns were found by their names"
-        blank = row.pop("blank")
+        title, blank = pair.now.title, row.pop("blank")
+        named = {"created", "updated"} & set(asked.times.get(title, ()))
+        notes = [] if named else [f"an estimate: {pair.by} were found by their names"]
+        if named and pair.zone_note and not row["newest"]:
+            notes.append(f"by {pair.by}")
         if blank:
-            note = f"{note}; " * bool(note) + f"{blank:,} rows say nothing of when they were written"
-        found[title] = Difference(title, "times", **row, by=times.names, note=note)
+            notes.append(f"{blank:,} rows say nothing of when they were written")
+        found[title] = Difference(title, "times", **row, by=pair.by, note="; ".join(notes))
     return found
 
 
@@ -361,12 +403,13 @@ def lines(found: Mapping[str, Any], most: int = 10) -> Iterator[str]:
     if not found["tables"] and found["exact"]:
         yield f"{what} would lose nothing ({how})"
         return
-    about = "" if found["exact"] else "about "
+    about = "" if found["exact"] else "at least " if total["at_least"] else "about "
+    rows = f"{about}{total['lost']:,} rows" if total["lost"] is not None else "an UNKNOWN number of rows"
     span = f", written from {_short(total['oldest'])} to {_short(total['newest'])}" if total["newest"] else ""
     deleted = f"; {total['deleted']:,} rows that were deleted since would come back" if total["deleted"] else ""
     unknown = f"; UNKNOWN for {len(total['unknown'])} tables" if total["unknown"] else ""
     yield (
-        f"{what} would lose {about}{total['lost']:,} rows"
+        f"{what} would lose {rows}"
         f" ({total['inserted']:,} inserted, {total['changed']:,} changed){span}{deleted}{unknown} ({how})"
     )
     for each in found["tables"][:most]:

@@ -24,9 +24,10 @@ is not known is null. Texts of the plan and of people stay in their language; ``
 ``decision``   ``{outcome, reason, at, asked_at, seconds, answers: [...], glass_broken}``; each answer ``{role, title,
                by, answer, reason, at, after}``, with ``answer`` null for who was asked and did not answer
 ``loss``       what a restore would lose and has lost, or null: ``{at, told: [{host, reason, says, exact, database,
-               backup, taken, taken_by, at, more, lost, tables: [{table, how, inserted, changed, deleted, oldest,
-               newest, by, note, columns}]}], exported: [{at, host, folder, from,
-               files: [{file, table, kind, rows}]}]}``
+               backup, taken, taken_by, at, more, lost, at_least, tables: [{table, how, inserted, changed, deleted,
+               oldest, newest, by, note, columns}]}], exported: [{at, host, folder, from,
+               files: [{file, table, kind, rows}]}], kept: [{host, step, files: [path]}]}``; ``kept`` by the steps
+               themselves, where they replace or drop single tables
 ``steps``      list of ``{phase, step, state, started_at, seconds, attempts, hosts: [{host, says, saved, evidence}],
                failures: [{at, stage, host, says}]}``; ``state`` is done, failed, started or not-begun
 ``sign_offs``  list of ``{name, role, title, phase, says, asked_at, answer, by, reason, at, after}``
@@ -395,7 +396,8 @@ class _Builder:
     def loss(self) -> dict[str, Any] | None:
         told = self.newest(losses.TOLD)
         exported = self.all(losses.EXPORTED)
-        if told is None and not exported:
+        kept = list(self.kept())
+        if told is None and not exported and not kept:
             return None
         return {
             "at": told.at if told else None,
@@ -404,21 +406,32 @@ class _Builder:
                 {
                     "at": entry.at,
                     "host": host,
-                    "folder": _text(kept.get("folder")),
-                    "from": _text(kept.get("from")),
+                    "folder": _text(files.get("folder")),
+                    "from": _text(files.get("from")),
                     "files": [
                         {
                             **{key: _text(file.get(key)) for key in ("file", "table", "kind")},
                             "rows": _count(file, "rows"),
                         }
-                        for file in _list(kept.get("files"))
+                        for file in _list(files.get("files"))
                         if isinstance(file, dict)
                     ],
                 }
                 for entry in exported
-                for host, kept in _hosts(entry)
+                for host, files in _hosts(entry)
             ],
+            "kept": kept,
         }
+
+    def kept(self) -> Iterator[dict[str, Any]]:
+        """What steps have kept as files of their own before they destroyed it."""
+        for entry in self.of_run:
+            if entry.kind != "step-done":
+                continue
+            for host, evidence in _mapping(entry.body.get("evidence")).items():
+                files = [path for path in _list(_mapping(_mapping(evidence).get("main")).get("kept")) if _text(path)]
+                if files:
+                    yield {"host": host, "step": _text(entry.body.get("step")), "files": files}
 
     # Steps
 
@@ -653,6 +666,7 @@ def lost_on(host: str, lost: Mapping[str, Any]) -> dict[str, Any]:
         "says": [said for line in _list(lost.get("says")) if (said := _text(line))],
         "exact": lost.get("exact") is True,
         "lost": _count(_mapping(lost.get("total")), "lost"),
+        "at_least": _mapping(lost.get("total")).get("at_least") is True,
         "more": _count(lost, "more") or 0,
         **{key: _text(lost.get(key)) for key in ("reason", "database", "backup", "taken_by")},
         **{key: _time(lost.get(key)) for key in ("taken", "at")},

@@ -86,6 +86,9 @@ def _environment(language: str, markdown: bool) -> Environment:
         named=lambda said: named(said["host"], said["says"]),
         rows=lambda count: words["text"]["not_known"] if count is None else f"{count:,}",
         lost=lambda told: _lost(told, words, time),
+        kept=lambda k: named(
+            k["host"], words["text"]["kept"].format(step=k["step"] or words["none"], files=", ".join(k["files"]))
+        ),
         lost_by=lambda table: _lost_by(table, words),
         or_dash=lambda text: words["none"] if text is None or text == "" else text,
         word_scope=lambda name: word("scope", name),
@@ -116,16 +119,17 @@ def _facts(value: Any) -> list[tuple[str, str]]:
 def _lost(told: Mapping[str, Any], words: Mapping[str, Any], time: Callable[[str | None], str]) -> str:
     """What was told of one host, in one sentence."""
     texts = words["text"]
-    if not told["database"]:
-        said = texts["lost_unknown"].format(reason=told["reason"] or words["none"])
+    if not told["database"] or told["lost"] is None:
+        said = texts["lost_unknown"].format(reason=told["reason"] or next(iter(told["says"]), words["none"]))
     else:
-        said = texts["lost_exactly" if told["exact"] else "lost_about"].format(
+        how = "lost_exactly" if told["exact"] else "lost_least" if told["at_least"] else "lost_about"
+        said = texts[how].format(
             database=told["database"],
             backup=told["backup"] or words["none"],
             taken_by=told["taken_by"] or "",
             taken=time(told["taken"]),
             at=time(told["at"]),
-            rows=texts["not_known"] if told["lost"] is None else f"{told['lost']:,}",
+            rows=f"{told['lost']:,}",
             reason=told["reason"] or words["none"],
         )
     return named(told["host"], said)

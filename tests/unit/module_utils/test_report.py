@@ -573,6 +573,38 @@ def test_what_was_lost_stands_in_the_report_and_what_is_unknown_is_no_figure(sto
     assert "db-1: restoring hub would lose 1,402 rows" in says["loss"]
 
 
+@pytest.mark.parametrize(
+    ("total", "sentence"),
+    [
+        ({"lost": 7, "at_least": True}, "at least 7 rows would be lost. NOT exactly known: no room"),
+        ({"lost": 7}, "about 7 rows would be lost. NOT exactly known: no room"),
+        ({"lost": None}, "What would be lost is unknown: no room"),
+    ],
+)
+def test_what_is_not_exactly_known_is_not_told_as_if_it_were(
+    story: Story, total: dict[str, Any], sentence: str
+) -> None:
+    story.opened()
+    story.tell("loss", hosts={"db-1": {**LOST, "exact": False, "reason": "no room", "total": total}})
+    assert sentence in to_markdown(story.document()).replace("\\", "")
+
+
+def test_archives_that_a_step_has_kept_are_named(story: Story) -> None:
+    """Single tables are dumped by the step itself, before they are replaced."""
+    story.opened()
+    story.tell("loss", hosts={"db-1": LOST})
+    assert "was not kept" in to_markdown(story.document())
+    archive = "/backups/hub-run-tables.dump"
+    step = {"step": "db-restore", "phase": "revert"}
+    story.tell("step-started", **step)
+    story.tell("step-done", **step, says={}, evidence={"db-1": {"main": {"kept": [archive]}, "verify": {}}})
+    document = story.document()
+    assert document["loss"]["kept"] == [{"host": "db-1", "step": "db-restore", "files": [archive]}]
+    for text in (to_html(document), to_markdown(document).replace("\\", "")):
+        assert f"db-1: db-restore kept what stood there before in {archive}." in text
+        assert "was not kept" not in text
+
+
 def test_the_post_mortem_knows_what_the_plan_wants_afterwards(story: Story) -> None:
     story.rolled_back()
     found = story.document()
