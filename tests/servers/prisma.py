@@ -95,7 +95,7 @@ def installed(version: str) -> Path:
                 "--no-audit",
                 "--no-fund",
                 "--save-exact",
-                *PACKAGES[version],
+                *packages,
             ]
             done = subprocess.run(
                 command, cwd=folder, capture_output=True, text=True, timeout=_INSTALL_LIMIT, check=False
