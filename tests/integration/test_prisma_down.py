@@ -581,6 +581,135 @@ def test_what_an_extension_or_a_reference_takes_with_it_is_counted(product: Prod
     assert 'what the trigger mine of "public"."Score" does: how many rows is not known' in why(product.task())
 
 
+PURGE = """
+    CREATE TABLE "Log" ("n" INT);
+    CREATE FUNCTION purge() RETURNS int LANGUAGE plpgsql AS $$ BEGIN DELETE FROM "Score"; RETURN 1; END $$;
+    CREATE FUNCTION keep_out(i int) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN DELETE FROM "Score"; RETURN true; END $$;
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'DELETE FROM "Log" WHERE keep_out("n");',
+        'UPDATE "User" SET "name" = purge();',
+        'ALTER TABLE "User" ALTER COLUMN "name" TYPE INT USING purge();',
+        'INSERT INTO "Log" SELECT purge();',
+        "CREATE TABLE x AS SELECT purge();",
+        'ALTER TABLE "User" ADD COLUMN "z" INT DEFAULT purge();',
+        'CREATE INDEX x ON "User" ((purge()));',
+    ],
+)
+def test_what_a_function_destroys_is_neither_done_by_looking_nor_without_being_kept(
+    product: Product, text: str
+) -> None:
+    fill(product)
+    product.sql(PURGE)
+    product.sql('INSERT INTO "Log" VALUES (1)')
+    (product.migrations / INDEX / "down.sql").write_text(text)
+    with product.untouched():
+        words = why(product.task(BOARD))
+        assert '"() does: how many rows is not known' in words.replace('purge"', '"()').replace('keep_out"', '"()')
+        why(product.task(BOARD), lambda task: down.main(task, check_mode=False))
+        # A yes is for what is kept. What is not is taken back.
+        task = product.task(BOARD, destroys=[INDEX])
+        why(task, lambda task: down.main(task, check_mode=False))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        """CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN DELETE FROM "Score"; RETURN NEW; END';
+        CREATE TRIGGER t BEFORE INSERT ON "Log" FOR EACH ROW EXECUTE FUNCTION f()""",
+        'CREATE RULE r AS ON INSERT TO "Log" DO ALSO DELETE FROM "Score"',
+        'ALTER TABLE "Log" ADD "m" INT DEFAULT purge()',
+        """CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS 'BEGIN TRUNCATE "Score"; RETURN 1; END';
+        ALTER TABLE "Log" ADD "m" INT DEFAULT f()""",
+        """CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS 'BEGIN DROP TABLE "Score"; RETURN 1; END';
+        ALTER TABLE "Log" ADD "m" INT DEFAULT f()""",
+        """CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS 'BEGIN ALTER TABLE "User" DROP "score"; RETURN 1; END';
+        ALTER TABLE "Log" ADD "m" INT DEFAULT f()""",
+    ],
+)
+def test_what_was_hidden_from_every_parser_is_seen_by_the_servers_counters_and_taken_back(
+    product: Product, made: str
+) -> None:
+    product.sql(PURGE)
+    product.sql(made)
+    fill(product)
+    (product.migrations / INDEX / "down.sql").write_text('INSERT INTO "Log" ("n") VALUES (1);')
+    with product.untouched():
+        task = product.task(BOARD, destroys=[INDEX])
+        words = why(task, lambda task: down.main(task, check_mode=False))
+        assert "did more than was kept: " in words and "as it was" in words
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'DELETE FROM "Dice" WHERE random() < 0.5;',
+        'DELETE FROM ONLY "Dice" d USING "User" u WHERE u."id" = d."id" % 10 AND (random() < 0.3 OR random() < 0.3);',
+        'DELETE FROM "Dice" WHERE "id" IN (SELECT "id" FROM "Dice" ORDER BY random() LIMIT 300);',
+        'UPDATE "Dice" SET "n" = -1 WHERE random() < 0.5;',
+        'UPDATE "Dice" d SET ("n") = (SELECT -1) FROM "User" u WHERE u."id" = d."id" % 10 AND random() < 0.5;',
+    ],
+)
+def test_what_is_kept_is_what_is_destroyed_whatever_the_condition(product: Product, text: str) -> None:
+    product.sql(
+        """CREATE TABLE "Dice" ("id" INT PRIMARY KEY, "n" INT, "twice" INT GENERATED ALWAYS AS ("n" * 2) STORED);
+        INSERT INTO "Dice" SELECT n, n FROM generate_series(1, 1000) n"""
+    )
+    (product.migrations / INDEX / "down.sql").write_text(text)
+    with product.untouched():
+        assert 'rows of "public"."Dice": how many rows is not known' in why(product.task(BOARD))
+    done = down.main(product.task(BOARD, destroys=[INDEX]), check_mode=False)["evidence"]["migrations"][0]
+    (file,) = Path(done["kept"]).glob("*.copy")
+    kept = {tuple(map(int, line.split("\t"))) for line in file.read_text().splitlines()}
+    stays = {int(line) for line in product.sql('SELECT "id" FROM "Dice" WHERE "n" <> -1').split()}
+    gone = set(range(1, 1001)) - stays
+    assert 0 < len(gone) < 1000
+    assert kept == {(each, each) for each in gone}
+    assert list(done["lost"].values()) == [len(gone)]
+
+
+def test_a_server_that_does_not_count_is_refused(product: Product) -> None:
+    product.sql(f"ALTER DATABASE {product.name} SET track_counts = off")
+    with product.untouched():
+        assert "track_counts is off" in why(product.task(BOARD))
+
+
+def test_rows_that_refer_to_themselves_or_to_a_changed_key_are_kept_too(product: Product) -> None:
+    fill(product)
+    product.sql(
+        """CREATE TABLE "Answer" ("id" INT PRIMARY KEY, "to" INT REFERENCES "Answer" ON DELETE CASCADE);
+        INSERT INTO "Answer" VALUES (1, NULL), (2, 1), (3, 2)"""
+    )
+    down_sql = 'DELETE FROM "Answer" WHERE "id" = 1;\nUPDATE "User" SET "id" = "id" + 100 WHERE "id" = 1;'
+    (product.migrations / INDEX / "down.sql").write_text(down_sql)
+    assert 'of those that refer to them, all rows of "public"."Score": 5 rows' in why(product.task(BOARD))
+    done = down.main(product.task(BOARD, destroys=[INDEX]), check_mode=False)["evidence"]["migrations"][0]
+    assert sorted(done["lost"].values()) == [1, 3, 5]
+
+
+def test_rows_behind_a_view_are_not_taken_through_it(product: Product) -> None:
+    fill(product)
+    product.sql('CREATE VIEW v AS SELECT "id" FROM "Score"')
+    (product.migrations / INDEX / "down.sql").write_text("DELETE FROM v;")
+    with product.untouched():
+        assert "is no table" in why(product.task(BOARD, destroys=[INDEX]))
+
+
+def test_an_index_without_a_transaction_runs_no_unknown_function(product: Product) -> None:
+    product.sql("CREATE FUNCTION own(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1'")
+    (product.migrations / INDEX / "down.sql").write_text(
+        'CREATE INDEX CONCURRENTLY IF NOT EXISTS x ON "User" (own("id"));'
+    )
+    with product.untouched():
+        assert "no transaction can take it back" in why(
+            product.task(BOARD, destroys=[INDEX], outside_transaction=[INDEX])
+        )
+
+
 def test_undo_says_what_it_cannot_put_back(product: Product) -> None:
     fill(product)
     product.write(INDEX, UP[INDEX], DOWN[INDEX] + 'UPDATE "Score" SET "note" = NULL;')

@@ -70,6 +70,8 @@ def connect(address: Address, run: str, setting: str = "prisma_down_url") -> Con
             if pooled
             else f"Check that the server runs, and {setting}.",
         ) from None
+    # Each statement sees what others have committed by then: what is copied under a lock is all that stands there.
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     return connection
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..database.access import Deadline
 from ..errors import BalikError
 from ..units import format_duration
-from . import database, loss, sql, workload
+from . import database, loss, sql, watch, workload
 from .address import Address
 from .history import NONE_STAYS, History, Migration, Row, compare, read_folder
 from .loss import Kept, Loss
@@ -214,6 +214,8 @@ def _explore(connection: Connection[Any], task: Task, counting: bool) -> Way:
         problems += _announced(task, history, scripts)
         losses = {one.name: _losses(connection, task, scripts[one.name], counting) for one in down}
         problems += _owned(connection, task, losses)
+        problems += [f"{name}: {one.says}" for name, found in losses.items() for one in found if one.kind == "view"]
+        problems += _unsure_outside(connection, task, scripts)
         if counting:
             problems += [words for one in down if (words := _unwilling(task, one, losses[one.name]))]
         elsewhere = database.others(connection)
@@ -246,6 +248,8 @@ def _server(connection: Connection[Any], schema: str, work: bool) -> Iterator[st
         {"t": database.quote_bookkeeping(schema)},
     ).fetchone()
     recovering, may_delete, user = row or (False, False, "")
+    if work and not watch.counts(connection):
+        yield "track_counts is off, so nobody can see which rows a statement takes; switch it on for this role"
     if recovering:
         yield "the server is a replica, which nobody can write to; name the primary in prisma_down_url"
     if work and not may_delete:
@@ -272,17 +276,19 @@ def _announced(task: Task, history: History, scripts: Mapping[str, Script]) -> I
 
 def _losses(connection: Connection[Any], task: Task, script: Script, counting: bool) -> list[Loss]:
     found = []
-    with connection.transaction():
+    # To count the script's own conditions are asked, with all that they call: nothing of that may stay.
+    with connection.transaction(force_rollback=True):
+        connection.execute("SET TRANSACTION READ ONLY")
         _search_path(connection, task)
-        for threat in (one for statement in script.statements for one in statement.threats):
-            for one in loss.find(connection, threat):
+        for statement in script.statements:
+            for one in loss.of(connection, statement):
                 found.append(loss.count(connection, one, task.count_limit) if counting else one)
     return found
 
 
 def _owned(connection: Connection[Any], task: Task, losses: Mapping[str, list[Loss]]) -> Iterator[str]:
     """Only a table's owner can alter or drop it."""
-    relations = sorted({one.relation for found in losses.values() for one in found if one.kind != "unknown"})
+    relations = sorted({one.relation for found in losses.values() for one in found if one.select})
     for relation in relations:
         row = connection.execute(
             "SELECT relowner::regrole::text, pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(%s)",
@@ -290,6 +296,16 @@ def _owned(connection: Connection[Any], task: Task, losses: Mapping[str, list[Lo
         ).fetchone()
         if row and not row[1]:
             yield f"{relation} belongs to {row[0]}, whose rights this role does not have"
+
+
+def _unsure_outside(connection: Connection[Any], task: Task, scripts: Mapping[str, Script]) -> Iterator[str]:
+    """What runs without a transaction cannot be taken back, so it must be known."""
+    with connection.transaction():
+        _search_path(connection, task)
+        for name, script in scripts.items():
+            for statement in script.outside:
+                for one in loss.of(connection, statement):
+                    yield f"{name}: down.sql, line {statement.line}: {one.says}: no transaction can take it back"
 
 
 def _unwilling(task: Task, migration: Migration, losses: Sequence[Loss]) -> str:
@@ -349,8 +365,7 @@ def _go_down(
             for statement in script.inside:
                 at[:] = [f"{one.name}, down.sql line {statement.line}: {statement.short}"]
                 database.limits(connection, task.lock_timeout, deadline)
-                gone += _keep(connection, task, one, statement, kept, state)
-                connection.execute(statement.text)  # type: ignore[arg-type]
+                gone += _carry_out(connection, task, one, statement, kept, state)
             at[:] = [one.name]
             rows = way.history.rows[one.name]
             _forget(connection, task.address.schema, one.name, rows)
@@ -382,24 +397,40 @@ def _unchanged(connection: Connection[Any], task: Task, way: Way, done: Sequence
         )
 
 
+def _carry_out(
+    connection: Connection[Any], task: Task, one: Migration, statement: Statement, kept: Kept, state: str
+) -> list[Loss]:
+    """Runs a statement, and keeps what it destroys. Where the server counted more than that, it is taken back."""
+    before = watch.look(connection)
+    lost = _keep(connection, task, one, statement, kept, state)
+    covered = watch.covered(connection, statement, lost)
+    if not any(each.takes for each in lost):
+        connection.execute(statement.text)  # type: ignore[arg-type]
+    if wrong := watch.compare(before, watch.look(connection), covered):
+        raise BalikError(
+            f"{one.name}, down.sql line {statement.line}: {statement.short}",
+            f"did more than was kept: {', '.join(wrong)}",
+            "nothing that is lost but what was kept first",
+            f"{state} A trigger, a rule, a view or a function did it: switch it off in the down.sql (ALTER TABLE … "
+            "DISABLE TRIGGER …), and write what it does as statements.",
+        )
+    return lost
+
+
 def _keep(
     connection: Connection[Any], task: Task, one: Migration, statement: Statement, kept: Kept, state: str
 ) -> list[Loss]:
-    """Writes what a statement is about to destroy, with the tables locked so that nothing is added meanwhile."""
+    """Writes what a statement is about to destroy, with the tables locked so that nothing is added meanwhile. A DELETE
+    or UPDATE whose rows only it knows is carried out by that, and comes last."""
     lost = []
-    for threat in statement.threats:
-        for found in loss.find(connection, threat):
-            if found.select:
-                mode = "SHARE ROW EXCLUSIVE" if found.kind == "rows" else "ACCESS EXCLUSIVE"
-                connection.execute(f"LOCK TABLE {found.relation} IN {mode} MODE")  # type: ignore[arg-type]
-            written = kept.write(connection, found)
-            if (
-                written.kind == "unknown"
-                and written.rows is None
-                and threat.kind not in ("deleted", "changed", "truncate")
-            ):
-                continue  # what is not there now is not lost; the statement itself will say so
-            lost.append(written)
+    for found in sorted(loss.of(connection, statement), key=lambda each: bool(each.takes)):
+        if found.select:
+            mode = "SHARE ROW EXCLUSIVE" if found.kind == "rows" else "ACCESS EXCLUSIVE"
+            connection.execute(f"LOCK TABLE {found.relation} IN {mode} MODE")  # type: ignore[arg-type]
+        lost.append(kept.write(connection, found))
+    lost = [each for each in lost if each.kind != "absent"]  # the statement itself will say so
+    if views := [each.says for each in lost if each.kind == "view"]:
+        raise BalikError(f"{one.name}, down.sql line {statement.line}: {statement.short}", views[0], do=state)
     harmful = [each.sentence for each in lost if not each.harmless]
     if harmful and one.name not in task.destroys:
         raise BalikError(

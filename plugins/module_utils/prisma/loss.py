@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import BalikError
-from .sql import Threat, quoted
+from .sql import Statement, Threat, quoted, taking
 
 try:
     import psycopg
@@ -23,6 +24,13 @@ except ImportError:  # said by `down`, on the host where it is missing
 
 if TYPE_CHECKING:
     from psycopg import Connection
+
+_NO_ANSWER: tuple[type[Exception], ...] = ()
+if psycopg is not None:
+    _NO_ANSWER = (
+        *(psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable, psycopg.errors.ReadOnlySqlTransaction),
+        *(psycopg.ProgrammingError, psycopg.DataError),
+    )
 
 MANIFEST, SCRIPT = "manifest.json", "restore.sql"
 
@@ -42,16 +50,22 @@ SELECT DISTINCT c.oid, c.relkind = 'r', coalesce(a.attname, '') FROM gone g
 WHERE g.objsubid = 0 OR (a.attnum IS NOT NULL AND coalesce(to_jsonb(a) ->> 'attgenerated', '') = '')
 ORDER BY 1, 3
 """
-# Tables whose rows go, or lose a value, with rows of a table: by foreign keys, and so on from there.
+# Tables whose rows go, or lose a value, with rows of a table: by foreign keys, and so on from there. The table itself
+# is among them where that comes back to it.
 _REFERRING = """
 WITH RECURSIVE hit(oid) AS (
     SELECT %(oid)s::oid
   UNION
-    SELECT k.conrelid FROM pg_constraint k JOIN hit ON k.confrelid = hit.oid
-    WHERE k.contype = 'f' AND (%(all)s OR k.confdeltype IN ('c', 'n', 'd'))
+    SELECT k.conrelid FROM pg_constraint k JOIN hit ON k.confrelid = hit.oid WHERE k.contype = 'f' AND {which}
 )
-SELECT oid FROM hit WHERE oid <> %(oid)s::oid
+SELECT DISTINCT k.conrelid FROM pg_constraint k JOIN hit ON k.confrelid = hit.oid WHERE k.contype = 'f' AND {which}
 """
+_BY = {
+    "truncate": "true",
+    "deleted": "k.confdeltype IN ('c', 'n', 'd')",
+    "changed": "k.confrelid = %(oid)s AND k.confupdtype IN ('c', 'n', 'd') AND EXISTS (SELECT FROM pg_attribute a"
+    " WHERE a.attrelid = k.confrelid AND a.attnum = ANY (k.confkey) AND a.attname = ANY (%(sets)s))",
+}
 _TABLE = """
 SELECT n.nspname, c.relname,
        array(SELECT attname::text FROM pg_attribute a
@@ -71,7 +85,34 @@ SELECT s.oid::regclass::text FROM pg_depend d JOIN up ON d.refobjid = up.oid
   JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
 WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
 """
-_TRIGGERS = "SELECT tgname FROM pg_trigger WHERE tgrelid = %s AND NOT tgisinternal AND tgenabled <> 'D' ORDER BY 1"
+_PROGRAMS = """
+SELECT 'trigger ' || tgname FROM pg_trigger WHERE tgrelid = %(oid)s AND NOT tgisinternal AND tgenabled <> 'D'
+UNION ALL
+SELECT 'rule ' || rulename FROM pg_rewrite WHERE ev_class = %(oid)s AND rulename <> '_RETURN' AND ev_enabled <> 'D'
+ORDER BY 1
+"""
+# All functions that a name may mean: whether each is the server's own (or an extension's in C), and whether it always
+# gives the same within a statement. Of the volatile ones those are harmless that are told by name.
+_FUNCTIONS = """
+SELECT coalesce(bool_and(
+           (p.oid < 16384 OR l.lanname = 'c' AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass
+                AND d.objid = p.oid AND d.deptype = 'e'))
+           AND (p.provolatile <> 'v' OR p.proname = ANY (%(harmless)s))), false),
+       coalesce(bool_and(p.provolatile <> 'v'), false)
+FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE p.proname = %(name)s
+  AND (n.nspname = %(schema)s OR %(schema)s = '' AND n.nspname IN ('pg_catalog', current_schema()))
+"""
+_HARMLESS = [
+    *("random", "random_normal", "clock_timestamp", "timeofday", "gen_random_uuid", "nextval", "setval", "currval"),
+    *("lastval", "uuid_generate_v1", "uuid_generate_v1mc", "uuid_generate_v4"),
+]
+_TREE = """
+WITH RECURSIVE down(oid) AS (
+    SELECT to_regclass(%s)::oid UNION SELECT i.inhrelid FROM pg_inherits i JOIN down ON i.inhparent = down.oid
+)
+SELECT oid FROM down WHERE oid IS NOT NULL
+"""
 
 
 @dataclass(frozen=True)
@@ -79,10 +120,14 @@ class Loss:
     """Rows that a statement would destroy.
 
     :param kind: ``table`` (with all its rows), ``column`` (its values), ``rows`` (deleted or changed ones of a table
-        that stays), ``values`` (of a column whose type changes), ``unknown`` (nothing can be counted or kept).
+        that stays), ``values`` (of a column whose type changes), ``unknown`` (nothing can be counted or kept),
+        ``absent`` (not there now), ``view`` (rows behind what is no table: nothing can be kept, and it is not done).
     :param relation: the table's name, with its schema, quoted.
     :param select: what is kept; its rows are what is lost.
     :param changed: of ``values``, the condition in ``select`` under which a value is lost.
+    :param takes: the statement itself, written so that it gives back what it destroys: it runs once, and what is kept
+        is what is lost.
+    :param guess: ``select`` runs functions that may do anything, or answer otherwise the next time: it is not asked.
     :param keys: the columns by which a row is found again; empty where the table has no primary key.
     :param rows: ``None`` is unknown, and never 0.
     """
@@ -95,6 +140,8 @@ class Loss:
     columns: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     rows: int | None = None
+    takes: str = field(default="", repr=False)
+    guess: bool = False
     sequences: Mapping[str, list[Any]] = field(default_factory=dict)
 
     @property
@@ -109,10 +156,33 @@ class Loss:
         return self.rows == 0
 
 
-def find(connection: Connection[Any], threat: Threat) -> list[Loss]:
+def of(connection: Connection[Any], statement: Statement) -> list[Loss]:
+    """All that a statement may destroy now; nothing is counted yet. Functions that are not known to be harmless are
+    unknown losses of their own."""
+    strange = [name for name in statement.calls if not _function(connection, name)[0]]
+    found = [Loss("unknown", "", f"what the function {name} does") for name in strange]
+    for threat in statement.threats:
+        found += find(connection, threat, statement)
+    return found
+
+
+def _function(connection: Connection[Any], name: str) -> tuple[bool, bool]:
+    """Whether a function is known to be harmless, and whether it is known to give the same when asked again."""
+    parts = [part[1:-1].replace('""', '"') for part in re.findall(r'"(?:[^"]|"")*"', name)]
+    asked = {"schema": parts[-2] if len(parts) > 1 else "", "name": parts[-1], "harmless": _HARMLESS}
+    row = connection.execute(_FUNCTIONS, asked).fetchone()
+    return (row[0], row[1]) if row else (False, False)
+
+
+def _guess(connection: Connection[Any], threat: Threat) -> bool:
+    """Whether a threat's condition may do anything, or answer otherwise when it is asked again."""
+    return not all(all(_function(connection, name)) for name in threat.calls)
+
+
+def find(connection: Connection[Any], threat: Threat, statement: Statement) -> list[Loss]:
     """The tables, columns and rows that a threat comes to now; nothing is counted yet.
 
-    An object that is not there (yet) gives one ``unknown`` loss, unless the statement may miss it.
+    An object that is not there (yet) gives one ``absent`` loss, unless the statement may miss it.
     """
     if threat.kind in ("table", "relation", "type", "schema", "extension"):
         catalog, oid = _object(connection, threat)
@@ -121,11 +191,30 @@ def find(connection: Connection[Any], threat: Threat) -> list[Loss]:
         return _gone(connection, catalog, oid, 0, threat.cascade)
     oid = _regclass(connection, threat.name)
     if oid is None:
-        return _absent(threat, "table")
+        return _absent(threat, "table") if threat.kind != "inserted" else []
     if threat.kind in ("column", "retype"):
         return _column(connection, threat, oid)
+    return _rows(connection, threat, oid, statement)
+
+
+def _rows(connection: Connection[Any], threat: Threat, oid: int, statement: Statement) -> list[Loss]:
+    """What goes of tables that stay."""
     schema, name, columns, keys = _described(connection, oid)
     relation = quoted(schema, name)
+    programs = [
+        Loss("unknown", relation, f"what the {program} of {relation} does")
+        for (program,) in connection.execute(_PROGRAMS, {"oid": oid}).fetchall()
+    ]
+    if threat.kind == "inserted":
+        return programs
+    if not _is_table(connection, oid):
+        return [Loss("view", relation, f"rows behind {relation}, which is no table (write the table itself)")]
+    others = []
+    if threat.kind in ("deleted", "changed") or (threat.kind == "truncate" and threat.cascade):
+        asked = {"oid": oid, "sets": list(threat.sets)}
+        others = [one for (one,) in connection.execute(_REFERRING.format(which=_BY[threat.kind]), asked).fetchall()]
+    if oid in others:
+        threat = replace(threat, query="")  # its own rows go with its rows: all are kept
     says = {"deleted": f"rows of {relation}", "changed": f"old values in rows of {relation}"}
     if not threat.query:
         says = {kind: f"{words}, at most" for kind, words in says.items()}
@@ -135,19 +224,30 @@ def find(connection: Connection[Any], threat: Threat) -> list[Loss]:
     ]
     if threat.query:
         # The statement's own SELECT gives all columns, generated ones too.
-        found = [replace(found[0], select=f"SELECT {_list(columns)} FROM ({threat.query}) AS gone")]
-    if threat.kind != "changed" and (threat.kind != "truncate" or threat.cascade):
-        for (other,) in connection.execute(_REFERRING, {"oid": oid, "all": threat.kind == "truncate"}).fetchall():
+        select = f"SELECT {_list(columns)} FROM ({threat.query}) AS gone"
+        found = [
+            replace(
+                found[0],
+                select=select,
+                takes=taking(statement, columns) if columns else "",
+                guess=_guess(connection, threat),
+            )
+        ]
+    for other in others:
+        if other != oid:
             found.append(_whole(connection, other, "rows", "of those that refer to them, all rows of {}"))
-    for (trigger,) in connection.execute(_TRIGGERS, [oid]).fetchall():
-        found.append(Loss("unknown", relation, f"what the trigger {trigger} of {relation} does"))
-    return found
+    return found + programs
+
+
+def _is_table(connection: Connection[Any], oid: int) -> bool:
+    row = connection.execute("SELECT relkind IN ('r', 'p') FROM pg_class WHERE oid = %s", [oid]).fetchone()
+    return bool(row and row[0])
 
 
 def _absent(threat: Threat, kind: str) -> list[Loss]:
     name = f"{threat.name}.{quoted(threat.column)}" if threat.column else threat.name
     rows = 0 if threat.missing_ok else None
-    return [Loss("unknown", threat.name, f"{kind} {name}, which is not there now", rows=rows)]
+    return [Loss("absent", threat.name, f"{kind} {name}, which is not there now", rows=rows)]
 
 
 def _object(connection: Connection[Any], threat: Threat) -> tuple[str, int | None]:
@@ -209,7 +309,10 @@ def _column(connection: Connection[Any], threat: Threat, oid: int) -> list[Loss]
         return _absent(threat, "column")
     number, generated, old = row
     if threat.kind == "retype":
-        condition = threat.query.replace("{old}", old)
+        # What cannot be asked beforehand may change every value.
+        condition = (
+            f"{quoted(threat.column)} IS NOT NULL" if _guess(connection, threat) else threat.query.replace("{old}", old)
+        )
         return [_values(connection, oid, threat.column, condition)]
     found = [] if generated else [_values(connection, oid, threat.column)]
     others = _gone(connection, "pg_class", oid, number, threat.cascade)
@@ -238,16 +341,24 @@ def _list(columns: Sequence[str]) -> str:
 
 def count(connection: Connection[Any], loss: Loss, limit: float) -> Loss:
     """The loss with its rows counted exactly, or unknown where that does not end within ``limit`` seconds or cannot be
-    asked yet (a type that the script itself makes)."""
-    if not loss.select:
+    asked yet (a type that the script itself makes, a function that may do anything).
+
+    What the script says is asked as it stands there, so the transaction must be one that cannot write, and is taken
+    back."""
+    if not loss.select or loss.guess:
         return loss
     try:
         with connection.transaction():
             connection.execute("SELECT set_config('statement_timeout', %s, true)", [str(max(1, round(limit * 1000)))])
             row = connection.execute(f"SELECT count(*) FROM ({loss.select}) AS gone").fetchone()  # type: ignore[arg-type]
-    except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable, psycopg.ProgrammingError, psycopg.DataError):
+    except _NO_ANSWER:
         return loss
     return replace(loss, rows=row[0] if row else None)
+
+
+def tree(connection: Connection[Any], relation: str) -> set[int]:
+    """The tables that hold a table's rows: itself, its partitions and heirs; empty where it is not there."""
+    return {oid for (oid,) in connection.execute(_TREE, [relation]).fetchall()}
 
 
 class Kept:
@@ -270,14 +381,15 @@ class Kept:
 
         :raises BalikError: the disk is full, or the folder cannot be written.
         """
-        if not loss.select:
+        statement = loss.takes or loss.select
+        if not statement:
             return loss
         name = f"{len(self.losses) + 1:02}.copy"
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
                 with connection.transaction():
-                    lines, digest = self._copy(connection, loss.select, name)
+                    lines, digest = self._copy(connection, statement, name)
             except (psycopg.ProgrammingError, psycopg.DataError):
                 if loss.kind != "values":
                     raise

@@ -85,11 +85,13 @@ class Threat:
     """Something that a statement may destroy; which rows those are, the database knows (see ``loss``).
 
     :param kind: ``table``, ``type``, ``schema``, ``extension``, ``relation`` (what goes with a view or a sequence),
-        ``column``, ``deleted`` and ``changed`` (rows), ``truncate``, ``retype``.
+        ``column``, ``deleted`` and ``changed`` (rows), ``truncate``, ``retype``, and ``inserted`` (by triggers only).
     :param name: the object as SQL writes it, quoted.
     :param column: of ``column`` and ``retype``, not quoted.
     :param query: of rows the SELECT of those that go; of ``retype`` a condition that holds where a value changes, with
         ``{old}`` for the column's present type; empty where only the statement itself knows.
+    :param calls: the functions in ``query``, as SQL writes them.
+    :param sets: of ``changed`` the columns that get a new value.
     """
 
     kind: str
@@ -98,11 +100,16 @@ class Threat:
     cascade: bool = False
     missing_ok: bool = False
     query: str = ""
+    calls: tuple[str, ...] = ()
+    sets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Statement:
-    """One statement of a script, beginning at ``line``; ``outside`` when a transaction cannot hold it."""
+    """One statement of a script, beginning at ``line``; ``outside`` when a transaction cannot hold it.
+
+    :param calls: the functions that run when it does, as SQL writes their names.
+    """
 
     text: str
     line: int
@@ -110,6 +117,7 @@ class Statement:
     outside: bool = False
     repeatable: bool = False
     threats: tuple[Threat, ...] = ()
+    calls: tuple[str, ...] = ()
 
     @property
     def short(self) -> str:
@@ -332,6 +340,11 @@ if ast is not None:
         *(ast.CreateEnumStmt, ast.CreateSeqStmt, ast.CreateSchemaStmt, ast.CreateExtensionStmt, ast.CommentStmt),
         *(ast.ViewStmt, ast.CompositeTypeStmt, ast.IndexStmt, ast.InsertStmt),
     )
+    # What these name runs later, when somebody uses what they make.
+    _FOR_LATER = (
+        *(ast.ViewStmt, ast.CreateFunctionStmt, ast.AlterFunctionStmt, ast.CreateTrigStmt, ast.CreatePolicyStmt),
+        *(ast.AlterPolicyStmt, ast.CreateDomainStmt, ast.CommentStmt, ast.CreateStatsStmt),
+    )
     _ON_TABLES = (enums.ObjectType.OBJECT_TRIGGER, enums.ObjectType.OBJECT_POLICY, enums.ObjectType.OBJECT_RULE)
     _LOSSY = (enums.AlterTableType.AT_DropColumn, enums.AlterTableType.AT_AlterColumnType)
     #: Kinds of DROP that may take rows with them → kind of threat, and whether they do so without CASCADE too.
@@ -354,7 +367,61 @@ if ast is not None:
 def _judged(one: Statement, major: int, created: set[str]) -> Statement:
     node = one.node
     outside, repeatable = _outside(node, major)
-    return Statement(one.text, one.line, node, outside, repeatable, tuple(_threats(node, created)))
+    return Statement(one.text, one.line, node, outside, repeatable, tuple(_threats(node, created)), _running(node))
+
+
+def _running(node: Any) -> tuple[str, ...]:
+    """The functions that a statement runs, and not only writes down for later."""
+    if isinstance(node, _FOR_LATER):
+        return ()
+    if isinstance(node, ast.CreateStmt):
+        return _calls(node.partbound)
+    if isinstance(node, ast.AlterTableStmt):
+        later = enums.AlterTableType.AT_ColumnDefault
+        return _calls(tuple(one for one in node.cmds if one.subtype != later))
+    return _calls(node)
+
+
+def _calls(node: Any) -> tuple[str, ...]:
+    """The functions named in a node and below it, quoted."""
+    found = (quoted(*_strings(one.funcname)) for one in walk(node) if isinstance(one, ast.FuncCall))
+    return tuple(dict.fromkeys(found))
+
+
+def taking(statement: Statement, columns: Sequence[str]) -> str:
+    """A DELETE or UPDATE that gives back what it takes: of each row that goes, or gets other values, the values it had.
+
+    :param columns: those of the table that are to be given; at least one.
+    :raises BalikError: it cannot be written so.
+    """
+    node = statement.node
+    target = quoted(node.relation.alias.aliasname if node.relation.alias else node.relation.relname)
+    only = "" if node.relation.inh else "ONLY "
+    if isinstance(node, ast.DeleteStmt):
+        given = ", ".join(f"{target}.{quoted(one)}" for one in columns)
+        frame = parse_sql(f"DELETE FROM x RETURNING {given}")[0].stmt
+        made: Any = ast.DeleteStmt(node.relation, node.usingClause, node.whereClause, frame.returningList)
+    else:
+        # Before version 18 RETURNING knows the new values only; the old ones come by the row's place, beside it.
+        given = ", ".join(f"(balik_before.balik_row).{quoted(one)}" for one in columns)
+        frame = parse_sql(
+            f"UPDATE x SET a = 1 FROM (SELECT o.tableoid AS balik_table, o.ctid AS balik_place, o AS balik_row"
+            f" FROM {only}{_of(node.relation)} o) balik_before WHERE {target}.tableoid = balik_before.balik_table"
+            f" AND {target}.ctid = balik_before.balik_place RETURNING {given}"
+        )[0].stmt
+        same = frame.whereClause.args
+        conditions = (*same, node.whereClause) if node.whereClause is not None else same
+        made = ast.UpdateStmt(
+            relation=node.relation,
+            targetList=node.targetList,
+            fromClause=(*(node.fromClause or ()), *frame.fromClause),
+            whereClause=ast.BoolExpr(enums.BoolExprType.AND_EXPR, conditions),
+            returningList=frame.returningList,
+        )
+    text = str(RawStream()(made))
+    if parse_sql(text)[0].stmt != made:
+        raise BalikError(f"line {statement.line}: {statement.short}", "cannot be read back as it is written")
+    return text
 
 
 def _outside(node: Any, major: int) -> tuple[bool, bool]:
@@ -394,17 +461,29 @@ def _altered(node: Any, command: Any, created: set[str]) -> Iterator[Threat]:
     if command.subtype == enums.AlterTableType.AT_DropColumn:
         yield Threat("column", table, command.name, _cascades(command), missing)
     elif command.subtype == enums.AlterTableType.AT_AlterColumnType and not _by_texts(command, created):
-        yield Threat("retype", table, command.name, missing_ok=missing, query=_changes(command))
+        query, calls = _changes(command), _calls(command.def_.raw_default)
+        yield Threat("retype", table, command.name, missing_ok=missing, query=query, calls=calls)
 
 
 def _written(one: Any, statement: Any) -> Iterator[Threat]:
     """Rows that a part of a statement deletes or changes; ``statement`` is the whole."""
     if isinstance(one, (ast.DeleteStmt, ast.UpdateStmt)):
-        kind = "deleted" if isinstance(one, ast.DeleteStmt) else "changed"
-        yield Threat(kind, _of(one.relation), query=_rows(one) if one is statement else "")
-    elif isinstance(one, ast.InsertStmt) and one.onConflictClause is not None:
-        if one.onConflictClause.action == enums.OnConflictAction.ONCONFLICT_UPDATE:
-            yield Threat("changed", _of(one.relation))
+        query = _rows(one) if one is statement else ""
+        if isinstance(one, ast.DeleteStmt):
+            yield Threat("deleted", _of(one.relation), query=query, calls=_calls((one.usingClause, one.whereClause)))
+        else:
+            calls, sets = _calls((one.fromClause, one.whereClause)), _set(one.targetList)
+            yield Threat("changed", _of(one.relation), query=query, calls=calls, sets=sets)
+    elif isinstance(one, ast.InsertStmt):
+        conflict = one.onConflictClause
+        if conflict is not None and conflict.action == enums.OnConflictAction.ONCONFLICT_UPDATE:
+            yield Threat("changed", _of(one.relation), sets=_set(conflict.targetList))
+        else:
+            yield Threat("inserted", _of(one.relation))
+
+
+def _set(targets: Any) -> tuple[str, ...]:
+    return tuple(one.name for one in targets)
 
 
 def _of(relation: Any) -> str:

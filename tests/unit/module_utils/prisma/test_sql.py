@@ -32,7 +32,7 @@ def test_statements_are_found_with_their_lines_whatever_stands_in_comments_and_t
         ("DROP EXTENSION e", [("extension", '"e"', "")]),
         ("DROP INDEX i; DROP VIEW v; DROP FUNCTION f(); ALTER TABLE a DROP CONSTRAINT k", []),
         ("INSERT INTO a VALUES (1) ON CONFLICT (b) DO UPDATE SET c = 1", [("changed", '"a"', "")]),
-        ("INSERT INTO a VALUES (1) ON CONFLICT DO NOTHING", []),
+        ("INSERT INTO a VALUES (1) ON CONFLICT DO NOTHING", [("inserted", '"a"', "")]),
         ("WITH x AS (DELETE FROM a RETURNING *) UPDATE b SET c = 1", [("changed", '"b"', ""), ("deleted", '"a"', "")]),
     ],
 )
