@@ -143,7 +143,9 @@ def test_check_main_verify_undo(lab: Lab, app: str) -> None:
 
 
 def test_everything_but_the_image_is_carried_over(lab: Lab, app: str, tmp_path: Path) -> None:
-    networks = {lab.name("front"): "10.213.77.0/24", lab.name("back"): "10.213.78.0/24"}
+    # Not the same at each run: one that was killed may have left its networks.
+    there, behind = (f"10.213.{os.getpid() % 128 * 2 + number}" for number in (0, 1))
+    networks = {lab.name("front"): f"{there}.0/24", lab.name("back"): f"{behind}.0/24"}
     for network, subnet in networks.items():
         docker("network", "create", "--subnet", subnet, network)
     docker("volume", "create", lab.name("store"))
@@ -152,7 +154,7 @@ def test_everything_but_the_image_is_carried_over(lab: Lab, app: str, tmp_path: 
     options = f"""
         --env A=1 --env APP_HOME=/mine --label team=legal --restart on-failure:3 --memory 64m --cpus 0.5
         --publish 127.0.0.1::8000 --publish 127.0.0.1::9000/udp --expose 7000 --hostname web --domainname x.test
-        --network {front} --ip 10.213.77.9 --network-alias lawyers --add-host a.test:10.1.1.1 --dns 10.1.1.2
+        --network {front} --ip {there}.9 --network-alias lawyers --add-host a.test:10.1.1.1 --dns 10.1.1.2
         --volume {lab.name("store")}:/store --volume {tmp_path}:/etc/app:ro --volume /scratch --tmpfs /tmp/t
         --ulimit nofile=512:1024 --cap-add NET_ADMIN --cap-drop CHOWN --sysctl net.core.somaxconn=99
         --log-driver json-file --log-opt max-size=1m --init --device /dev/null:/dev/null2 --shm-size 32m
@@ -160,7 +162,7 @@ def test_everything_but_the_image_is_carried_over(lab: Lab, app: str, tmp_path: 
         --security-opt no-new-privileges --health-interval 400ms --mount type=volume,target=/mnt/anonymous
     """
     name = lab.run("rich", bad(lab), *options.split(), command=("python3", "-u", "/srv/server.py"))
-    docker("network", "connect", "--alias", "app.back", "--ip", "10.213.78.9", back, name)
+    docker("network", "connect", "--alias", "app.back", "--ip", f"{behind}.9", back, name)
     docker("exec", name, "sh", "-c", "for at in /scratch /srv/data /mnt/anonymous; do echo kept > $at/file; done")
     old = inspect(name)
 
@@ -185,7 +187,7 @@ def test_everything_but_the_image_is_carried_over(lab: Lab, app: str, tmp_path: 
     for key in ("Env", "Labels", "Image", "Volumes"):
         old["Config"].pop(key), new["Config"].pop(key)
     assert new["Config"] == old["Config"]
-    for network, ip, alias in ((front, "10.213.77.9", "lawyers"), (back, "10.213.78.9", "app.back")):
+    for network, ip, alias in ((front, f"{there}.9", "lawyers"), (back, f"{behind}.9", "app.back")):
         seen, was = (one["NetworkSettings"]["Networks"][network] for one in (new, old))
         assert seen["IPAddress"] == ip and alias in seen["Aliases"]
         # The engine adds the short id.
