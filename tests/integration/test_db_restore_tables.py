@@ -214,6 +214,49 @@ def test_views_on_views_go_in_their_order_and_come_back(live, job):
     assert (catalog(live), content(live)) == before
 
 
+def test_what_publishes_some_columns_and_rows_comes_back_no_wider(live, job):
+    live.psql(
+        "ALTER PUBLICATION feed SET TABLE leaderboard, badges, seasons (id, user_id) WHERE (id > 0);"
+        "CREATE STATISTICS of_both (ndistinct, dependencies) ON user_id, name FROM seasons;"
+        "ALTER STATISTICS of_both SET STATISTICS 50; COMMENT ON STATISTICS of_both IS 'dua'",
+        DATABASE,
+    )
+    job = replace(job, source="", tables=[])
+    before = catalog(live), content(live)
+    assert "WHERE ((id > 0))" in before[0]
+    assert "STATISTICS" in before[0]
+    tables.restore(job)
+    assert "STATISTICS" not in catalog(live)
+    tables.undo(job)
+    assert (catalog(live), content(live)) == before
+
+
+@pytest.mark.parametrize("valid", ["", "NOT VALID"])
+def test_a_chain_of_tables_to_whose_last_another_refers(live, job, tmp_path, valid):
+    live.psql("CREATE DATABASE chain")
+    live.psql(
+        "CREATE TABLE season (id int PRIMARY KEY); INSERT INTO season VALUES (1), (2);"
+        "CREATE TABLE score (id int PRIMARY KEY, season int REFERENCES season); INSERT INTO score VALUES (1, 1), (2, 2);"
+        "CREATE TABLE comment (score int); INSERT INTO comment VALUES (2);"
+        f"ALTER TABLE comment ADD FOREIGN KEY (score) REFERENCES score {valid};"
+        "CREATE VIEW best AS SELECT max(id) AS id FROM score; CREATE MATERIALIZED VIEW hall AS TABLE best",
+        "chain",
+    )
+    then = content(live, "chain")
+    source = dump(live, tmp_path / "chain.sql", database="chain")
+    live.psql("INSERT INTO season VALUES (3); UPDATE score SET season = 3; INSERT INTO score VALUES (4, 1)", "chain")
+    before = content(live, "chain")
+    job = replace(
+        job, database="chain", source=str(source), tables=["public.season", "public.score"], drop_tables=[], checks=[]
+    )
+    stale = "materialized views that keep their rows until REFRESH MATERIALIZED VIEW: public.hall"
+    assert stale in tables.check(job)["says"]
+    assert stale in tables.restore(job)["says"]
+    assert content(live, "chain") == then
+    tables.undo(job)
+    assert content(live, "chain") == before
+
+
 def test_a_plan_that_was_edited_between_two_starts_is_not_taken_for_done(live, job):
     began = replace(job, tables=["public.badges"], drop_tables=[])
     tables.restore(began)

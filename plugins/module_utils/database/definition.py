@@ -28,27 +28,31 @@ select jsonb_build_object(
         'comment', col_description(attrelid, attnum)) order by attnum), '[]')
       from pg_attribute left join pg_attrdef on adrelid = attrelid and adnum = attnum
       where attrelid = c.oid and attnum > 0 and not attisdropped),
-    'constraints', (select coalesce(jsonb_object_agg(conname, pg_get_constraintdef(oid)), '{}')
+    'constraints', (select coalesce(jsonb_object_agg(conname, pg_get_constraintdef(oid)), '{{}}')
       from pg_constraint where conrelid = c.oid and contype in ('c', 'u', 'p', 'x', 'f')),
     'indexes', (select coalesce(jsonb_object_agg(i.relname, pg_get_indexdef(x.indexrelid)
-        || case when x.indisvalid or i.relkind = 'I' then '' else ' (invalid)' end), '{}')
+        || case when x.indisvalid or i.relkind = 'I' then '' else ' (invalid)' end), '{{}}')
       from pg_index x join pg_class i on i.oid = x.indexrelid
       where x.indrelid = c.oid and not exists (select from pg_constraint where conindid = i.oid and conrelid = c.oid)),
-    'triggers', (select coalesce(jsonb_object_agg(tgname, jsonb_build_array(pg_get_triggerdef(oid), tgenabled)), '{}')
+    'triggers', (select coalesce(jsonb_object_agg(tgname, jsonb_build_array(pg_get_triggerdef(oid), tgenabled)), '{{}}')
       from pg_trigger where tgrelid = c.oid and not tgisinternal),
-    'rules', (select coalesce(jsonb_object_agg(rulename, jsonb_build_array(pg_get_ruledef(oid), ev_enabled)), '{}')
+    'rules', (select coalesce(jsonb_object_agg(rulename, jsonb_build_array(pg_get_ruledef(oid), ev_enabled)), '{{}}')
       from pg_rewrite where ev_class = c.oid and rulename <> '_RETURN'),
     'policies', (select coalesce(jsonb_object_agg(polname, jsonb_build_array(polcmd, polpermissive,
         array(select coalesce(rolname, 'public') from unnest(polroles) r left join pg_roles o on o.oid = r order by 1),
-        pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid))), '{}')
+        pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid))), '{{}}')
       from pg_policy where polrelid = c.oid),
     'row_security', jsonb_build_array(relrowsecurity, relforcerowsecurity)),
   'around', jsonb_build_object(
     'kind', relkind, 'owner', pg_get_userbyid(relowner), 'comment', obj_description(c.oid, 'pg_class'),
     'privileges', array(select a::text from unnest(relacl) a order by 1),
     'options', reloptions, 'persistence', relpersistence, 'replica identity', relreplident,
-    'publications', (select coalesce(jsonb_agg(pubname order by pubname), '[]')
+    'publications', (select coalesce(jsonb_object_agg(pubname, {published}), '{{}}')
       from pg_publication_rel join pg_publication p on p.oid = prpubid where prrelid = c.oid),
+    'statistics', (select coalesce(jsonb_object_agg(format('%%I.%%I', s.nspname, stxname), jsonb_build_object(
+        'made', pg_get_statisticsobjdef(x.oid), 'target', coalesce(stxstattarget, -1),
+        'owner', pg_get_userbyid(stxowner), 'comment', obj_description(x.oid, 'pg_statistic_ext'))), '{{}}')
+      from pg_statistic_ext x join pg_namespace s on s.oid = stxnamespace where stxrelid = c.oid),
     'parents', (select coalesce(jsonb_agg(inhparent::regclass::text order by inhseqno), '[]')
       from pg_inherits where inhrelid = c.oid),
     'children', (select coalesce(jsonb_agg(inhrelid::regclass || coalesce(' ' || pg_get_expr(relpartbound, k.oid), '')
@@ -58,7 +62,7 @@ select jsonb_build_object(
       from pg_depend d join pg_rewrite r on r.oid = d.objid
       where d.classid = 'pg_rewrite'::regclass and d.refobjid = c.oid and ev_class <> c.oid),
     'referenced by', (select coalesce(jsonb_object_agg(conrelid::regclass || ' ' || conname, pg_get_constraintdef(oid)),
-        '{}') from pg_constraint where confrelid = c.oid and conrelid <> c.oid)))
+        '{{}}') from pg_constraint where confrelid = c.oid and conrelid <> c.oid)))
 from pg_class c join pg_namespace n on n.oid = relnamespace where nspname = %s and relname = %s
 """
 _SEQUENCES = """
@@ -66,6 +70,12 @@ select attname, s.oid::regclass::text from pg_depend d join pg_class s on s.oid 
 join pg_attribute on attrelid = refobjid and attnum = refobjsubid
 where d.classid = 'pg_class'::regclass and d.refobjid = %s::regclass and deptype in ('a', 'i')
 """
+# Which columns and rows of a table a publication tells; from PostgreSQL 15 on it need not be all.
+_PUBLISHED = """jsonb_build_array(
+        (select jsonb_agg(attname order by attnum) from pg_attribute
+          where attrelid = prrelid and attnum = any(prattrs)),
+        pg_get_expr(prqual, prrelid))"""
+_PUBLISHED_WHOLE = "'[null, null]'::jsonb"
 _UNCHANGEABLE = ("type", "default", "identity", "generated", "collation", "not_null")
 
 
@@ -110,7 +120,8 @@ def table(text: str, where: str = "db_restore_tables") -> Table:
 
 def describe(connection: Connection[Any], wanted: Table) -> dict[str, Any]:
     """``structure`` and ``around`` of a table; ``{}`` when it is not there. The session's search_path must be empty."""
-    row = connection.execute(_READ, wanted).fetchone()
+    published = _PUBLISHED if connection.info.server_version >= 150000 else _PUBLISHED_WHOLE
+    row = connection.execute(_READ.format(published=published), wanted).fetchone()
     return dict(row[0]) if row else {}
 
 
@@ -212,6 +223,25 @@ def after_rows(of: Table, found: dict[str, Any], wanted: dict[str, Any]) -> list
         if what == "trigger":
             text, enabled = wanted["triggers"][name]
             out += [text, enabling(of, name, enabled)]
+    return out
+
+
+def again(of: Table, found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """SQL that gives a table which was made anew what no archive of it alone holds.
+
+    :param found: what is ``around`` it; ``wanted`` likewise.
+    """
+    out = []
+    for name, (columns, rows) in wanted["publications"].items():
+        some = f" ({', '.join(map(_quoted, columns))})" if columns else ""
+        where = f" WHERE ({rows})" if rows else ""
+        out.append(f"ALTER PUBLICATION {_quoted(name)} ADD TABLE {of.sql}{some}{where}")
+    for name, each in wanted["statistics"].items():
+        if name not in found["statistics"]:  # newer versions of pg_dump have them
+            out += [each["made"], f"ALTER STATISTICS {name} SET STATISTICS {each['target']}"]
+            out.append(f"ALTER STATISTICS {name} OWNER TO {_quoted(each['owner'])}")
+            if each["comment"]:
+                out.append(f"COMMENT ON STATISTICS {name} IS {sql.Literal(each['comment']).as_string(None)}")
     return out
 
 

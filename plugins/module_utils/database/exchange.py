@@ -33,7 +33,7 @@ select k.conname, k.conrelid::regclass::text, k.confrelid::regclass::text, r.oid
        array(select quote_ident(attname) from unnest(k.confkey) with ordinality u(n, o)
              join pg_attribute on attrelid = k.confrelid and attnum = n order by o)
 from pg_constraint k join pg_class r on r.oid = k.conrelid join pg_class f on f.oid = k.confrelid
-where k.contype = 'f' and k.convalidated and k.conparentid = 0
+where k.contype = 'f' and (k.convalidated or not %(valid)s) and k.conparentid = 0
 and (k.conrelid = any(%(oids)s) or k.confrelid = any(%(oids)s))
 order by 2, 1
 """
@@ -55,6 +55,15 @@ left join pg_constraint k on d.classid = 'pg_constraint'::regclass and k.oid = d
 where d.deptype = 'n' and not exists (select from going o where o.classid = d.classid and o.objid = d.objid)
 and (k.contype is distinct from 'f' or k.conrelid <> all(%(spared)s::oid[]))
 order by 1
+"""
+_STANDING_ON = """
+with recursive standing(oid) as (
+  select unnest(%s::oid[])
+  union
+  select r.ev_class from standing s join pg_depend d on d.refclassid = 'pg_class'::regclass and d.refobjid = s.oid
+  join pg_rewrite r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid)
+select nspname, relname from standing join pg_class c using (oid) join pg_namespace n on n.oid = relnamespace
+where relkind = 'm' order by 1, 2
 """
 _FAMILY = """
 with recursive family as (select %s::regclass::oid as oid union all
@@ -151,15 +160,23 @@ def dependents(connection: Connection[Any], oids: Sequence[int], spared: Sequenc
     return [row[0] for row in connection.execute(_DEPENDENTS, given)]
 
 
+def materialized_on(connection: Connection[Any], oids: Sequence[int]) -> list[Table]:
+    """Materialized views that stand on these relations, or on views on them: they keep their rows of before."""
+    return [Table(*row) for row in connection.execute(_STANDING_ON, [list(oids)])]
+
+
 def columns_of(connection: Connection[Any], source: str) -> set[str]:
     """A relation's columns, as SQL."""
     query = "select quote_ident(attname) from pg_attribute where attrelid = %s::regclass and attnum > 0"
     return {row[0] for row in connection.execute(query, [source])}
 
 
-def foreign_keys(connection: Connection[Any], oids: Sequence[int]) -> list[tuple[Any, ...]]:
-    """Validated foreign keys from and to these tables, as rows for :func:`orphans`."""
-    return connection.execute(_FOREIGN_KEYS, {"oids": list(oids)}).fetchall()
+def foreign_keys(connection: Connection[Any], oids: Sequence[int], valid: bool = True) -> list[tuple[Any, ...]]:
+    """Foreign keys from and to these tables, as rows for :func:`orphans`.
+
+    :param valid: only those that are validated, and so must hold.
+    """
+    return connection.execute(_FOREIGN_KEYS, {"oids": list(oids), "valid": valid}).fetchall()
 
 
 def named(key: tuple[Any, ...]) -> str:
@@ -203,6 +220,21 @@ def refuse_orphans(connection: Connection[Any], oids: Sequence[int], sources: So
     return [named(key) for key in keys]
 
 
+def _untruncatable(connection: Connection[Any], families: Sequence[Sequence[tuple[int, Table, str]]]) -> set[int]:
+    """Those tables, by their first oid, that something refers to which is not truncated: PostgreSQL refuses them.
+
+    What they refer to in turn is one of them, too.
+    """
+    first = {oid: members[0][0] for members in families for oid, _, _ in members}
+    keys = [(first.get(key[3]), first.get(key[4])) for key in foreign_keys(connection, list(first), valid=False)]
+    found: set[int] = set()
+    while True:
+        more = {to for of, to in keys if to is not None and of != to and (of is None or of in found)} - found
+        if not more:
+            return found
+        found |= more
+
+
 @contextmanager
 def emptied(
     connection: Connection[Any],
@@ -215,8 +247,7 @@ def emptied(
     """
     connection.execute("SET LOCAL session_replication_role = replica")
     members = [each for of in tables for each in family(connection, of)]
-    oids = [oid for oid, _, _ in members]
-    referred = {key[4] for key in foreign_keys(connection, oids) if key[3] not in oids}
+    untruncatable = _untruncatable(connection, [family(connection, of) for of in tables])
     awake = [
         (of, trigger, state)
         for _, of, _ in members
@@ -228,7 +259,7 @@ def emptied(
     empty = []
     for of in tables:
         mine = family(connection, of)
-        if referred & {oid for oid, _, _ in mine}:  # PostgreSQL refuses to truncate it
+        if mine[0][0] in untruncatable:
             connection.execute(f"DELETE FROM {of.sql if mine[0][2] == 'p' else f'ONLY {of.sql}'}")  # type: ignore[arg-type]
         else:
             empty.append(of.sql if mine[0][2] == "p" else f"ONLY {of.sql}")

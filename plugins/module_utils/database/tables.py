@@ -20,7 +20,7 @@ from ..units import format_duration
 from . import backup, scratch, space, verification
 from .access import Deadline, Programs, find_programs
 from .catalog import Database, Names, find
-from .definition import Table, describe, differences, sequences, table, unchangeable
+from .definition import Table, again, describe, differences, sequences, table, unchangeable
 from .exchange import (
     Rows,
     alike,
@@ -29,6 +29,7 @@ from .exchange import (
     emptied,
     family,
     lock,
+    materialized_on,
     pour,
     refuse_orphans,
     replay,
@@ -167,6 +168,7 @@ def check(task: Task) -> Result:
                 counted = ", ".join(f"{each} ({now:,} rows, {then:,} in it)" for each, (now, then) in rows.items())
                 parts.append(f"would put {counted or _said(wanted)} back from {path} ({kind}, {checksum}); {room}")
                 parts += [f"foreign keys that hold with its rows: {', '.join(keys)}"] if keys else []
+                parts += _stale(connection, wanted, dropped)
         left = find(admin, known.beside)
     parts += [f"{left.name} is what an interrupted start of this run left, and will be dropped"] if left else []
     return {"says": f"{live.name}: {'; '.join(parts)}", "before": before, "evidence": evidence}
@@ -213,7 +215,7 @@ def restore(task: Task, check_mode: bool = False) -> Result:
     took = format_duration(time.monotonic() - began)
     says = (
         f"{live.name}: {listed} put back or dropped in {took}, writers held for {evidence['held_ms']} ms; "
-        f"what stood there is kept in {', '.join(evidence['kept'])}"
+        f"{'; '.join(['what stood there is kept in ' + ', '.join(evidence['kept']), *evidence['stale']])}"
     )
     evidence |= {"leftover_dropped": leftover}
     return {"changed": True, "says": says, "evidence": evidence, "diff": diff}
@@ -476,6 +478,7 @@ def _exchange(
         oids = [oid for each in wanted for oid, _, _ in family(live, each)]
         keys = refuse_orphans(live, oids) if oids else []
         _drop(live, dropped)
+        stale = _stale(live, wanted, [])
         gone = [each.said for each in dropped]
         state.begin(xid=xid, asked=asked, before=before, after=after, dropped=gone, kept=kept)
     held = round((time.monotonic() - began) * 1000)
@@ -485,9 +488,17 @@ def _exchange(
         "dropped": gone,
         "definitions_changed": {each.said: differences(*each_change) for each, each_change in changes.items()},
         "foreign_keys": keys,
+        "stale": stale,
         "kept": kept,
         "held_ms": held,
     }
+
+
+def _stale(connection: Connection[Any], wanted: list[Table], dropped: list[Table]) -> list[str]:
+    """What people must hear of materialized views: nobody but them knows when these may be refreshed."""
+    oids = [oid for each in wanted for oid, _, _ in family(connection, each)]
+    left = [each for each in materialized_on(connection, oids) if each not in dropped]
+    return [f"materialized views that keep their rows until REFRESH MATERIALIZED VIEW: {_said(left)}"] if left else []
 
 
 def _lockable(live: Connection[Any], tables: list[Table]) -> list[Table]:
@@ -674,11 +685,10 @@ def _changes_back(
     return changes
 
 
-def _as_kept(live: Connection[Any], each: Table, before: dict[str, Any], again: bool) -> None:
+def _as_kept(live: Connection[Any], each: Table, before: dict[str, Any], anew: bool) -> None:
     """Gives a table what no archive of it holds, and proves that it is what it was."""
-    for publication in before["around"]["publications"] if again else ():
-        name = publication.replace('"', '""')
-        live.execute(f'ALTER PUBLICATION "{name}" ADD TABLE {each.sql}')  # type: ignore[arg-type]
+    for statement in again(each, describe(live, each)["around"], before["around"]) if anew else ():
+        live.execute(statement)  # type: ignore[arg-type]
     set_sequences(live, each, before.get("sequences", {}))
     found = _state_of(live, each)
     _proved(each, found, before, before["structure"])
