@@ -41,12 +41,7 @@ options:
       - Path of the backup on this host. Plain SQL, the same compressed with gzip or zstd, or pg_dump's custom
         or directory format, judged by content.
       - Not needed where tables are only dropped.
-      - With V(YYYYMMDD) or V(YYYY-MM-DD) in its name (and V(HHMM) or V(HHMMSS)), the newest that is not younger than
-        O(golive).
-    type: str
-    default: ""
-  golive:
-    description: When the release went live, in ISO 8601 with a time zone; needed when O(backup) is a pattern.
+      - M(balik.rollback.database_backup) finds the one that is meant.
     type: str
     default: ""
   checksum:
@@ -209,8 +204,7 @@ EXAMPLES = r"""
     state: restored
     database: lawyers_hub
     run: "{{ rollback_run_id }}"
-    backup: /backups/pre-golive-snapshot-YYYYMMDD.sql
-    golive: 2026-01-10T20:00:00+07:00
+    backup: /backups/pre-golive-snapshot-20260110.sql
     backup_dir: /backups/rollback
     checks:
       - {name: documents, query: SELECT count(*) > 0 FROM documents, expect: true}
@@ -245,7 +239,6 @@ OPTIONS: dict[str, Any] = {
     "database": {"type": "str", "required": True},
     "run": {"type": "str", "required": True},
     "backup": {"type": "str", "default": ""},
-    "golive": {"type": "str", "default": ""},
     "checksum": {"type": "str", "default": ""},
     "backup_dir": {"type": "path", "required": True},
     "jobs": {"type": "int", "default": 0},
@@ -301,7 +294,6 @@ def task(options: dict[str, Any]) -> Task:
         database=options["database"],
         run=options["run"],
         source=options["backup"],
-        golive=options["golive"],
         checksum=options["checksum"],
         folder=options["backup_dir"],
         jobs=options["jobs"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -154,6 +155,41 @@ def test_a_dump_that_fails_leaves_nothing(server, tmp_path):
         with pytest.raises(BalikError, match="not done within"):
             make(wanted(server, tmp_path, limit=1))
     assert [*tmp_path.iterdir()] == []
+
+
+def test_killed_before_it_is_whole_its_name_is_free(server, tmp_path):
+    """Killed while the checksum is written: no snapshot stands there without its manifest."""
+    place = wanted(server, tmp_path)
+    name = Path(make(place, dry=True)["path"]).name
+    os.mkfifo(tmp_path / f"{name}.sha256")  # whoever opens it to write waits for a reader
+    process = os.fork()
+    if not process:
+        try:
+            make(place)
+        finally:
+            os._exit(0)
+    try:
+        end = time.monotonic() + 30
+        while not manifest_of(tmp_path / name).exists():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    finally:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+    assert not (tmp_path / name).exists()
+    (tmp_path / f"{name}.sha256").unlink()
+    done = make(place)
+    assert read_manifest(tmp_path / name) == done["manifest"]
+    assert len([*tmp_path.iterdir()]) == 3
+
+
+def test_a_snapshot_never_stands_there_without_its_manifest(server, tmp_path):
+    place = wanted(server, tmp_path)
+    name = Path(make(place, dry=True)["path"]).name
+    (tmp_path / f"{name}.sha256").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        make(place)
+    assert [each.name for each in tmp_path.iterdir()] == [f"{name}.sha256"]
 
 
 SPOIL = {

@@ -236,7 +236,8 @@ def test_a_chain_of_tables_to_whose_last_another_refers(live, job, tmp_path, val
     live.psql("CREATE DATABASE chain")
     live.psql(
         "CREATE TABLE season (id int PRIMARY KEY); INSERT INTO season VALUES (1), (2);"
-        "CREATE TABLE score (id int PRIMARY KEY, season int REFERENCES season); INSERT INTO score VALUES (1, 1), (2, 2);"
+        "CREATE TABLE score (id int PRIMARY KEY, season int REFERENCES season);"
+        "INSERT INTO score VALUES (1, 1), (2, 2);"
         "CREATE TABLE comment (score int); INSERT INTO comment VALUES (2);"
         f"ALTER TABLE comment ADD FOREIGN KEY (score) REFERENCES score {valid};"
         "CREATE VIEW best AS SELECT max(id) AS id FROM score; CREATE MATERIALIZED VIEW hall AS TABLE best",

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,13 +92,11 @@ def make(wanted: Wanted, dry: bool = False) -> dict[str, Any]:
     part = final.with_name(f"{final.name}.part-{os.getpid()}")
     try:
         manifest = _dumped(wanted, database, final, part, deadline)
-        _publish(part, final)
+        manifest.update(server_version=about["version"].split()[0], statistics_since=about["since"])
+        _publish(part, final, manifest)
     except BaseException:
         _remove(part)
         raise
-    manifest.update(server_version=about["version"].split()[0], statistics_since=about["since"])
-    write_manifest(final, manifest)
-    _write_sums(final, manifest)
     rows = sum(each["rows"] or 0 for each in manifest["tables"].values())
     size, moment = human(manifest["size"]), manifest["taken"]
     says = f"{wanted.database} is backed up as {final}: {size}, {rows:,} rows, of {moment}{late}"
@@ -195,20 +196,40 @@ def _packed(
                 raise BalikError(what, f"{program} ended with {code}: {complaint(said)}")
 
 
-def _publish(part: Path, final: Path) -> None:
-    """The part under its name, on the disk; never in the place of another."""
+def _publish(part: Path, final: Path, manifest: dict[str, Any]) -> None:
+    """The part under its name, on the disk; never in the place of another, and never without its manifest.
+
+    Whoever is killed in between leaves a manifest of nothing, which the next one replaces.
+    """
     for each in sorted(part.iterdir()) if part.is_dir() else [part]:
         _sync(each)
+    with _alone_in(final.parent):
+        if final.exists():
+            raise taken(final.name, str(final.parent))
+        try:
+            write_manifest(final, manifest)
+            _write_sums(final, manifest)
+            if part.is_dir():
+                part.rename(final)  # replaces an empty folder only
+            else:
+                os.link(part, final)
+                part.unlink()
+        except BaseException:
+            for beside in (manifest_of(final), _sums_of(final)):
+                beside.unlink(missing_ok=True)
+            raise
+        _sync(final.parent)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Nobody else gives a file of this folder its name meanwhile."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        if part.is_dir():
-            final.mkdir(mode=0o700)  # ours from here on; a rename then replaces an empty folder only
-            part.rename(final)
-        else:
-            os.link(part, final)
-            part.unlink()
-    except FileExistsError:
-        raise taken(final.name, str(final.parent)) from None
-    _sync(final.parent)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _sync(path: Path) -> None:
@@ -219,12 +240,15 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def _sums_of(final: Path) -> Path:
+    return final.with_name(final.name + ".sha256")
+
+
 def _write_sums(final: Path, manifest: dict[str, Any]) -> None:
     """For ``sha256sum -c``, and for whoever has no eye for manifests."""
     files = {name: each["sha256"] for name, each in (manifest.get("files") or {}).items()}
     lines = [f"{sha}  {final.name}/{name}" for name, sha in files.items()] or [f"{manifest['sha256']}  {final.name}"]
-    place = final.with_name(final.name + ".sha256")
-    with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    with os.fdopen(os.open(_sums_of(final), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write("\n".join([*lines, ""]))
 
 

@@ -1,4 +1,4 @@
-"""A backup as it lies there: which one, of what kind, whole or not, and what it will create.
+"""A backup as it lies there: of what kind, whole or not, and what it will create.
 
 Every format is read as the SQL that it stands for: a plain file as it is, a compressed one through its program,
 an archive through ``pg_restore -f -``. One reader therefore judges all of them.
@@ -14,103 +14,15 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import IO
 
 from ..errors import BalikError
-from ..units import parse_time
 from .access import Deadline, Programs, complaint, limited, run, too_long
 from .script import ANOTHER, CHUNK, Contents, Reader, Sink
 
 ARCHIVES = ("custom", "directory")
 _CONVERT = "Turn it into SQL: pg_restore -f x.sql x.tar; do that now, and a truncated one will be noticed."
-_SUFFIXES = (".sql.gz", ".sql.zst", ".sql.zstd", ".sql", ".dump.gz", ".dump", ".custom", ".pgdump", ".dir")
-_TOKENS = {
-    "YYYYMMDD": r"(?P<date>\d{8})",
-    "YYYY-MM-DD": r"(?P<date>\d{4}-\d{2}-\d{2})",
-    "HHMMSS": r"(?P<time>\d{6})",
-    "HHMM": r"(?P<time>\d{4})",
-}
-
-
-def choose(pattern: str, golive: str = "") -> Path:
-    """The backup that is meant: the path itself, or the newest of a pattern's that is not younger than go-live.
-
-    A pattern holds ``YYYYMMDD`` or ``YYYY-MM-DD``, and ``HHMM`` or ``HHMMSS`` where it has a time; a file that has
-    another of the usual endings (``.sql.gz``, ``.dump``, …) counts too. The dates are in go-live's own time zone.
-
-    :param golive: an ISO 8601 time with its zone.
-    :raises BalikError: none is there, several are equally good, or the only good one was written after go-live.
-    """
-    if not pattern:
-        raise BalikError("db_restore_backup", "not set", "the backup's path on the database host", "Set it.")
-    if not any(token in Path(pattern).name for token in _TOKENS):
-        path = Path(pattern)
-        if not path.exists():
-            raise BalikError(pattern, "no such file or directory", "the backup", _listing(path))
-        return path
-    if not golive:
-        raise BalikError(
-            "db_restore_golive",
-            f"not set, while {pattern} may be any of several days",
-            "the time of go-live, such as 2026-01-10T20:00:00+07:00",
-        )
-    parse_time(golive, "db_restore_golive")
-    launch = datetime.fromisoformat(str(golive).strip().replace("Z", "+00:00"))
-    taken = _dated(Path(pattern), launch)
-    if not taken:
-        raise BalikError(
-            pattern, f"no backup dated at or before {launch.isoformat()}", "at least one", _listing(Path(pattern))
-        )
-    newest = max(moment for moment, _ in taken)
-    best = [path for moment, path in taken if moment == newest]
-    if len(best) > 1:
-        raise BalikError(
-            pattern,
-            f"{len(best)} backups of the same date: {', '.join(sorted(path.name for path in best))}",
-            "one",
-            "Name one of them in db_restore_backup.",
-        )
-    written = datetime.fromtimestamp(best[0].stat().st_mtime, launch.tzinfo)
-    if newest.date() == launch.date() and "HHMM" not in pattern and written > launch:
-        raise BalikError(
-            str(best[0]),
-            f"of the day of go-live, and written at {written.isoformat(timespec='seconds')}",
-            f"written before go-live, {launch.isoformat()}",
-            "If it was only copied then, name it in db_restore_backup.",
-        )
-    return best[0]
-
-
-def _dated(pattern: Path, launch: datetime) -> list[tuple[datetime, Path]]:
-    ending = next((suffix for suffix in _SUFFIXES if pattern.name.endswith(suffix)), "")
-    expression = re.escape(pattern.name[: len(pattern.name) - len(ending)]).replace(r"\-", "-")
-    for token, part in _TOKENS.items():
-        if f"?P<{part[4:8]}" not in expression:
-            expression = expression.replace(token, part, 1)
-    endings = "|".join(re.escape(suffix) for suffix in _SUFFIXES)
-    shape = re.compile(f"{expression}(?:{endings})?")
-    found = []
-    for path in pattern.parent.iterdir() if pattern.parent.is_dir() else ():
-        match = shape.fullmatch(path.name)
-        if match:
-            parts = match.groupdict()
-            text = parts["date"].replace("-", "") + (parts.get("time") or "").ljust(6, "0")
-            try:
-                moment = datetime.strptime(text, "%Y%m%d%H%M%S").replace(tzinfo=launch.tzinfo)
-            except ValueError:
-                continue
-            if moment <= launch:
-                found.append((moment, path))
-    return found
-
-
-def _listing(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f"{path.parent} is no directory on this host."
-    names = sorted(entry.name for entry in path.parent.iterdir())
-    return f"In {path.parent}: {', '.join(names[:10]) or 'nothing'}."
 
 
 def kind_of(path: Path) -> str:

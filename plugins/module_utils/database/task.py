@@ -32,8 +32,7 @@ Result = dict[str, Any]
 class Task:
     """What is to be restored, and how.
 
-    :param source: the backup: a path, or a pattern (:func:`backup.choose`).
-    :param golive: ISO 8601; needed with a pattern.
+    :param source: the backup's path; ``backups`` knows which one is meant.
     :param folder: where the backup of now goes.
     :param jobs: how many at a time; 0: as many as this host has processors, 8 at most.
     :param limit: seconds for one call.
@@ -58,7 +57,6 @@ class Task:
     database: str
     run: str
     source: str = ""
-    golive: str = ""
     checksum: str = ""
     folder: str = ""
     jobs: int = 0
@@ -141,14 +139,17 @@ def chosen(task: Task) -> tuple[Path, str]:
 
     :raises BalikError: it is not there, or another.
     """
-    path = Path(task.saved["backup"]) if task.saved.get("backup") else backup.choose(task.source, task.golive)
-    kind = backup.kind_of(path) if path.exists() else ""
-    size = backup.size_of(path) if kind else 0
-    if not kind or size != task.saved.get("backup_size", size):
+    path = Path(task.saved.get("backup") or task.source)
+    if not path.name:
+        raise BalikError("db_restore_backup", "not set", "the backup's path on the database host", "Set it.")
+    if not path.exists():
+        raise BalikError(str(path), "no such file or directory", "the backup", "Put it there, or name another.")
+    kind, size = backup.kind_of(path), backup.size_of(path)
+    if size != task.saved.get("backup_size", size):
         raise BalikError(
             str(path),
-            f"{size} bytes" if kind else "no such file or directory",
-            f"the {task.saved.get('backup_size')} bytes that were checked at the start of this run",
+            f"{size} bytes",
+            f"the {task.saved['backup_size']} bytes that were checked at the start of this run",
             "Put it back as it was, or start a new run.",
         )
     return path, kind

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import re
-from datetime import datetime
-from pathlib import Path
 
 import pytest
 from ansible_collections.balik.rollback.plugins.module_utils.database import backup, space
@@ -17,7 +14,6 @@ from ansible_collections.balik.rollback.plugins.module_utils.errors import Balik
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-GOLIVE = "2026-01-10T20:00:00+07:00"
 DUMP = rb'''--
 -- PostgreSQL database dump
 --
@@ -157,46 +153,6 @@ def test_the_dumps_own_restriction_is_handed_on_as_a_comment():
 def test_what_is_no_dump_of_one_database_is_refused(text, reason):
     with pytest.raises(BalikError, match=reason):
         read(text)
-
-
-def lay(folder: Path, *files: str) -> None:
-    taken = datetime.fromisoformat("2026-01-10T10:00:00+07:00").timestamp()
-    for name in files:
-        (folder / name).write_text(name)
-        os.utime(folder / name, (taken, taken))
-
-
-@pytest.mark.parametrize(
-    ("pattern", "files", "best"),
-    [
-        ("s-YYYYMMDD.sql", ["s-20260108.sql", "s-20260110.sql", "s-20260111.sql"], "s-20260110.sql"),
-        ("s-YYYYMMDD.sql", ["s-20260108.sql", "s-20260109.sql.gz", "s-20260109.sql.gz.sha256"], "s-20260109.sql.gz"),
-        ("s-YYYYMMDD.sql", ["s-20260108.dump", "s-20269999.sql", "t-20260109.sql"], "s-20260108.dump"),
-        ("s.YYYY-MM-DD.sql.zst", ["s.2026-01-09.sql.zst", "sx2026-01-10.sql.zst"], "s.2026-01-09.sql.zst"),
-        ("s-YYYYMMDD-HHMM.sql", ["s-20260110-1959.sql", "s-20260110-2001.sql"], "s-20260110-1959.sql"),
-        ("exactly.sql", ["exactly.sql"], "exactly.sql"),
-    ],
-)
-def test_the_newest_backup_before_golive_is_chosen(tmp_path, pattern, files, best):
-    lay(tmp_path, *files)
-    assert backup.choose(str(tmp_path / pattern), GOLIVE).name == best
-
-
-@pytest.mark.parametrize(
-    ("files", "golive", "reason"),
-    [
-        (["s-20260109.sql", "s-20260109.sql.gz"], GOLIVE, "2 backups of the same date: .*sql, .*gz"),
-        (["s-20260111.sql"], GOLIVE, "no backup dated at or before 2026-01-10"),
-        ([], GOLIVE, "no backup dated .* nothing"),
-        (["s-20260109.sql"], "", "db_restore_golive: not set"),
-        (["s-20260109.sql"], "2026-01-10T20:00:00", "no time zone"),
-        (["s-20260110.sql"], "2026-01-10T09:00:00+07:00", "of the day of go-live, and written at"),
-    ],
-)
-def test_what_is_not_certain_is_refused(tmp_path, files, golive, reason):
-    lay(tmp_path, *files)
-    with pytest.raises(BalikError, match=reason):
-        backup.choose(str(tmp_path / "s-YYYYMMDD.sql"), golive)
 
 
 @pytest.mark.parametrize(
