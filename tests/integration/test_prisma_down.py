@@ -742,6 +742,112 @@ def test_undo_is_whole_or_not_at_all(product: Product) -> None:
     assert "is not the one that was applied before" in why(task, lambda task: down.undo(task, check_mode=False))
 
 
+FAMILY = """
+    CREATE TABLE "Parent" ("id" INT PRIMARY KEY, "favourite" INT);
+    CREATE TABLE "Child" ("id" INT PRIMARY KEY, "parent" INT NOT NULL,
+        "older" INT REFERENCES "Child" ON DELETE RESTRICT);
+    ALTER TABLE "Child" ADD CONSTRAINT "Child_parent" FOREIGN KEY ("parent") REFERENCES "Parent" ON DELETE RESTRICT;
+    ALTER TABLE "User" ADD COLUMN "parent" INT REFERENCES "Parent";
+    CREATE TABLE "Audit" ("of" INT);
+    CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql
+        AS $$ BEGIN INSERT INTO "Audit" VALUES (NEW."id"); NEW."id" = NEW."id" + 1000; RETURN NEW; END $$;
+    CREATE TRIGGER spoils BEFORE INSERT ON "Child" FOR EACH ROW EXECUTE FUNCTION audit();
+    CREATE TRIGGER changes BEFORE UPDATE ON "User" FOR EACH ROW EXECUTE FUNCTION audit();
+    ALTER TABLE "Child" ENABLE ALWAYS TRIGGER spoils;
+    INSERT INTO "Parent" VALUES (90);
+"""
+FAMILY_DOWN = """
+    DROP TRIGGER changes ON "User"; ALTER TABLE "User" DROP COLUMN "parent";
+    ALTER TABLE "Child" DROP CONSTRAINT "Child_parent";
+    {first}; {second};
+    DROP TABLE "Audit"; DROP FUNCTION audit() {cascade};
+"""
+
+
+@pytest.mark.parametrize("order", [("Parent", "Child"), ("Child", "Parent")])
+@pytest.mark.parametrize("way", ["undo", "by hand"])
+def test_rows_come_back_whatever_refers_to_what_and_no_trigger_changes_them(
+    product: Product, order: tuple[str, str], way: str
+) -> None:
+    name = "20260105000000_family"
+    drops = {"first": f'DROP TABLE "{order[0]}"', "second": f'DROP TABLE "{order[1]}"', "cascade": ""}
+    product.write(name, FAMILY, FAMILY_DOWN.format(**drops))
+    product.apply(name)
+    product.sql(
+        """ALTER TABLE "Child" DISABLE TRIGGER spoils; ALTER TABLE "User" DISABLE TRIGGER changes;
+        INSERT INTO "Parent" VALUES (1, 7), (2, NULL); INSERT INTO "Child" VALUES (11, 1, 12), (12, 2, NULL);
+        UPDATE "User" SET "parent" = 2 WHERE "id" = 3;
+        ALTER TABLE "Child" ENABLE ALWAYS TRIGGER spoils; ALTER TABLE "User" ENABLE TRIGGER changes"""
+    )
+    before = product.state()
+    task = product.task(INDEX, destroys=[name])
+    task = replace(task, saved=down.check(task)["before"])
+    done = down.main(task, check_mode=False)["evidence"]["migrations"][0]
+    if way == "undo":
+        assert "3 rows" in down.undo(task, check_mode=False)["says"]
+        assert product.state() == before
+    else:
+        product.apply(name, row=False)
+        product.sql('DELETE FROM "Parent"')
+        command = [str(product.server.bin / "psql"), "-X", "-v", "ON_ERROR_STOP=1", "--single-transaction"]
+        dsn = product.server.dsn(product.name)
+        ran = subprocess.run(
+            [*command, "-f", "restore.sql", "-d", dsn], cwd=done["kept"], capture_output=True, text=True, check=False
+        )
+        assert ran.returncode == 0, ran.stderr
+        rows = [line for line in before.splitlines() if name not in line]
+        assert [line for line in product.state().splitlines() if name not in line] == rows
+
+
+def test_what_somebody_else_applied_again_is_not_taken_for_undone(product: Product) -> None:
+    fill(product)
+    task = product.task(INIT, destroys=[BOARD])
+    task = replace(task, saved=down.check(task)["before"])
+    down.main(task, check_mode=False)
+    for name in (BOARD, INDEX):
+        product.apply(name)
+    said = down.undo(task, check_mode=False)
+    assert not said["changed"]
+    assert said["says"].startswith("nothing to put back; ")
+    assert f"{BOARD} was applied again by somebody else, without what it held: that is kept in " in said["says"]
+    assert f"{RUN}/{BOARD}.1, with a restore.sql" in said["says"]
+
+
+def test_undo_takes_the_attempt_that_was_carried_out_and_names_the_others(product: Product) -> None:
+    fill(product)
+    task = product.task(INIT, destroys=[BOARD])
+    task = replace(task, saved=down.check(task)["before"])
+    run = product.folder / "kept" / RUN
+    # One that was killed while it wrote, far ahead in its number: nothing of it was carried out.
+    (run / f"{BOARD}.7").mkdir(parents=True)
+    down.main(task, check_mode=False)
+    for name in (BOARD, INDEX):
+        product.apply(name)
+    product.sql('INSERT INTO "Score" ("userId", "kind") VALUES (9, \'DAY\')')
+    # Another that was killed after it had written everything, and before it was carried out: taken back by the server.
+    with psycopg.connect(product.server.dsn(product.name)) as other:
+        number = other.execute("SELECT txid_current()").fetchone()
+        other.rollback()
+    down.main(task, check_mode=False)
+    shutil.copytree(run / f"{BOARD}.9", run / f"{BOARD}.10")
+    manifest = json.loads((run / f"{BOARD}.10" / "manifest.json").read_text())
+    (run / f"{BOARD}.10" / "manifest.json").write_text(json.dumps({**manifest, "transaction": (number or (0,))[0]}))
+    (run / f"{BOARD}.11").mkdir()
+    said = down.undo(task, check_mode=False)["says"]
+    assert f"kept when it went down before in this run: {run / BOARD}.8" in said
+    assert ".10" not in said
+    assert product.sql('SELECT "userId" FROM "Score"') == "9"
+
+
+def test_all_folders_that_are_made_are_their_owners_only(product: Product) -> None:
+    fill(product)
+    task = replace(product.task(INIT, destroys=[BOARD]), keep_dir=str(product.folder / "far" / "away"))
+    down.main(task, check_mode=False)
+    assert {path.stat().st_mode & 0o77 for path in [product.folder / "far", *(product.folder / "far").rglob("*")]} == {
+        0
+    }
+
+
 # Outside of a transaction
 
 

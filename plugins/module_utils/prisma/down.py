@@ -165,13 +165,14 @@ def undo(task: Task, check_mode: bool) -> Json:
     deadline = Deadline(task.limit)
     done: list[Json] = []
     with _connected(task) as connection:
-        applied = {row.migration_name for row in database.read_rows(connection, task.address.schema) if row.applied}
-        todo = [each for each in saved if each["name"] not in applied]
+        rows = [row for row in database.read_rows(connection, task.address.schema) if row.applied]
+        todo = [each for each in saved if each["name"] not in {row.migration_name for row in rows}]
+        notes = _by_others(task, saved, rows)
         for each in todo:
             _undoable(each, folder.get(each["name"]))
         names = ", ".join(each["name"] for each in todo)
         if check_mode:
-            says = f"would apply again: {names}" if todo else "nothing to put back"
+            says = "; ".join([f"would apply again: {names}" if todo else "nothing to put back", *notes])
             return {"changed": bool(todo), "says": says, "evidence": {}}
         for each in todo:
             name = each["name"]
@@ -181,8 +182,23 @@ def undo(task: Task, check_mode: bool) -> Json:
                 _transaction(connection, task, deadline),
             ):
                 done.append(put_back(connection, task.address.schema, folder[name].up, each, task.kept))
-    says = "; ".join(one["says"] for one in done) or "nothing to put back"
+    says = "; ".join([*(one["says"] for one in done), *notes] if done else ["nothing to put back", *notes])
     return {"changed": bool(done), "says": says, "evidence": {"migrations": done}}
+
+
+def _by_others(task: Task, saved: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[str]:
+    """Where somebody else has applied again what went down, the rows that were kept are not in it. What ``undo`` put
+    back, or what never went, has Prisma's line of before."""
+    found = []
+    for each in saved:
+        now = {row.id for row in rows if row.migration_name == each["name"]}
+        folders = [str(one) for one in loss.attempts(task.kept, each["name"]) if (one / loss.MANIFEST).exists()]
+        if now and folders and not now & {row["id"] for row in each["rows"]}:
+            found.append(
+                f"{each['name']} was applied again by somebody else, without what it held: that is kept in "
+                f"{', '.join(folders)}, with a {loss.SCRIPT} that puts it back"
+            )
+    return found
 
 
 # Looking
@@ -369,7 +385,8 @@ def _go_down(
             at[:] = [one.name]
             rows = way.history.rows[one.name]
             _forget(connection, task.address.schema, one.name, rows)
-            folder = kept.close([{**row.as_kept(), "logs": row.logs} for row in rows], one.name)
+            number = connection.execute("SELECT txid_current()").fetchone()
+            folder = kept.close([{**row.as_kept(), "logs": row.logs} for row in rows], one.name, *(number or (0,)))
     except BalikError as error:
         # After a lost connection nobody knows yet whether it was carried out: what is kept stays.
         if not connection.closed:

@@ -113,6 +113,24 @@ WITH RECURSIVE down(oid) AS (
 )
 SELECT oid FROM down WHERE oid IS NOT NULL
 """
+# A partition's foreign key is its parent's, and is altered there.
+_HELD = """
+WITH RECURSIVE up(oid) AS (
+    SELECT one::regclass::oid FROM unnest(ARRAY[{names}]) AS one
+  UNION
+    SELECT i.inhparent FROM pg_inherits i JOIN up ON i.inhrelid = up.oid
+)
+SELECT format('ALTER TABLE %s ALTER CONSTRAINT %I DEFERRABLE INITIALLY DEFERRED', conrelid::regclass, conname)
+           AS before,
+       format('ALTER TABLE %s ALTER CONSTRAINT %I NOT DEFERRABLE', conrelid::regclass, conname) AS after
+FROM pg_constraint k JOIN up ON k.conrelid = up.oid
+WHERE contype = 'f' AND NOT condeferrable AND coalesce(to_jsonb(k) ->> 'conparentid', '0') = '0'
+UNION ALL
+SELECT format('ALTER TABLE %s DISABLE TRIGGER %I', tgrelid::regclass, tgname),
+       format('ALTER TABLE %s ENABLE %sTRIGGER %I', tgrelid::regclass,
+              CASE tgenabled WHEN 'A' THEN 'ALWAYS ' WHEN 'R' THEN 'REPLICA ' ELSE '' END, tgname)
+FROM pg_trigger WHERE tgrelid = ANY (ARRAY[{names}]::regclass[]) AND NOT tgisinternal AND tgenabled <> 'D'
+"""
 
 
 @dataclass(frozen=True)
@@ -369,12 +387,14 @@ class Kept:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.made = False
         self.losses: list[tuple[Loss, str, str]] = []
 
     @classmethod
     def begin(cls, base: Path, migration: str) -> Kept:
         """A new attempt's folder; it is made when there is something to keep."""
-        return cls(base / f"{migration}.{len(attempts(base, migration)) + 1}")
+        before = [int(path.suffix[1:]) for path in attempts(base, migration)]
+        return cls(base / f"{migration}.{max(before, default=0) + 1}")
 
     def write(self, connection: Connection[Any], loss: Loss) -> Loss:
         """Copies what is lost into a file, counting it; no file where there is nothing.
@@ -386,7 +406,7 @@ class Kept:
             return loss
         name = f"{len(self.losses) + 1:02}.copy"
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make()
             try:
                 with connection.transaction():
                     lines, digest = self._copy(connection, statement, name)
@@ -397,6 +417,7 @@ class Kept:
                 loss = replace(
                     loss, select=loss.select.replace(loss.changed, f"{quoted(loss.columns[-1])} IS NOT NULL")
                 )
+                (self.folder / name).unlink()
                 lines, digest = self._copy(connection, loss.select, name)
         except OSError as error:
             raise self._unwritten(error) from error
@@ -406,6 +427,14 @@ class Kept:
         else:
             (self.folder / name).unlink()
         return loss
+
+    def _make(self) -> None:
+        """The folder, and those above it that are not there: for their owner only. No other attempt may have it."""
+        if not self.made:
+            for above in reversed([one for one in self.folder.parents if not one.exists()]):
+                above.mkdir(mode=0o700, exist_ok=True)
+            self.folder.mkdir(mode=0o700)
+            self.made = True
 
     def _copy(self, connection: Connection[Any], select: str, name: str) -> tuple[int, str]:
         content, lines = hashlib.sha256(), 0
@@ -420,10 +449,11 @@ class Kept:
             os.fsync(file.fileno())
         return lines, content.hexdigest()
 
-    def close(self, rows: Sequence[Mapping[str, Any]], migration: str) -> str:
+    def close(self, rows: Sequence[Mapping[str, Any]], migration: str, transaction: int) -> str:
         """Writes down what the files are and how they come back; the folder's path, empty where nothing is kept.
 
         :param rows: the migration's lines of ``_prisma_migrations``.
+        :param transaction: the server's number of the transaction, by which it can be asked whether it was carried out.
         """
         if not self.losses:
             self.discard()
@@ -435,7 +465,7 @@ class Kept:
             }
             for loss, name, digest in self.losses
         ]
-        manifest = {"migration": migration, "rows": list(rows), "items": items}
+        manifest = {"migration": migration, "transaction": transaction, "rows": list(rows), "items": items}
         try:
             for name, text in ((MANIFEST, json.dumps(manifest, indent=2)), (SCRIPT, script(items, migration))):
                 with _private(self.folder / name) as file:
@@ -452,7 +482,7 @@ class Kept:
 
     def discard(self) -> None:
         """Removes what was written for a transaction that was not carried out."""
-        if self.folder.exists():
+        if self.made:
             for file in self.folder.iterdir():
                 file.unlink()
             self.folder.rmdir()
@@ -466,11 +496,11 @@ class Kept:
 
 
 def _private(path: Path) -> IO[bytes]:
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
 def attempts(base: Path, migration: str) -> list[Path]:
-    """The folders of a migration's attempts in a run, the last last: it is the one that was carried out, if any was."""
+    """The folders of a migration's attempts in a run, the last last."""
     found = [path for path in base.glob("*.*") if path.name.rpartition(".")[0] == migration]
     return sorted((path for path in found if path.suffix[1:].isdigit()), key=lambda path: int(path.suffix[1:]))
 
@@ -481,6 +511,16 @@ def script(items: Sequence[Mapping[str, Any]], migration: str) -> str:
         f"-- What {migration} held before it went down. Run in this folder, after the migration was applied again:"
     ]
     lines += ["-- psql -v ON_ERROR_STOP=1 --single-transaction -f restore.sql DATABASE", ""]
+    filled = [
+        item["relation"] for item in items if item["kind"] == "table" or (item["kind"] == "column" and item["keys"])
+    ]
+    if filled:
+        lines += [
+            "-- Until all is there: no foreign key is checked, and no trigger of your own runs.",
+            "SET CONSTRAINTS ALL IMMEDIATE;",
+        ]
+        lines += [f"CREATE TEMPORARY TABLE balik_held AS {held(filled)};", "SELECT before FROM balik_held \\gexec"]
+        lines += ["SET CONSTRAINTS ALL DEFERRED;", ""]
     for number, item in enumerate(items):
         columns = ", ".join(quoted(one) for one in item["columns"])
         lines.append(f"-- {item['says']}: {item['rows']} rows")
@@ -499,7 +539,25 @@ def script(items: Sequence[Mapping[str, Any]], migration: str) -> str:
                     f"-- Compare kept_{number} with {item['relation']}, and take from it what is to come back."
                 )
         lines.append("")
+    if filled:
+        lines += [
+            "SET CONSTRAINTS ALL IMMEDIATE;",
+            "SELECT after FROM balik_held \\gexec",
+            "DROP TABLE balik_held;",
+            "",
+        ]
     return "\n".join(lines)
+
+
+def held(relations: Sequence[str]) -> str:
+    """The query of the statements that hold foreign keys and own triggers of tables back while rows are put into them
+    (``before``), and of those that make them as they were (``after``). Their owner may run them; what refers to what,
+    in which order or in a circle, does not matter then.
+
+    :param relations: tables that are there, as SQL writes them.
+    """
+    names = ", ".join("'" + one.replace("'", "''") + "'" for one in dict.fromkeys(relations))
+    return _HELD.format(names=names)
 
 
 def counted(sequence: str, state: Sequence[Any]) -> str:

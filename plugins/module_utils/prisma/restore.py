@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,11 @@ from ..errors import BalikError
 from . import loss
 from .database import quote_bookkeeping
 from .sql import quoted
+
+try:
+    import psycopg
+except ImportError:  # said by `down`, on the host where it is missing
+    psycopg = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -30,19 +35,11 @@ def put_back(connection: Connection[Any], schema: str, up: str, saved: Mapping[s
     """
     name = saved["name"]
     connection.execute(up)  # type: ignore[arg-type]
-    folders = loss.attempts(base, name)
-    manifest = _manifest(folders[-1]) if folders else {"items": []}
-    back, by_hand = [], []
-    # The last to go is the first to come: what refers to a table was dropped before it.
-    for number, item in reversed(list(enumerate(manifest["items"]))):
-        if item["kind"] == "table":
-            _table(connection, folders[-1], item)
-        elif item["kind"] == "column" and item["keys"]:
-            _column(connection, folders[-1], item, f"balik_kept_{number}")
-        else:
-            by_hand.append(f"{item['says']} ({folders[-1] / item['file']})")
-            continue
-        back.append(f"{item['says']}: {item['rows']} rows")
+    folder, others = _carried_out(connection, base, name)
+    manifest = _manifest(folder) if folder else {"items": []}
+    back, by_hand = [], [f"{each['says']} ({folder}/{each['file']})" for each in manifest["items"] if not _comes(each)]
+    if folder:
+        back = _fill(connection, folder, [each for each in manifest["items"] if _comes(each)])
     table = quote_bookkeeping(schema)
     logs = {row["id"]: row.get("logs") for row in manifest.get("rows") or []}
     for row in saved["rows"]:
@@ -54,6 +51,7 @@ def put_back(connection: Connection[Any], schema: str, up: str, saved: Mapping[s
     says = f"{name} is applied again"
     says += f" with {', '.join(back)}" if back else ""
     says += f"; to be put back by hand: {', '.join(by_hand)}" if by_hand else ""
+    says += f"; kept when it went down before in this run: {', '.join(map(str, others))}" if others else ""
     return {"name": name, "says": says, "back": back, "by_hand": by_hand}
 
 
@@ -74,20 +72,84 @@ def _manifest(folder: Path) -> Json:
     return found
 
 
-def _table(connection: Connection[Any], folder: Path, item: Mapping[str, Any]) -> None:
-    # What the migration itself has just written there is among what was kept.
-    connection.execute(f"DELETE FROM ONLY {item['relation']}")  # type: ignore[arg-type]
-    _copy(connection, item["relation"], item["columns"], folder / item["file"])
-    for sequence, state in item["sequences"].items():
-        connection.execute(loss.counted(sequence, state))  # type: ignore[arg-type]
+def _carried_out(connection: Connection[Any], base: Path, name: str) -> tuple[Path | None, list[Path]]:
+    """The folder of the last attempt that was carried out, and those of others that were: the server knows by its
+    transaction's number. One without a manifest never came to its end."""
+    found = []
+    for folder in loss.attempts(base, name):
+        if (folder / loss.MANIFEST).exists():
+            number = _manifest(folder).get("transaction")
+            row = connection.execute(
+                "SELECT CASE WHEN %(n)s < txid_snapshot_xmax(txid_current_snapshot()) THEN txid_status(%(n)s) END",
+                {"n": number},
+            ).fetchone()
+            if not row or row[0] != "aborted":
+                found.append(folder)
+    return (found[-1], found[:-1]) if found else (None, [])
 
 
-def _column(connection: Connection[Any], folder: Path, item: Mapping[str, Any], name: str) -> None:
+def _comes(item: Mapping[str, Any]) -> bool:
+    """Whether what was kept can be put back without a person."""
+    return item["kind"] == "table" or (item["kind"] == "column" and bool(item["keys"]))
+
+
+def _fill(connection: Connection[Any], folder: Path, items: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Puts kept rows and values back, exactly: foreign keys are checked when all is there, own triggers do not run."""
+    connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    held = connection.execute(loss.held([item["relation"] for item in items])).fetchall() if items else []  # type: ignore[arg-type]
+    for before, _ in held:
+        connection.execute(before)
+    connection.execute("SET CONSTRAINTS ALL DEFERRED")
+    tables = [item for item in items if item["kind"] == "table"]
+    _empty(connection, [item["relation"] for item in tables])
+    back = []
+    for number, item in enumerate(items):
+        if item["kind"] == "table":
+            _copy(connection, item["relation"], item["columns"], folder / item["file"])
+            for sequence, state in item["sequences"].items():
+                connection.execute(loss.counted(sequence, state))  # type: ignore[arg-type]
+            back.append(f"{item['says']}: {item['rows']} rows")
+        else:
+            there = _column(connection, folder, item, f"balik_kept_{number}")
+            rows = (
+                f"{item['rows']} rows" if there == item["rows"] else f"{there} of {item['rows']} rows, which are there"
+            )
+            back.append(f"{item['says']}: {rows}")
+    connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    for _, after in held:
+        connection.execute(after)
+    for item in tables:
+        row = connection.execute(f"SELECT count(*) FROM ONLY {item['relation']}").fetchone()  # type: ignore[arg-type]
+        if not row or row[0] != item["rows"]:
+            raise BalikError(
+                item["says"], f"{row and row[0]} rows were put back", f"{item['rows']}", "Nothing was changed."
+            )
+    return back
+
+
+def _empty(connection: Connection[Any], relations: Sequence[str]) -> None:
+    """Takes out what the migration itself has just written: it is among what was kept. Some foreign keys forbid that at
+    once (RESTRICT), so what refers to another goes before it."""
+    while relations:
+        refused: list[tuple[str, Exception]] = []
+        for relation in relations:
+            try:
+                with connection.transaction():
+                    connection.execute(f"DELETE FROM ONLY {relation}")  # type: ignore[arg-type]
+            except psycopg.IntegrityError as error:
+                refused.append((relation, error))
+        if len(refused) == len(relations):
+            raise refused[0][1]
+        relations = [relation for relation, _ in refused]
+
+
+def _column(connection: Connection[Any], folder: Path, item: Mapping[str, Any], name: str) -> int:
+    """:return: how many rows got their value back: those that are still there."""
     columns = ", ".join(quoted(one) for one in item["columns"])
     relation = item["relation"]
     connection.execute(f"CREATE TEMPORARY TABLE {name} ON COMMIT DROP AS SELECT {columns} FROM {relation} WITH NO DATA")  # type: ignore[arg-type]
     _copy(connection, f"pg_temp.{name}", item["columns"], folder / item["file"])
-    connection.execute(loss.assignment(item, f"pg_temp.{name}"))  # type: ignore[arg-type]
+    return connection.execute(loss.assignment(item, f"pg_temp.{name}")).rowcount  # type: ignore[arg-type]
 
 
 def _copy(connection: Connection[Any], relation: str, columns: Iterable[str], file: Path) -> None:
