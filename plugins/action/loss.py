@@ -1,17 +1,17 @@
-"""Tells what a restore would lose; see the module's documentation."""
+"""Tells what a restore or a way down would lose; see the module's documentation."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
 from ..module_utils.errors import BalikError
-from ..module_utils.loss.entries import EXPORTED, STEP, TOLD
+from ..module_utils.loss.entries import DOWN, EXPORTED, STEP, TOLD
 from ..module_utils.run import Run, read_runs
 from ..module_utils.units import format_duration
 from ..plugin_utils.action import LEASE, RollbackAction
 
-#: Named by the tasks of db-restore, for the hosts that they run on.
-RESULT = "__db_restore_loss"
+#: Named by the tasks of the steps' roles, for the hosts that they run on.
+RESULTS = {STEP: "__db_restore_loss", DOWN: "__prisma_down_loss"}
 
 
 class ActionModule(RollbackAction):
@@ -29,31 +29,44 @@ class ActionModule(RollbackAction):
 
     def _asked(self) -> dict[str, Any]:
         remedies = [self.plan.remedies[self.remedy]] if self.remedy else list(self.plan.remedies.values())
-        hosts = self.step_hosts(STEP) if any(STEP in remedy.revert for remedy in remedies) else []
+        revert = {step for remedy in remedies for step in remedy.revert}
+        hosts, down = (self.step_hosts(step) if step in revert else [] for step in (STEP, DOWN))
         settings = self._settings()
         if self.variables.get("rollback_break_glass"):
             settings["limit"] = 0.0  # whoever breaks the glass has no minutes to wait for exact figures
         if hosts:
             self.say(f"reading what {STEP} would lose, for {format_duration(settings['limit'])} at most")
-            if self.run_id:  # playbooks/loss.yml needs no lock
-                self.keep_lock(settings["limit"] + LEASE)
-        return {"hosts": hosts, "settings": settings}
+        if down:
+            self.say(f"counting what {DOWN} would destroy")
+        if not self.run_id and not hosts and not down:
+            of = f"remedy {self.remedy} has no" if self.remedy else "no remedy of the plan has a"
+            self.say(f"there is nothing to ask: {of} step {STEP} or {DOWN}")
+        if (hosts or down) and self.run_id:  # playbooks/loss.yml needs no lock
+            self.keep_lock(settings["limit"] + LEASE)
+        return {"hosts": hosts, "down": down, "settings": settings}
 
     def _settings(self) -> dict[str, Any]:
         """As a module's arguments; limits in seconds."""
         return dict(self.plan.loss)
 
     def _told(self) -> dict[str, Any]:
-        says, found = [], {}
-        for host, result in self._results().items():
+        says: list[str] = []
+        found: dict[str, Any] = {}
+        for host, result in self._results(STEP).items():
             lost = result.get("lost")
             if lost:
                 lines = lost["says"]
-                found[host] = lost
+                found[host] = dict(lost)
             else:
                 reason = result.get("msg") or "the host did not answer"
                 lines = [f"what {STEP} would lose is UNKNOWN: {reason}"]
                 found[host] = {"says": lines, "reason": reason}
+            says += [f"{host}: {lines[0]}", *lines[1:]]
+        for host, result in self._results(DOWN).items():
+            down = _down(result)
+            lines = down["says"]
+            before = found.get(host, {"says": []})
+            found[host] = {**before, "says": [*before["says"], *lines], "down": down}
             says += [f"{host}: {lines[0]}", *lines[1:]]
         for line in says:
             self.say(line)
@@ -79,7 +92,7 @@ class ActionModule(RollbackAction):
 
     def _kept(self) -> dict[str, Any]:
         says, kept, failed = [], {}, {}
-        for host, result in self._results().items():
+        for host, result in self._results(STEP).items():
             exported = result.get("exported")
             if exported:
                 kept[host] = exported
@@ -102,10 +115,24 @@ class ActionModule(RollbackAction):
             )
         return {"changed": bool(kept), "says": says}
 
-    def _results(self) -> dict[str, dict[str, Any]]:
+    def _results(self, step: str) -> dict[str, dict[str, Any]]:
         hostvars = self.task_vars["hostvars"]
-        found = {host: hostvars[host].get(RESULT) for host in self.step_hosts(STEP)}
+        found = {host: hostvars[host].get(RESULTS[step]) for host in self.step_hosts(step)}
         return {host: dict(result) for host, result in found.items() if result and not result.get("skipped")}
+
+
+def _down(result: dict[str, Any]) -> dict[str, Any]:
+    """What going down would destroy: ``says``, ``migrations`` (name → rows by object), ``refused`` (why, or empty)."""
+    evidence = result.get("evidence")
+    if evidence:
+        migrations = {each["name"]: each["lost"] for each in evidence["migrations"]}
+        return {"says": [f"{DOWN}: {result['says']}"], "migrations": migrations, "refused": ""}
+    reason = str(result.get("msg") or "the host did not answer")
+    if result.get("unreachable") or result.get("timedout"):
+        return {"says": [f"what {DOWN} would destroy is UNKNOWN: {reason}"], "migrations": {}, "refused": ""}
+    first, *more = reason.splitlines()
+    lines = [f"{DOWN} would be REFUSED as things stand, also after a Go: {first}", *(f"  {line}" for line in more)]
+    return {"says": lines, "migrations": {}, "refused": reason}
 
 
 def _short(exported: dict[str, Any]) -> dict[str, Any]:

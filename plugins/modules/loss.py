@@ -5,12 +5,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: loss
-short_description: Tells people what a restore would lose, and writes it into the record
+short_description: Tells people what a restore or a way down would lose, and writes it into the record
 version_added: 0.1.0
 author: The balik developers
 description:
   - V(asked) says which hosts are to be asked with M(balik.rollback.database_loss) before a decision, and for how long.
-    None where the remedy restores no database.
+    None where the remedy restores no database. And those to be asked with M(balik.rollback.prisma_down) what going down
+    would destroy.
   - V(told) says what they answered, and writes it into the record of the run.
   - V(due) says which hosts have restored a database in the run, so that what was lost is to be exported there.
   - V(kept) says what was exported, and writes it into the record of the run.
@@ -44,6 +45,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 hosts: {description: The hosts., type: list, elements: str, returned: with V(asked) and V(due)}
+down: {description: The hosts that would go down from migrations., type: list, elements: str, returned: with V(asked)}
 settings: {description: What the plan says of it., type: dict, returned: with V(asked) and V(due)}
 backups: {description: The backup that was restored on each host., type: dict, returned: with V(due)}
 says: {description: What was said., type: list, elements: str, returned: with V(told) and V(kept)}

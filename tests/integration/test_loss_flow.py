@@ -1,8 +1,9 @@
-"""What a restore loses, through a whole rollback: told to whoever decides, kept as files, and in the report."""
+"""What a restore or a way down loses, in a rollback: told to whoever decides, kept as files, and in the report."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import subprocess
@@ -159,3 +160,98 @@ def test_a_database_that_does_not_answer_is_told_as_unknown_and_within_time(prod
     lost: dict[str, Any] = product.entries("loss")[0].body["hosts"]["localhost"]
     assert "lost" not in lost
     assert "unknown" in Path(product.outcome()["report"]).read_text()
+
+
+INIT, BOARD = "20251201000000_init", "20260101000000_leaderboard"
+BOOKKEEPING = """
+CREATE TABLE _prisma_migrations (id varchar(36) PRIMARY KEY, checksum varchar(64) NOT NULL, finished_at timestamptz,
+  migration_name varchar(255) NOT NULL, logs text, rolled_back_at timestamptz,
+  started_at timestamptz NOT NULL DEFAULT clock_timestamp(), applied_steps_count int NOT NULL DEFAULT 0);
+"""
+MIGRATIONS = {
+    INIT: ('CREATE TABLE "User" (id int PRIMARY KEY);', 'DROP TABLE "User";'),
+    BOARD: ('CREATE TABLE "Score" (id int PRIMARY KEY);', 'DROP TABLE "Score";'),
+}
+
+
+@pytest.fixture
+def going_down(tmp_path: Path, server: Server, hook: Hook) -> Product:
+    """A product whose remedy goes down from a migration that has five rows by now."""
+    server.psql("DROP DATABASE IF EXISTS hub WITH (FORCE)")
+    server.psql("CREATE DATABASE hub")
+    server.psql(BOOKKEEPING, "hub")
+    for name, (up, down) in MIGRATIONS.items():
+        folder = tmp_path / "migrations" / name
+        folder.mkdir(parents=True)
+        (folder / "migration.sql").write_text(up)
+        (folder / "down.sql").write_text(down)
+        server.psql(up, "hub")
+        server.psql(
+            "INSERT INTO _prisma_migrations (id, checksum, finished_at, migration_name, applied_steps_count) VALUES"
+            f" ('{name[:8]}', '{hashlib.sha256(up.encode()).hexdigest()}', now(), '{name}', 1)",
+            "hub",
+        )
+    server.psql('INSERT INTO "Score" SELECT generate_series(1, 5)', "hub")
+    down = {"covers": ["frontend", "backend", "database"], "takes": "1m", "revert": ["revert-it", "prisma-down"]}
+    return Product(
+        tmp_path,
+        rollback_people={"lead": {"title": "Lead", "reach": {"webhook": hook.url}}},
+        rollback_remedies={"all": down},
+        rollback_messages={"asked": {"to": ["lead"], "subject": "Go?", "says": "Go atau No-Go: <reason>"}},
+        prisma_down_url=f"postgresql://postgres:{SECRET}@{server.host}:{server.port}/hub",
+        prisma_down_migrations=str(tmp_path / "migrations"),
+        prisma_down_to=INIT,
+        prisma_down_keep_dir=str(tmp_path / "kept"),
+    )
+
+
+def test_whoever_decides_reads_that_going_down_wants_a_yes_first(
+    going_down: Product, server: Server, hook: Hook
+) -> None:
+    with going_down.started("-e", "rollback_reason='data korup'") as rollback:
+        rollback.until(lambda: hook.bodies)
+        text = hook.bodies[0]["text"]
+        assert "prisma-down would be REFUSED as things stand, also after a Go" in text
+        assert f'{BOARD} would destroy table "public"."Score": 5 rows' in text
+        assert f"prisma_down_destroys: [{BOARD}]" in text
+        going_down.decide("no-go", "tanpa persetujuan itu tidak bisa")
+        rollback.wait()
+    assert server.psql('SELECT count(*) FROM "Score"', "hub") == "5"
+    told = going_down.entries("loss")[0].body["hosts"]["localhost"]
+    assert "5 rows" in told["down"]["refused"]
+    report = Path(going_down.outcome()["report"])
+    for ending in (".html", ".md"):
+        assert "prisma-down would be REFUSED" in report.with_suffix(ending).read_text()
+    assert [name for name, text in going_down.everything_written().items() if SECRET in text] == []
+
+
+def test_what_going_down_destroys_is_told_before_and_reported_after(
+    going_down: Product, server: Server, hook: Hook, tmp_path: Path
+) -> None:
+    going_down.write(prisma_down_destroys=[BOARD])
+    alone = going_down.play(playbook="playbooks/loss.yml")
+    assert alone.returncode == 0, alone.stdout
+    destroys = f'prisma-down: down: {BOARD} (destroys table "public"."Score": 5 rows)'
+    assert f"balik: localhost: {destroys}" in alone.stdout
+    assert (going_down.entries(), (tmp_path / "kept").exists()) == ([], False), "only read"
+    with going_down.started("-e", "rollback_reason='data korup'") as rollback:
+        rollback.until(lambda: hook.bodies)
+        assert destroys in hook.bodies[0]["text"]
+        going_down.decide("go", "papan skor boleh hilang")
+        assert rollback.wait() == 0, rollback.stdout()
+    assert server.psql("SELECT to_regclass('\"Score\"') IS NULL", "hub") == "t"
+    report = Path(going_down.outcome()["report"])
+    found = json.loads(report.with_suffix(".json").read_text())["loss"]
+    assert found["told"][0]["down"]["migrations"] == {BOARD: {'table "public"."Score"': 5}}
+    folder = found["kept"][0]["files"][0]
+    assert Path(folder).is_dir()
+    text = report.with_suffix(".html").read_text()
+    assert "was not kept" not in text
+    assert f"prisma-down kept what stood there before in {folder}." in text
+
+
+def test_with_nothing_to_ask_it_says_so(product: Product) -> None:
+    product.write(rollback_remedies={"all": {**product.plan["rollback_remedies"]["all"], "revert": ["revert-it"]}})
+    run = product.play(playbook="playbooks/loss.yml")
+    assert run.returncode == 0, run.stdout
+    assert "there is nothing to ask: no remedy of the plan has a step db-restore or prisma-down" in run.stdout

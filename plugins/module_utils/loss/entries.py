@@ -9,8 +9,9 @@ from ..record import Entry
 
 TOLD = "loss"
 EXPORTED = "loss-exported"
-#: The step whose doing loses something.
+#: The steps whose doing loses something: what was written since a backup, and what a migration's way down drops.
 STEP = "db-restore"
+DOWN = "prisma-down"
 
 
 def newest(entries: Iterable[Entry], kind: str, run: str) -> Mapping[str, Any]:

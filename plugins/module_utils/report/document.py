@@ -25,9 +25,9 @@ is not known is null. Texts of the plan and of people stay in their language; ``
                by, answer, reason, at, after}``, with ``answer`` null for who was asked and did not answer
 ``loss``       what a restore would lose and has lost, or null: ``{at, told: [{host, reason, says, exact, database,
                backup, taken, taken_by, at, more, lost, at_least, tables: [{table, how, inserted, changed, deleted,
-               oldest, newest, by, note, columns}]}], exported: [{at, host, folder, from,
+               oldest, newest, by, note, columns}], down}], exported: [{at, host, folder, from,
                files: [{file, table, kind, rows}]}], kept: [{host, step, files: [path]}]}``; ``kept`` by the steps
-               themselves, where they replace or drop single tables
+               themselves, before they destroy it. ``down``: ``{says, refused, migrations}``, or null
 ``steps``      list of ``{phase, step, state, started_at, seconds, attempts, hosts: [{host, says, saved, evidence}],
                failures: [{at, stage, host, says}]}``; ``state`` is done, failed, started or not-begun
 ``sign_offs``  list of ``{name, role, title, phase, says, asked_at, answer, by, reason, at, after}``
@@ -429,7 +429,12 @@ class _Builder:
             if entry.kind != "step-done":
                 continue
             for host, evidence in _mapping(entry.body.get("evidence")).items():
-                files = [path for path in _list(_mapping(_mapping(evidence).get("main")).get("kept")) if _text(path)]
+                main = _mapping(_mapping(evidence).get("main"))
+                paths = [
+                    *_list(main.get("kept")),
+                    *(_mapping(each).get("kept") for each in _list(main.get("migrations"))),
+                ]
+                files = [path for path in paths if _text(path)]
                 if files:
                     yield {"host": host, "step": _text(entry.body.get("step")), "files": files}
 
@@ -559,7 +564,7 @@ class _Builder:
             "moment": words["told_at"].get(_text(body.get("moment")), _text(body.get("moment"))),
             "took": self.duration(_number(body.get("seconds"))),
             "says": _listed(body.get("says")) if kind == "step-done" else "",
-            "lost": _listed({h: next(iter(_list(_mapping(s).get("says"))), None) for h, s in hosts.items()}) or None,
+            "lost": _listed({host: _first_lines(_mapping(lost)) for host, lost in hosts.items()}) or None,
             "folders": _listed({host: _mapping(said).get("folder") for host, said in hosts.items()}) or None,
             "failures": _listed(body.get("failures")),
             "ways": self.ways(_mapping(body.get("ways"))),
@@ -664,6 +669,7 @@ def lost_on(host: str, lost: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "host": host,
         "says": [said for line in _list(lost.get("says")) if (said := _text(line))],
+        "down": _went_down(lost.get("down")),
         "exact": lost.get("exact") is True,
         "lost": _count(_mapping(lost.get("total")), "lost"),
         "at_least": _mapping(lost.get("total")).get("at_least") is True,
@@ -682,6 +688,21 @@ def lost_on(host: str, lost: Mapping[str, Any]) -> dict[str, Any]:
             for each in tables
         ],
     }
+
+
+def _first_lines(lost: Mapping[str, Any]) -> str | None:
+    """Of what was told of one host, the sentences without their details."""
+    says, down = (_list(of.get("says"))[:1] for of in (lost, _mapping(lost.get("down"))))
+    return "; ".join(dict.fromkeys(map(str, says + down))) or None
+
+
+def _went_down(down: Any) -> dict[str, Any] | None:
+    """What a way down would destroy, as it was told; null where the remedy has none."""
+    if not isinstance(down, dict):
+        return None
+    migrations = {str(name): _mapping(lost) for name, lost in _mapping(down.get("migrations")).items()}
+    says = [said for line in _list(down.get("says")) if (said := _text(line))]
+    return {"says": says, "refused": _text(down.get("refused")), "migrations": migrations}
 
 
 def _count(values: Mapping[str, Any], key: str) -> int | None:
