@@ -192,11 +192,11 @@ def going_down(tmp_path: Path, server: Server, hook: Hook) -> Product:
             "hub",
         )
     server.psql('INSERT INTO "Score" SELECT generate_series(1, 5)', "hub")
-    down = {"covers": ["frontend", "backend", "database"], "takes": "1m", "revert": ["revert-it", "prisma-down"]}
+    remedy = {"covers": ["frontend", "backend", "database"], "takes": "1m", "revert": ["revert-it", "prisma-down"]}
     return Product(
         tmp_path,
         rollback_people={"lead": {"title": "Lead", "reach": {"webhook": hook.url}}},
-        rollback_remedies={"all": down},
+        rollback_remedies={"all": remedy},
         rollback_messages={"asked": {"to": ["lead"], "subject": "Go?", "says": "Go atau No-Go: <reason>"}},
         prisma_down_url=f"postgresql://postgres:{SECRET}@{server.host}:{server.port}/hub",
         prisma_down_migrations=str(tmp_path / "migrations"),
