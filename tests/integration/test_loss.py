@@ -18,11 +18,11 @@ import psycopg
 import pytest
 from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access, Deadline
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
-from ansible_collections.balik.rollback.plugins.module_utils.loss import compare
+from ansible_collections.balik.rollback.plugins.module_utils.loss import compare, scratch
 from ansible_collections.balik.rollback.plugins.module_utils.loss.compare import would_drop
 from ansible_collections.balik.rollback.plugins.module_utils.loss.export import export, told
 from ansible_collections.balik.rollback.plugins.module_utils.loss.psql import reach
-from ansible_collections.balik.rollback.plugins.module_utils.loss.statement import Asked, statement
+from ansible_collections.balik.rollback.plugins.module_utils.loss.statement import Asked, compared, statement
 
 from tests.servers.postgresql import Server, postgresql
 
@@ -149,11 +149,15 @@ def test_each_row_that_was_inserted_changed_or_deleted_is_counted(server, backup
     assert databases(server) == {DATABASE}, "the scratch database is gone"
 
 
-def test_large_tables_are_looked_at_in_ranges_of_keys(server, backups, monkeypatch):
+@pytest.mark.parametrize("file", ["s.sql", "s.dump", "s.dir"])
+def test_large_tables_are_looked_at_in_ranges_of_keys(server, backups, monkeypatch, file):
     """Every table as a large one: the ranges are of numbers where the key begins with one, else of a hash."""
     monkeypatch.setattr(compare, "_SMALL", 0)
-    found = statement(asked(server, backups / "s.dump"))
-    assert (found["exact"], counts(found)) == (True, EXACT), found["reason"]
+    monkeypatch.setattr(scratch, "_LARGE_BYTES", 0)
+    with compared(asked(server, backups / file)) as done:
+        assert {each.table: (each.how, each.inserted, each.changed, each.deleted) for each in done.differences} == EXACT
+        unlogged = done.scratch.rows("SELECT relname FROM pg_class WHERE relkind = 'r' AND relpersistence = 'u'")
+    assert {"documents", "Case Files", "clicks", "parts_id", "same"} <= {row["relname"] for row in unlogged}
 
 
 def test_a_server_without_hashes_of_records_tells_the_same(server, backups, monkeypatch):
