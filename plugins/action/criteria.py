@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from ..module_utils import criteria
+from ..module_utils.http_probe import requests_of
 from ..module_utils.run import read_answers
 from ..plugin_utils.action import RollbackAction
 
@@ -45,7 +46,7 @@ def writes(spec: dict[str, Any]) -> bool:
     return any(
         str(request.get("method") or ("POST" if {"body", "json"} & set(request) else "GET")).upper()
         not in ("GET", "HEAD", "OPTIONS")
-        for request in (*spec.get("requests", ()), *spec.get("after", ()))
+        for request in (*requests_of(spec), *spec.get("after", ()))
     )
 
 

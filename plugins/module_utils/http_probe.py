@@ -310,7 +310,7 @@ _EXPECT = specs.keys(
         "within": specs.duration,
     }
 )
-REQUEST_KEYS: dict[str, specs.Check] = {
+_REQUEST_KEYS: dict[str, specs.Check] = {
     "method": specs.text,
     "headers": specs.table(specs.secret),
     "body": specs.text,
@@ -320,23 +320,45 @@ REQUEST_KEYS: dict[str, specs.Check] = {
     "follow": specs.flag,
     "timeout": specs.duration,
 }
-_REQUEST = specs.keys(required={"url": specs.text}, optional=REQUEST_KEYS)
-SEQUENCE_KEYS: dict[str, specs.Check] = {
-    "base": specs.url("http", "https"),
-    "requests": specs.listing(_REQUEST),
-    "after": specs.listing(_REQUEST),
-    "headers": specs.table(specs.secret),
-    **_TRUST,
-}
+_REQUEST = specs.keys(required={"url": specs.text}, optional=_REQUEST_KEYS)
+_AFTER = specs.listing(_REQUEST)
 
 
-def check_sequence(spec: Mapping[str, Any], where: str) -> list[BalikError]:
+def sequence_spec(more: Mapping[str, specs.Check] | None = None) -> specs.Check:
+    """The check of what :func:`run_sequence` takes.
+
+    :param more: keys that may stand beside the sequence's own.
+    """
+    beside = {"after": _AFTER, **_TRUST, **(more or {})}
+    of_all = {"base": specs.url("http", "https"), "headers": specs.table(specs.secret)}
+    several = specs.keys(required={"requests": specs.listing(_REQUEST)}, optional={**of_all, **beside})
+    single = specs.keys(required={"url": specs.text}, optional={**_REQUEST_KEYS, **beside})
+
+    def check(value: object, where: str) -> list[BalikError]:
+        one = isinstance(value, Mapping) and "url" in value and "requests" not in value
+        problems = (single if one else several)(value, where)
+        if not problems:
+            assert isinstance(value, Mapping)
+            problems = _check_requests(value, where)
+        return problems
+
+    return check
+
+
+def requests_of(spec: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The requests of a sequence; a single one may be written without the list around it."""
+    if "requests" in spec:
+        return spec["requests"]
+    return [{key: value for key, value in spec.items() if key in _REQUEST_KEYS or key == "url"}]
+
+
+def _check_requests(spec: Mapping[str, Any], where: str) -> list[BalikError]:
     """What of a sequence with the right keys is wrong all the same: URLs, bodies, saved names."""
     problems = []
     saved = {"unique"}
-    for part in ("requests", "after"):
-        for index, request in enumerate(spec.get(part, ())):
-            here = f"{where}.{part}[{index}]"
+    for part, requests in (("requests", requests_of(spec)), ("after", spec.get("after", ()))):
+        for index, request in enumerate(requests):
+            here = f"{where}.{part}[{index}]" if part in spec else where
             whole = full_url(spec, str(request["url"]))
             if not re.match(r"https?://[^/\s]", whole):
                 problems.append(
@@ -377,7 +399,7 @@ class Answers:
 def run_sequence(spec: Mapping[str, Any], limit: float) -> Answers:
     """Send the requests of ``spec`` one after the other, and afterwards those that clean up.
 
-    :param spec: as :func:`check_sequence` accepts it. ``<name>`` in a URL, a header, a body or an expected
+    :param spec: as :func:`sequence_spec` accepts it. ``<name>`` in a URL, a header, a body or an expected
         value stands for what an earlier request saved under this name; ``<unique>`` for a text that is new
         in every run. Any other ``<…>`` is left as it is.
     :param limit: seconds for the requests together; cleaning up gets :func:`cleaning_limit` more.
@@ -387,7 +409,7 @@ def run_sequence(spec: Mapping[str, Any], limit: float) -> Answers:
     values = {"unique": uuid.uuid4().hex}
     slowest, last = 0.0, None
     try:
-        for request in spec["requests"]:
+        for request in requests_of(spec):
             last = _step(spec, request, values, deadline)
             slowest = max(slowest, last.seconds)
     finally:

@@ -21,19 +21,18 @@ from .concurrently import Late, as_done
 from .conditions import Condition
 from .errors import BalikError
 from .http_probe import (
-    REQUEST_KEYS,
-    SEQUENCE_KEYS,
     Deadline,
     NotAnswered,
     NotReached,
     WrongAnswer,
-    check_sequence,
     cleaning_limit,
     connect,
     dig,
     masked,
+    requests_of,
     run_sequence,
     secrets_of,
+    sequence_spec,
     shortened,
     url_passwords,
 )
@@ -77,17 +76,8 @@ class SmokeFailed(BalikError):
 # ---- the kinds of checks: each gives back what it found, or raises ----------------------------------
 
 
-def _sequence(spec: Mapping[str, Any]) -> Mapping[str, Any]:
-    """One request may be written without the list around it."""
-    if "requests" in spec:
-        return spec
-    request = {key: value for key, value in spec.items() if key in REQUEST_KEYS or key == "url"}
-    rest = {key: value for key, value in spec.items() if key not in request}
-    return {**rest, "requests": [request]}
-
-
 def _http(spec: Mapping[str, Any], limit: float) -> str:
-    answers = run_sequence(_sequence(spec), limit)
+    answers = run_sequence(spec, limit)
     return answers.says + (f"; {answers.cleaned}" if answers.cleaned else "")
 
 
@@ -210,19 +200,6 @@ class _Kind:
     package: str = ""
 
 
-def _http_spec(value: object, where: str) -> list[BalikError]:
-    if isinstance(value, Mapping) and "requests" in value:
-        known = {key: item for key, item in SEQUENCE_KEYS.items() if key != "requests"}
-        problems = specs.keys(required={"requests": SEQUENCE_KEYS["requests"]}, optional=known)(value, where)
-    else:
-        sequence = {key: SEQUENCE_KEYS[key] for key in ("ca", "verify", "after")}
-        problems = specs.keys(required={"url": specs.text}, optional={**REQUEST_KEYS, **sequence})(value, where)
-    if problems:
-        return problems
-    assert isinstance(value, Mapping)
-    return check_sequence(_sequence(value), where)
-
-
 def _expectation(value: object, where: str) -> list[BalikError]:
     if isinstance(value, str) and value.startswith(("<", ">", "=", "!")):
         try:
@@ -233,7 +210,7 @@ def _expectation(value: object, where: str) -> list[BalikError]:
 
 
 KINDS: dict[str, _Kind] = {
-    "http": _Kind(_http, _http_spec),
+    "http": _Kind(_http, sequence_spec()),
     "tcp": _Kind(_tcp, specs.keys(required={"host": specs.text, "port": specs.integer(1, 65535)})),
     "postgresql": _Kind(
         _postgresql,
@@ -423,7 +400,7 @@ def _asked(kind: str, check: Mapping[str, Any]) -> str:
         raise NotReached(error.what, f"cannot tell whether it answers: {error.found}") from None
     except NotAnswered as error:
         return error.found
-    if kind == "http" and any("expect" in request for request in _sequence(spec)["requests"]):
+    if kind == "http" and any("expect" in request for request in requests_of(spec)):
         return found
     raise WrongAnswer("it", f"answers ({found})", "no answer")
 

@@ -36,7 +36,7 @@ def criterion(spec: dict, **more: object) -> Criterion:
 
 
 def get(app: Server, path: str, **request: object) -> dict:
-    return {"requests": [{"url": app.url + path, **request}]}
+    return {"url": app.url + path, **request}
 
 
 def found(one: Criterion) -> tuple[str, str]:

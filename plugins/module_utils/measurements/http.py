@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,27 +11,24 @@ from .. import specs
 from ..conditions import Condition
 from ..errors import BalikError
 from ..http_probe import (
-    SEQUENCE_KEYS,
     Answers,
     NotAnswered,
     NotReached,
     WrongAnswer,
-    check_sequence,
     cleaning_limit,
     dig,
     full_url,
     masked,
+    requests_of,
     run_sequence,
     secrets_of,
+    sequence_spec,
     shown_url,
 )
 from ..units import utc_now
 from .base import Ask, Measured, Sample
 
-_SPEC = specs.keys(
-    required={"requests": SEQUENCE_KEYS["requests"]},
-    optional={**{key: item for key, item in SEQUENCE_KEYS.items() if key != "requests"}, "value": specs.text},
-)
+_SPEC = sequence_spec({"value": specs.text})
 
 
 class Http:
@@ -47,11 +43,7 @@ class Http:
     """
 
     def check(self, spec: object, where: str) -> list[BalikError]:
-        problems = _SPEC(spec, where)
-        if not problems:
-            assert isinstance(spec, Mapping)
-            problems = check_sequence(spec, where)
-        return problems
+        return _SPEC(spec, where)
 
     def check_with(self, spec: Any, unsafe: Condition, hold: float, limit: float, where: str) -> list[BalikError]:
         if spec.get("value") == "latency" and unsafe.op in {">", ">="} and unsafe.threshold >= limit:
@@ -72,7 +64,7 @@ class Http:
             method = request.get("method") or ("POST" if "body" in request or "json" in request else "GET")
             return f"{method} {shown_url(full_url(spec, str(request['url'])))}"
 
-        return " → ".join(shown(request) for request in spec["requests"])
+        return " → ".join(shown(request) for request in requests_of(spec))
 
     def patience(self, spec: Any, hold: float, limit: float) -> float:
         # With `for`, the last sample may begin when the one before it ended late.
@@ -107,7 +99,7 @@ def _sample(spec: Any, ask: Ask, at: datetime) -> Sample:
     if kind == "status":
         # The status is what is asked for: none of them is wrong.
         any_status = {"status": ["1xx", "2xx", "3xx", "4xx", "5xx"]}
-        requests = [{**each, "expect": {**any_status, **each.get("expect", {})}} for each in spec["requests"]]
+        requests = [{**each, "expect": {**any_status, **each.get("expect", {})}} for each in requests_of(spec)]
         spec = {**spec, "requests": requests}
     try:
         answers = run_sequence(spec, ask.limit)

@@ -20,4 +20,5 @@ from ansible_collections.balik.rollback.plugins.action.criteria import writes
 )
 def test_a_sequence_that_may_change_something_is_known(requests: list[dict[str, Any]], found: bool) -> None:
     assert writes({"requests": requests}) is found
+    assert writes({"url": "/", **requests[-1]}) is found
     assert writes({"requests": [{"url": "/"}], "after": requests}) is found
