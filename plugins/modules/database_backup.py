@@ -17,6 +17,9 @@ requirements:
   - psql, pg_dump and pg_restore of the server's version, with V(made)
   - OpenSSH's client for C(ssh://)
   - boto3 for C(s3://)
+extends_documentation_fragment:
+  - balik.rollback.postgresql
+  - balik.rollback.backup_place
 options:
   state:
     description:
@@ -35,10 +38,6 @@ options:
         O(folder) first.
     type: str
     required: true
-  golive:
-    description: When the release went live, in ISO 8601 with a time zone; needed when O(place) is a pattern.
-    type: str
-    default: ""
   folder:
     description: Folder of this host for what is fetched, or is to be stored elsewhere.
     type: path
@@ -55,61 +54,8 @@ options:
     description: How many processes dump a directory; 0 for one per processor.
     type: int
     default: 0
-  ssh_options:
-    description: More arguments of C(ssh) and C(sftp), such as C(-i) and a key's path.
-    type: list
-    elements: str
-    default: []
-  s3:
-    description: How the bucket is reached, where boto3's own chain does not say it.
-    type: dict
-    default: {}
-    suboptions:
-      endpoint_url:
-        description: Of what is not AWS, such as MinIO.
-        type: str
-      region:
-        description: The region.
-        type: str
-      access_key:
-        description: The key's id.
-        type: str
-      secret_key:
-        description: The key.
-        type: str
-      session_token:
-        description: Of temporary credentials.
-        type: str
-  login_host:
-    description: Host, or folder of the socket; empty for libpq's default.
-    type: str
-    default: ""
-  login_port:
-    description: Port; 0 for libpq's default.
-    type: int
-    default: 0
   login_user:
     description: A role that may read all tables.
-    type: str
-    default: ""
-  login_password:
-    description: Its password. It reaches the programs by their environment.
-    type: str
-    default: ""
-  ssl_mode:
-    description: libpq's C(sslmode).
-    type: str
-    default: ""
-  ca_cert:
-    description: libpq's C(sslrootcert).
-    type: str
-    default: ""
-  maintenance_database:
-    description: A database that is always there.
-    type: str
-    default: postgres
-  bin_dir:
-    description: Folder of the client programs, where they are in no usual place.
     type: str
     default: ""
 attributes:
@@ -163,42 +109,28 @@ from ansible_collections.balik.rollback.plugins.module_utils.backups.fetching im
 )
 from ansible_collections.balik.rollback.plugins.module_utils.backups.making import Wanted, make, store  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.backups.places import (  # noqa: E402
+    PLACE,
     Local,
     Options,
     place_of,
 )
-from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access, Deadline  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.database.access import Deadline  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.database.arguments import (  # noqa: E402
+    CONNECTION,
+    access_of,
+)
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.units import parse_duration  # noqa: E402
 
 OPTIONS: dict[str, Any] = {
     "state": {"type": "str", "choices": ["made", "found", "fetched"], "required": True},
     "place": {"type": "str", "required": True},
-    "golive": {"type": "str", "default": ""},
     "folder": {"type": "path", "default": ""},
     "database": {"type": "str", "default": ""},
     "limit": {"type": "str", "default": "2h"},
     "jobs": {"type": "int", "default": 0},
-    "ssh_options": {"type": "list", "elements": "str", "default": []},
-    "s3": {
-        "type": "dict",
-        "default": {},
-        "options": {
-            "endpoint_url": {"type": "str"},
-            "region": {"type": "str"},
-            "access_key": {"type": "str", "no_log": True},
-            "secret_key": {"type": "str", "no_log": True},
-            "session_token": {"type": "str", "no_log": True},
-        },
-    },
-    "login_host": {"type": "str", "default": ""},
-    "login_port": {"type": "int", "default": 0},
-    "login_user": {"type": "str", "default": ""},
-    "login_password": {"type": "str", "default": "", "no_log": True},
-    "ssl_mode": {"type": "str", "default": ""},
-    "ca_cert": {"type": "str", "default": ""},
-    "maintenance_database": {"type": "str", "default": "postgres"},
-    "bin_dir": {"type": "str", "default": ""},
+    **PLACE,
+    **CONNECTION,
 }
 
 
@@ -222,15 +154,7 @@ def act(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         }
     if not given["database"]:
         raise BalikError("database", "not set", "the database that is to be backed up")
-    access = Access(
-        given["login_host"],
-        given["login_port"],
-        given["login_user"],
-        given["login_password"],
-        given["ssl_mode"],
-        given["ca_cert"],
-        application="balik backup",
-    )
+    access = access_of(given, "balik backup")
     wanted = Wanted(
         access,
         given["database"],

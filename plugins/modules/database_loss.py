@@ -16,6 +16,9 @@ author: balik
 requirements:
   - psql, pg_dump and pg_restore of the server's version
   - gzip or zstd for backups that are compressed so
+extends_documentation_fragment:
+  - balik.rollback.postgresql
+  - balik.rollback.backup_place
 options:
   state:
     description:
@@ -39,10 +42,6 @@ options:
         first, within O(limit). Empty where O(tables) are dropped and nothing is restored.
     type: str
     default: ""
-  golive:
-    description: When the release went live, in ISO 8601 with a time zone; needed when O(backup) is a pattern.
-    type: str
-    default: ""
   live:
     description: With O(state=exported), whether the live database is exported instead of the one that was replaced.
     type: bool
@@ -51,31 +50,6 @@ options:
     description: Folder of this host for what is exported, in one of the run's own, and for a backup that is fetched.
     type: path
     default: ""
-  ssh_options:
-    description: More arguments of C(ssh) and C(sftp), such as C(-i) and a key's path.
-    type: list
-    elements: str
-    default: []
-  s3:
-    description: How the bucket is reached, where boto3's own chain does not say it.
-    type: dict
-    default: {}
-    suboptions:
-      endpoint_url:
-        description: Of what is not AWS, such as MinIO.
-        type: str
-      region:
-        description: The region.
-        type: str
-      access_key:
-        description: The key's id.
-        type: str
-      secret_key:
-        description: The key.
-        type: str
-      session_token:
-        description: Of temporary credentials.
-        type: str
   exact:
     description:
       - V(auto) compares where there is room for a copy of the database on the server's disk.
@@ -104,36 +78,8 @@ options:
     description: Settings for these sessions only.
     type: dict
     default: {}
-  login_host:
-    description: Host, or folder of the socket; empty for libpq's default.
-    type: str
-    default: ""
-  login_port:
-    description: Port; 0 for libpq's default.
-    type: int
-    default: 0
   login_user:
     description: A superuser, or a role that may read all tables and has C(CREATEDB).
-    type: str
-    default: ""
-  login_password:
-    description: Its password. It reaches the programs by their environment.
-    type: str
-    default: ""
-  ssl_mode:
-    description: libpq's C(sslmode).
-    type: str
-    default: ""
-  ca_cert:
-    description: libpq's C(sslrootcert).
-    type: str
-    default: ""
-  maintenance_database:
-    description: A database to be connected to while the other is made and dropped.
-    type: str
-    default: postgres
-  bin_dir:
-    description: Folder of the client programs, where they are in no usual place.
     type: str
     default: ""
 attributes:
@@ -177,8 +123,16 @@ from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.backups.fetching import fetch  # noqa: E402
-from ansible_collections.balik.rollback.plugins.module_utils.backups.places import Options, place_of  # noqa: E402
-from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access, Deadline  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.backups.places import (  # noqa: E402
+    PLACE,
+    Options,
+    place_of,
+)
+from ansible_collections.balik.rollback.plugins.module_utils.database.access import Deadline  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.database.arguments import (  # noqa: E402
+    CONNECTION,
+    access_of,
+)
 from ansible_collections.balik.rollback.plugins.module_utils.database.catalog import names  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.loss.export import export, told  # noqa: E402
@@ -190,35 +144,16 @@ OPTIONS: dict[str, Any] = {
     "database": {"type": "str", "required": True},
     "run": {"type": "str", "default": ""},
     "backup": {"type": "str", "default": ""},
-    "golive": {"type": "str", "default": ""},
     "live": {"type": "bool", "default": False},
     "folder": {"type": "path", "default": ""},
-    "ssh_options": {"type": "list", "elements": "str", "default": []},
-    "s3": {
-        "type": "dict",
-        "default": {},
-        "options": {
-            "endpoint_url": {"type": "str"},
-            "region": {"type": "str"},
-            "access_key": {"type": "str", "no_log": True},
-            "secret_key": {"type": "str", "no_log": True},
-            "session_token": {"type": "str", "no_log": True},
-        },
-    },
+    **PLACE,
     "exact": {"type": "str", "choices": ["auto", "always", "never"], "default": "auto"},
     "limit": {"type": "str", "default": "2m"},
     "times": {"type": "dict", "default": {}},
     "tables": {"type": "list", "elements": "str", "default": []},
     "jobs": {"type": "int", "default": 0},
     "session_settings": {"type": "dict", "default": {}},
-    "login_host": {"type": "str", "default": ""},
-    "login_port": {"type": "int", "default": 0},
-    "login_user": {"type": "str", "default": ""},
-    "login_password": {"type": "str", "default": "", "no_log": True},
-    "ssl_mode": {"type": "str", "default": ""},
-    "ca_cert": {"type": "str", "default": ""},
-    "maintenance_database": {"type": "str", "default": "postgres"},
-    "bin_dir": {"type": "str", "default": ""},
+    **CONNECTION,
 }
 
 
@@ -238,15 +173,7 @@ def brought(options: dict[str, Any], dry: bool) -> str:
 def asked(options: dict[str, Any], path: str) -> Asked:
     run = options["run"] or f"{utc_now():%Y%m%dT%H%M%SZ}-{os.getpid()}"
     return Asked(
-        access=Access(
-            options["login_host"],
-            options["login_port"],
-            options["login_user"],
-            options["login_password"],
-            options["ssl_mode"],
-            options["ca_cert"],
-            application=f"balik loss {run}",
-        ),
+        access=access_of(options, f"balik loss {run}"),
         database=options["database"],
         run=run,
         backup=path,

@@ -133,46 +133,47 @@ evidence:
   returned: main, verify, undo
 """
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402 - documentation comes first in a module
+from typing import Any  # noqa: E402 - documentation comes first in a module
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.docker_revert.entry import run  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError  # noqa: E402
+
+OPTIONS: dict[str, Any] = {
+    "entry": {"type": "str", "choices": ["check", "main", "verify", "undo"], "required": True},
+    "run_id": {"type": "str", "required": True},
+    "containers": {
+        "type": "list",
+        "elements": "dict",
+        "options": {
+            "name": {"type": "str", "required": True},
+            "image": {"type": "str"},
+            "limit": {"type": "str"},
+        },
+    },
+    "labels": {"type": "dict"},
+    "image": {"type": "str"},
+    "compose": {
+        "type": "dict",
+        "options": {
+            "project_dir": {"type": "path", "required": True},
+            "files": {"type": "list", "elements": "str"},
+            "services": {"type": "dict", "required": True},
+        },
+    },
+    "pull": {"type": "str", "choices": ["missing", "always", "never"], "default": "missing"},
+    "limit": {"type": "str", "default": "2m"},
+    "steady": {"type": "str", "default": "5s"},
+    "parallel": {"type": "int", "default": 10},
+    "docker_host": {"type": "str", "default": "unix:///var/run/docker.sock"},
+    "cert_path": {"type": "path"},
+    "saved": {"type": "dict"},
+}
 
 
 def main() -> None:
     """Read the arguments, hand them over, give back what comes."""
-    module = AnsibleModule(
-        argument_spec={
-            "entry": {"type": "str", "choices": ["check", "main", "verify", "undo"], "required": True},
-            "run_id": {"type": "str", "required": True},
-            "containers": {
-                "type": "list",
-                "elements": "dict",
-                "options": {
-                    "name": {"type": "str", "required": True},
-                    "image": {"type": "str"},
-                    "limit": {"type": "str"},
-                },
-            },
-            "labels": {"type": "dict"},
-            "image": {"type": "str"},
-            "compose": {
-                "type": "dict",
-                "options": {
-                    "project_dir": {"type": "path", "required": True},
-                    "files": {"type": "list", "elements": "str"},
-                    "services": {"type": "dict", "required": True},
-                },
-            },
-            "pull": {"type": "str", "choices": ["missing", "always", "never"], "default": "missing"},
-            "limit": {"type": "str", "default": "2m"},
-            "steady": {"type": "str", "default": "5s"},
-            "parallel": {"type": "int", "default": 10},
-            "docker_host": {"type": "str", "default": "unix:///var/run/docker.sock"},
-            "cert_path": {"type": "path"},
-            "saved": {"type": "dict"},
-        },
-        supports_check_mode=True,
-    )
+    module = AnsibleModule(OPTIONS, supports_check_mode=True)
     try:
         result = run(module.params, module.check_mode)
     except BalikError as error:

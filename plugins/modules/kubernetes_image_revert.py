@@ -166,7 +166,9 @@ evidence:
   returned: main, verify, undo; also on failure
 """
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402 - documentation comes first in a module
+from typing import Any  # noqa: E402 - documentation comes first in a module
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.kubernetes_revert.entry import run  # noqa: E402
 
@@ -174,42 +176,42 @@ _ENTRIES = ["check", "main", "verify", "undo", "check_resume", "resume", "verify
 _KINDS = ["Deployment", "StatefulSet", "DaemonSet", "CronJob", "Job"]
 
 
+OPTIONS: dict[str, Any] = {
+    "entry": {"type": "str", "choices": _ENTRIES, "required": True},
+    "workloads": {
+        "type": "list",
+        "elements": "dict",
+        "options": {
+            "kind": {"type": "str", "choices": _KINDS, "default": "Deployment"},
+            "namespace": {"type": "str", "required": True},
+            "name": {"type": "str", "required": True},
+            "image": {"type": "str"},
+            "containers": {"type": "dict"},
+            "limit": {"type": "str"},
+        },
+    },
+    "labels": {"type": "dict"},
+    "namespaces": {"type": "list", "elements": "str"},
+    "kinds": {"type": "list", "elements": "str", "choices": _KINDS, "default": _KINDS[:4]},
+    "image": {"type": "str"},
+    "images": {"type": "list", "elements": "str"},
+    "already": {"type": "str", "choices": ["refuse", "accept"], "default": "refuse"},
+    "cronjobs": {"type": "str", "choices": ["revert", "suspend"], "default": "revert"},
+    "owners": {"type": "str", "choices": ["refuse", "suspend", "accept"], "default": "refuse"},
+    "argocd_namespaces": {"type": "list", "elements": "str", "default": ["argocd"]},
+    "flux_namespaces": {"type": "list", "elements": "str", "default": ["flux-system"]},
+    "product": {"type": "str", "required": True},
+    "resume": {"type": "str", "choices": ["in_sync", "always"], "default": "in_sync"},
+    "limit": {"type": "str", "default": "5m"},
+    "kubeconfig": {"type": "path"},
+    "context": {"type": "str"},
+    "saved": {"type": "dict"},
+}
+
+
 def main() -> None:
     """Read the arguments, hand them over, give back what comes."""
-    module = AnsibleModule(
-        argument_spec={
-            "entry": {"type": "str", "choices": _ENTRIES, "required": True},
-            "workloads": {
-                "type": "list",
-                "elements": "dict",
-                "options": {
-                    "kind": {"type": "str", "choices": _KINDS, "default": "Deployment"},
-                    "namespace": {"type": "str", "required": True},
-                    "name": {"type": "str", "required": True},
-                    "image": {"type": "str"},
-                    "containers": {"type": "dict"},
-                    "limit": {"type": "str"},
-                },
-            },
-            "labels": {"type": "dict"},
-            "namespaces": {"type": "list", "elements": "str"},
-            "kinds": {"type": "list", "elements": "str", "choices": _KINDS, "default": _KINDS[:4]},
-            "image": {"type": "str"},
-            "images": {"type": "list", "elements": "str"},
-            "already": {"type": "str", "choices": ["refuse", "accept"], "default": "refuse"},
-            "cronjobs": {"type": "str", "choices": ["revert", "suspend"], "default": "revert"},
-            "owners": {"type": "str", "choices": ["refuse", "suspend", "accept"], "default": "refuse"},
-            "argocd_namespaces": {"type": "list", "elements": "str", "default": ["argocd"]},
-            "flux_namespaces": {"type": "list", "elements": "str", "default": ["flux-system"]},
-            "product": {"type": "str", "required": True},
-            "resume": {"type": "str", "choices": ["in_sync", "always"], "default": "in_sync"},
-            "limit": {"type": "str", "default": "5m"},
-            "kubeconfig": {"type": "path"},
-            "context": {"type": "str"},
-            "saved": {"type": "dict"},
-        },
-        supports_check_mode=True,
-    )
+    module = AnsibleModule(OPTIONS, supports_check_mode=True)
     try:
         result = run(module.params, module.check_mode)
     except BalikError as error:

@@ -18,6 +18,8 @@ requirements:
   - psycopg 3 for Python (Debian's python3-psycopg)
   - psql, pg_dump, pg_restore and vacuumdb of the server's version
   - gzip or zstd for backups that are compressed so
+extends_documentation_fragment:
+  - balik.rollback.postgresql
 options:
   state:
     description:
@@ -157,36 +159,8 @@ options:
     description: What V(ready) returned as RV(before) at the start of this run.
     type: dict
     default: {}
-  login_host:
-    description: Host, or folder of the socket; empty for libpq's default.
-    type: str
-    default: ""
-  login_port:
-    description: Port; 0 for libpq's default.
-    type: int
-    default: 0
   login_user:
     description: A superuser, or a role with C(CREATEDB), membership in the owner's role and in C(pg_signal_backend).
-    type: str
-    default: ""
-  login_password:
-    description: Its password. It reaches the programs by their environment.
-    type: str
-    default: ""
-  ssl_mode:
-    description: libpq's C(sslmode).
-    type: str
-    default: ""
-  ca_cert:
-    description: libpq's C(sslrootcert).
-    type: str
-    default: ""
-  maintenance_database:
-    description: A database to be connected to while the other is renamed.
-    type: str
-    default: postgres
-  bin_dir:
-    description: Folder of the client programs, where they are in no usual place.
     type: str
     default: ""
 attributes:
@@ -229,7 +203,10 @@ from typing import Any  # noqa: E402  # documentation comes first in a module
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.database import restore, tables  # noqa: E402
-from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.database.arguments import (  # noqa: E402
+    CONNECTION,
+    access_of,
+)
 from ansible_collections.balik.rollback.plugins.module_utils.database.task import Task  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.units import parse_duration  # noqa: E402
@@ -269,28 +246,13 @@ OPTIONS: dict[str, Any] = {
     "ignore_space": {"type": "bool", "default": False},
     "keep_failed": {"type": "bool", "default": False},
     "saved": {"type": "dict", "default": {}},
-    "login_host": {"type": "str", "default": ""},
-    "login_port": {"type": "int", "default": 0},
-    "login_user": {"type": "str", "default": ""},
-    "login_password": {"type": "str", "default": "", "no_log": True},
-    "ssl_mode": {"type": "str", "default": ""},
-    "ca_cert": {"type": "str", "default": ""},
-    "maintenance_database": {"type": "str", "default": "postgres"},
-    "bin_dir": {"type": "str", "default": ""},
+    **CONNECTION,
 }
 
 
 def task(options: dict[str, Any]) -> Task:
     return Task(
-        access=Access(
-            options["login_host"],
-            options["login_port"],
-            options["login_user"],
-            options["login_password"],
-            options["ssl_mode"],
-            options["ca_cert"],
-            application=f"balik {options['run']}",
-        ),
+        access=access_of(options, f"balik {options['run']}"),
         database=options["database"],
         run=options["run"],
         source=options["backup"],

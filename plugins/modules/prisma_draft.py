@@ -61,23 +61,23 @@ drafts:
 """
 
 from pathlib import Path  # noqa: E402 - documentation comes first in a module
+from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.prisma import address, draft  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.units import parse_duration  # noqa: E402
 
+OPTIONS: dict[str, Any] = {
+    "project": {"type": "path", "required": True},
+    "migrations": {"type": "path"},
+    "shadow_url": {"type": "str", "required": True, "no_log": True},
+    "limit": {"type": "str", "default": "2m"},
+}
+
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "project": {"type": "path", "required": True},
-            "migrations": {"type": "path"},
-            "shadow_url": {"type": "str", "required": True, "no_log": True},
-            "limit": {"type": "str", "default": "2m"},
-        },
-        supports_check_mode=True,
-    )
+    module = AnsibleModule(OPTIONS, supports_check_mode=True)
     given = module.params
     folder = Path(given["project"])
     try:

@@ -222,16 +222,16 @@ def given(value: Any, spec: dict[str, Any]) -> Any:
     }
 
 
+OPTIONS: dict[str, Any] = {
+    "entry": {"type": "str", "choices": ["check", "main", "verify"], "default": "main"},
+    "limit": {"type": "str", "default": "30s"},
+    "checks": {"type": "list", "elements": "dict", "required": True, "options": CHECK},
+}
+
+
 def main() -> None:
     """Read the arguments, hand them over, give back what comes."""
-    module = AnsibleModule(
-        argument_spec={
-            "entry": {"type": "str", "choices": ["check", "main", "verify"], "default": "main"},
-            "limit": {"type": "str", "default": "30s"},
-            "checks": {"type": "list", "elements": "dict", "required": True, "options": CHECK},
-        },
-        supports_check_mode=True,
-    )
+    module = AnsibleModule(OPTIONS, supports_check_mode=True)
     entry, checks = module.params["entry"], given(module.params["checks"], CHECK)
     for check in checks:
         module.no_log_values.update(secret for secret in secrets_of(check.get("http", {})) if len(secret) >= 4)

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomllib
@@ -79,17 +80,28 @@ def test_a_modules_documentation_is_rendered(module: str, documentation: dict[st
     assert found["return"], "what it returns"
 
 
-@pytest.mark.parametrize("action", ACTIONS)
-def test_an_action_is_documented_as_it_is(action: str, documentation: dict[str, dict]) -> None:
-    arguments = importlib.import_module(
-        f"ansible_collections.balik.rollback.plugins.action.{action}"
-    ).ActionModule.ARGUMENTS
-    documented = documentation[action]["doc"].get("options") or {}
-    assert set(arguments) == set(documented)
-    for name, spec in arguments.items():
-        for key in ("type", "required", "default"):
-            assert spec.get(key) in (documented[name].get(key), None if key != "required" else False), f"{name}.{key}"
-        assert list(spec.get("choices", [])) == documented[name].get("choices", []), f"{name}.choices"
+def arguments_of(module: str) -> dict[str, Any]:
+    """What a module takes: an action's, or its own."""
+    plugins = "ansible_collections.balik.rollback.plugins"
+    if module in ACTIONS:
+        return importlib.import_module(f"{plugins}.action.{module}").ActionModule.ARGUMENTS
+    return importlib.import_module(f"{plugins}.modules.{module}").OPTIONS
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_is_documented_as_it_is(module: str, documentation: dict[str, dict]) -> None:
+    def compare(arguments: dict[str, Any], documented: dict[str, Any], where: str) -> None:
+        assert set(arguments) == set(documented), where
+        for name, spec in arguments.items():
+            said = documented[name]
+            assert said["description"], f"{where}.{name}"
+            for key in ("type", "required", "default", "elements"):
+                assert spec.get(key) in (said.get(key), None if key != "required" else False), f"{where}.{name}.{key}"
+            assert list(spec.get("choices", [])) == said.get("choices", []), f"{where}.{name}.choices"
+            if "options" in spec:
+                compare(spec["options"], said["suboptions"], f"{where}.{name}")
+
+    compare(arguments_of(module), documentation[module]["doc"].get("options") or {}, module)
 
 
 def test_each_unit_test_stands_where_what_it_tests_does() -> None:

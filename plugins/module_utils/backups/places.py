@@ -30,6 +30,23 @@ _SMALL = 16 * 1024**2
 _ATTEMPTS = 5
 _SSH = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
 
+#: The arguments of a module that looks for backups; plugins/doc_fragments/backup_place.py documents them.
+PLACE: dict[str, Any] = {
+    "golive": {"type": "str", "default": ""},
+    "ssh_options": {"type": "list", "elements": "str", "default": []},
+    "s3": {
+        "type": "dict",
+        "default": {},
+        "options": {
+            "endpoint_url": {"type": "str"},
+            "region": {"type": "str"},
+            "access_key": {"type": "str", "no_log": True},
+            "secret_key": {"type": "str", "no_log": True},
+            "session_token": {"type": "str", "no_log": True},
+        },
+    },
+}
+
 
 class Place(Protocol):
     """A folder of backups."""
