@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access, Deadline
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
-from ansible_collections.balik.rollback.plugins.module_utils.loss import compare, scratch
+from ansible_collections.balik.rollback.plugins.module_utils.loss import compare, loading, scratch
 from ansible_collections.balik.rollback.plugins.module_utils.loss.compare import would_drop
 from ansible_collections.balik.rollback.plugins.module_utils.loss.export import export, told
 from ansible_collections.balik.rollback.plugins.module_utils.loss.psql import reach
@@ -325,6 +325,56 @@ def small(server: Server, tmp_path: Path) -> Iterator[Callable[..., Asked]]:
 
     yield make
     server.psql("DROP DATABASE IF EXISTS small WITH (FORCE)")
+
+
+@pytest.mark.parametrize("form", ["p", "c", "d"])
+def test_a_large_tables_rows_are_loaded_by_several_sessions(small, monkeypatch, form):
+    monkeypatch.setattr(loading, "_SHARED_FROM", 0)
+    then = (
+        "CREATE TABLE a (id int PRIMARY KEY, t text); INSERT INTO a SELECT n, repeat(n::text, 20) FROM"
+        " generate_series(1, 40000) n; CREATE TABLE b (id int PRIMARY KEY); INSERT INTO b VALUES (1)"
+    )
+    wanted = small(then, "UPDATE a SET t = 'x' WHERE id % 4000 = 7; DELETE FROM a WHERE id = 40000", form=form, jobs=3)
+    with compared(wanted) as done:
+        took = done.scratch.one("SELECT count(*) AS rows, count(DISTINCT xmin::text) AS sessions FROM public.a")
+        assert (took["rows"], took["sessions"] > 1) == (40000, True), took
+        assert [(each.table, each.changed, each.deleted) for each in done.differences if not each.none] == [
+            ("public.a", 10, 1)
+        ]
+
+
+def test_a_row_that_the_server_refuses_ends_all_sessions(server, small, monkeypatch):
+    """In the middle of what several sessions take: the others are not waited for, and nothing is left."""
+    monkeypatch.setattr(loading, "_SHARED_FROM", 0)
+    wanted = small(
+        "CREATE TABLE a (id int, t text); INSERT INTO a SELECT n, repeat(n::text, 20) FROM generate_series(1, 90000) n",
+        "SELECT 1",
+        jobs=3,
+    )
+    path = Path(wanted.backup)
+    path.write_text(path.read_text().replace("\n45000\t", "\nBudi lahir 1990\t"))
+    found = statement(wanted)
+    assert not found["exact"]
+    assert "invalid input syntax for type integer: (value left out)" in found["reason"]
+    assert databases(server) == {DATABASE, "small"}
+
+
+def test_a_dump_in_another_encoding_keeps_its_names_and_letters(server, tmp_path):
+    server.psql("CREATE DATABASE old ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+    try:
+        with psycopg.connect(server.dsn("old"), client_encoding="UTF8") as connection:
+            connection.execute('CREATE TABLE "données" (id int PRIMARY KEY, nom text)')
+            connection.execute("INSERT INTO \"données\" SELECT n, 'François ' || n FROM generate_series(1, 500) n")
+        path = tmp_path / "old.sql"
+        subprocess.run([server.bin / "pg_dump", "-d", server.dsn("old"), "-E", "LATIN1", "-f", path], check=True)
+        assert "données".encode("latin-1") in path.read_bytes()
+        with psycopg.connect(server.dsn("old"), client_encoding="UTF8") as connection:
+            connection.execute("UPDATE \"données\" SET nom = 'Françoise' WHERE id = 7")
+        found = statement(replace(asked(server, path), database="old"))
+        assert found["exact"], found["reason"]
+        assert counts(found) == {"public.données": ("key", 0, 1, 0)}
+    finally:
+        server.psql("DROP DATABASE old WITH (FORCE)")
 
 
 def test_counters_that_a_crash_threw_away_prove_nothing(tmp_path):

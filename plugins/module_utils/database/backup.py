@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -130,25 +130,28 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _unpacking(path: Path, kind: str, programs: Programs) -> list[str]:
+def _unpacking(path: Path, kind: str, programs: Programs, options: Sequence[str] = ()) -> list[str]:
     unpack = {"plain": ["cat"], "gz": ["gzip", "-dc"], "zst": ["zstd", "-dcq"]}
-    command = unpack.get(kind) or [programs["pg_restore"], "-f", "-"]
+    command = unpack.get(kind) or [programs["pg_restore"], "-f", "-", *options]
     if not shutil.which(command[0]):
         raise BalikError(command[0], "not installed on this host", do=f"Run: apt-get install {command[0]}")
     return [*command, str(path.absolute())]
 
 
 @contextmanager
-def opened(path: Path, kind: str, programs: Programs, deadline: Deadline) -> Iterator[IO[bytes]]:
+def opened(
+    path: Path, kind: str, programs: Programs, deadline: Deadline, options: Sequence[str] = ()
+) -> Iterator[IO[bytes]]:
     """The backup as a stream of SQL. Leaving it fails if the program that unpacks it failed.
 
+    :param options: of ``pg_restore``, for an archive.
     :raises BalikError: it cannot be unpacked to its end.
     """
     if kind == "plain":
         with path.open("rb") as file:
             yield file
         return
-    command = _unpacking(path, kind, programs)
+    command = _unpacking(path, kind, programs, options)
     with tempfile.TemporaryFile() as err:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err)
         assert process.stdout

@@ -54,12 +54,14 @@ class Block:
     :param columns: as they are written, in parentheses; empty for all.
     :param rows: how many.
     :param digest: SHA-256 of the rows' text in hex; empty when it was not asked for.
+    :param statement: its line as it is written, in the dump's own encoding.
     """
 
     table: str
     columns: str = ""
     rows: int = 0
     digest: str = ""
+    statement: bytes = b""
 
 
 @dataclass
@@ -255,7 +257,7 @@ class Reader:
     def _begin(self, line: bytes) -> None:
         target = line[5:].removesuffix(b" FROM stdin;").decode("utf-8", "replace")
         table, _, columns = target.partition(" (")
-        self.contents.blocks.append(Block(table, f"({columns}" if columns else ""))
+        self.contents.blocks.append(Block(table, f"({columns}" if columns else "", statement=line + b"\n"))
         self.contents.holds_data = self._open = True
         self._digest = hashlib.sha256() if self._digests else None
 

@@ -21,7 +21,7 @@ from ..errors import BalikError
 from .psql import Psql, literal, name
 
 #: How many ranges of keys a large table is looked at in.
-RANGES = 65536
+RANGES = 131072
 #: Bytes; a smaller table is one range.
 _SMALL = 8 * 1024**2
 _WORKERS = 2
@@ -472,23 +472,26 @@ class Comparison:
         names = [f"k{number}" for number in range(len(pair.key))]
         types = [f"{k} {pair.key_type(column)}" for k, column in zip(names, pair.key)]
         columns = ", ".join([*types, "h int8", "c timestamptz", "u timestamptz"])
-        copied, differs = (name(_OURS, f"{letter}{pair.number}") for letter in "ld")
+        copied, had, differs = (name(_OURS, f"{letter}{pair.number}") for letter in "lsd")
         created, updated = (
             pair.time(column) if column in pair.now.columns else "NULL"
             for column in (pair.times.created, pair.times.updated)
         )
         read = ", ".join([*pair.keys, pair.hash, created, updated])
         scratch.do(f"CREATE UNLOGGED TABLE {copied} ({columns})")
-        self.now.copy_to(scratch, f"SELECT {read} FROM {pair.now.source} WHERE {where}", copied)
         kept = ", ".join(f"{expression} AS {k}" for expression, k in zip(pair.keys, names))
+        keep = f"CREATE UNLOGGED TABLE {had} AS SELECT {kept}, {pair.hash} AS h FROM {pair.then.source} WHERE {where}"
+        with ThreadPoolExecutor(1) as other:
+            keeping = other.submit(scratch.do, keep)
+            self.now.copy_to(scratch, f"SELECT {read} FROM {pair.now.source} WHERE {where}", copied)
+            keeping.result()
         same = " AND ".join(f"l.{k} = s.{k}" for k in names)
         either = ", ".join(f"coalesce(l.{k}, s.{k}) AS {k}" for k in names)
         scratch.do(
             f"CREATE UNLOGGED TABLE {differs} AS SELECT {either}, CASE WHEN s.h IS NULL THEN 'inserted'"
-            f" WHEN l.h IS NULL THEN 'deleted' ELSE 'changed' END AS kind, l.c, l.u FROM {copied} l FULL JOIN"
-            f" (SELECT {kept}, {pair.hash} AS h FROM {pair.then.source} WHERE {where}) s ON {same}"
-            " WHERE l.h IS DISTINCT FROM s.h",
-            f"DROP TABLE {copied}",
+            f" WHEN l.h IS NULL THEN 'deleted' ELSE 'changed' END AS kind, l.c, l.u FROM {copied} l"
+            f" FULL JOIN {had} s ON {same} WHERE l.h IS DISTINCT FROM s.h",
+            f"DROP TABLE {copied}, {had}",
         )
         # When an inserted row was written first, and when last; of a changed one, only the latter can be known.
         oldest = in_iso("min(CASE kind WHEN 'inserted' THEN coalesce(c, u) WHEN 'changed' THEN u END)")
