@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from ansible_collections.balik.rollback.plugins.module_utils.database import catalog
 from ansible_collections.balik.rollback.plugins.module_utils.database.restore import check, restore
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
 
@@ -69,6 +70,10 @@ def test_long_transactions_and_other_databases_servers_are_named(live, dumps, tm
         DATABASE,
     )
     live.psql("CREATE DATABASE shut; ALTER DATABASE shut CONNECTION LIMIT 0; CREATE ROLE looker LOGIN")
+    for name, of in {"copy__loss_killed": DATABASE, "other__loss_killed": "other"}.items():
+        mark = psycopg.sql.Literal(catalog.marking("killed", of, **catalog.COMPARED)).as_string(None)
+        live.psql(f"CREATE DATABASE {name}")
+        live.psql(f"COMMENT ON DATABASE {name} IS {mark}")
     try:
         with closing(psycopg.connect(live.dsn(DATABASE), application_name="laporan malam")) as session:
             session.execute("SELECT 1")
@@ -78,6 +83,8 @@ def test_long_transactions_and_other_databases_servers_are_named(live, dumps, tm
             assert "publications: feed" in says
             assert "subscriptions: quiet: disabled" in says
             assert "foreign servers: hub in database postgres" in says
+            assert "copies: copy__loss_killed: left by a comparison that was killed" in says
+            assert "other__loss_killed" not in says.partition("copies: ")[2].partition(";")[0]
             assert "long" not in check(replace(job, long_transaction=300))["says"]
     finally:
         live.psql("ALTER SUBSCRIPTION quiet SET (slot_name = NONE); DROP SUBSCRIPTION quiet", DATABASE)

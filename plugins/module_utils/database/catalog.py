@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _RUN = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _MARK = "balik: "
 _MARK_KEYS = {"run", "of"}
+#: What :func:`marking` adds for a copy of a backup that the loss statement compares with.
+COMPARED = {"for": "loss"}
 # Their values are stored as a list of quoted names; given back as one text they would become one name.
 _LISTS = ("local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces")
 _READ = """
@@ -106,14 +108,7 @@ class Database:
     @property
     def mark(self) -> dict[str, Any]:
         """What this project wrote on it, or ``{}``."""
-        comment = self.comment or ""
-        if not comment.startswith(_MARK):
-            return {}
-        try:
-            found = json.loads(comment[len(_MARK) :])
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) and found.keys() >= _MARK_KEYS else {}
+        return mark_of(self.comment)
 
     @property
     def carried(self) -> dict[str, object]:
@@ -149,6 +144,23 @@ def find(connection: Connection[Any], name: str) -> Database | None:
 def marking(run: str, of: str, **more: object) -> str:
     """The comment that marks a database as this run's."""
     return _MARK + json.dumps({"run": run, "of": of, **more}, ensure_ascii=False, sort_keys=True)
+
+
+def mark_of(comment: str | None) -> dict[str, Any]:
+    """What :func:`marking` wrote, or ``{}`` for a comment of somebody else's."""
+    if not (comment or "").startswith(_MARK):
+        return {}
+    try:
+        found = json.loads((comment or "")[len(_MARK) :])
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) and found.keys() >= _MARK_KEYS else {}
+
+
+def is_compared(comment: str | None, of: str) -> bool:
+    """Whether a database with this comment is a copy that ``of`` is compared with."""
+    mark = mark_of(comment)
+    return mark.get("of") == of and mark.items() >= COMPARED.items()
 
 
 def comment_on(name: str, comment: str | None) -> sql.Composed:

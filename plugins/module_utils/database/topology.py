@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BalikError, Unreachable
 from ..units import format_duration
+from .catalog import is_compared
 from .space import human
 
 try:
@@ -47,6 +48,10 @@ _SUBSCRIPTIONS = """
 select subname, subenabled from pg_subscription s join pg_database d on d.oid = subdbid where datname = %s order by 1
 """
 _OTHERS = "select datname from pg_database where datallowconn and not datistemplate and datname <> %s order by 1"
+_COPIES = """
+select d.datname, shobj_description(d.oid, 'pg_database') from pg_database d
+where not exists (select from pg_stat_activity a where a.datid = d.oid) order by 1
+"""
 _SERVERS = """
 select srvname from pg_foreign_server, pg_options_to_table(srvoptions)
 where option_name = 'dbname' and option_value = %s order by 1
@@ -104,6 +109,11 @@ def look(admin: Connection[Any], task: Task) -> dict[str, list[str]]:
             )
         ],
         "subscriptions": [f"{name}: disabled" for name, on in _subscriptions(admin, task.database) if not on],
+        "copies": [
+            f"{name}: left by a comparison that was killed; the next one drops it"
+            for name, comment in admin.execute(_COPIES)
+            if is_compared(comment, task.database)
+        ],
         "publications": [],
         "foreign servers": [],
         "not looked at": [],

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
+from ..database.catalog import COMPARED, is_compared, marking
 from ..database.space import estimate, human
 from ..errors import BalikError
 from .loading import load
 from .psql import Psql, literal, name
 
 _LONGEST_NAME = 63
-_MARK = "balik: "
 _LOCAL = ("", "localhost", "127.0.0.1", "::1")
 # The copy need not survive a crash: without a log of its writes, the disk has half of a large table to write. Each
 # costs a file that is synced, so small ones stay as they are; and so do those that our role may not alter.
@@ -79,7 +77,7 @@ def loaded(server: Psql, database: str, run_id: str, path: Path, jobs: int) -> I
         "SELECT pg_encoding_to_char(encoding) AS encoding, datcollate, datctype"
         f" FROM pg_database WHERE datname = {literal(database)}"
     )
-    mark = _MARK + json.dumps({"of": database, "for": "loss", "run": run_id}, ensure_ascii=False)
+    mark = marking(run_id, database, **COMPARED)
     creating = (
         f"CREATE DATABASE {name(beside)} TEMPLATE template0 ENCODING {literal(like['encoding'])}"
         f" LC_COLLATE {literal(like['datcollate'])} LC_CTYPE {literal(like['datctype'])}"
@@ -107,20 +105,10 @@ def drop_leftovers(server: Psql, database: str) -> list[str]:
         "SELECT datname, shobj_description(d.oid, 'pg_database') AS comment FROM pg_database d WHERE datname LIKE"
         " '%\\_\\_loss\\_%' AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)"
     )
-    left = [row["datname"] for row in found if _mark(row["comment"]) == {"of": database, "for": "loss"}]
+    left = [row["datname"] for row in found if is_compared(row["comment"], database)]
     for each in left:
         _drop(server.to(server.database, writes=True), each)
     return left
-
-
-def _mark(comment: str | None) -> dict[str, Any]:
-    if not (comment or "").startswith(_MARK):
-        return {}
-    try:
-        found = json.loads((comment or "")[len(_MARK) :])
-    except ValueError:
-        return {}
-    return {key: found.get(key) for key in ("of", "for")} if isinstance(found, dict) else {}
 
 
 def _drop(server: Psql, database: str) -> None:
