@@ -11,7 +11,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.database import bac
 from ansible_collections.balik.rollback.plugins.module_utils.database.access import first_line, without_values
 from ansible_collections.balik.rollback.plugins.module_utils.database.catalog import names
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 DUMP = rb'''--
@@ -88,13 +88,11 @@ def test_a_dump_says_what_it_needs_and_holds():
     assert contents.size == len(DUMP)
 
 
-@settings(deadline=None)  # other work on the machine counts
 @given(st.integers(1, 200))
 def test_it_does_not_matter_where_the_pieces_are_cut(size):
     assert read(DUMP, size) == read(DUMP)
 
 
-@settings(deadline=None)  # other work on the machine counts
 @given(st.integers(0, len(DUMP) - len(b"-- PostgreSQL database dump complete\n--\n\n\\unrestrict 4hQkxPvuH2\n\n")))
 def test_a_dump_cut_anywhere_is_refused(length):
     with pytest.raises(BalikError, match=r"truncated|does not begin"):
@@ -197,7 +195,6 @@ def test_no_value_of_a_row_is_told():
     assert first_line("duplicate key\nDETAIL:  Key (name)=(Budi) already exists.") == "duplicate key"
 
 
-@settings(deadline=None)  # other work on the machine counts
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=63))
 def test_names_fit_and_differ(database):
     made = names(database, "20260110T130000Z-3f9a")
@@ -211,7 +208,6 @@ def test_a_run_that_cannot_stand_in_a_name_is_refused():
         names("x", "a b")
 
 
-@settings(deadline=None)  # other work on the machine counts
 @given(st.integers(0, 10**12), st.integers(1, 10**12))
 def test_the_estimate_stays_near_the_dump(live, script):
     assert 0.8 * script - 1 <= space.estimate(live, script) - space.estimate(0, 1) <= 2 * script

@@ -14,13 +14,12 @@ from ansible_collections.balik.rollback.plugins.module_utils.database.definition
     unchangeable,
 )
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
 
 
-@settings(deadline=None)  # other work on the machine counts
 @given(NAMES, NAMES)
 def test_a_name_that_is_said_is_read_as_the_same(schema, name):
     assert table(Table(schema, name).said) == Table(schema, name)

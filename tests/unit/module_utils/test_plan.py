@@ -453,7 +453,7 @@ def paths(value: Any, at: tuple = ()) -> list[tuple]:
     return found + [path for key, child in children for path in paths(child, (*at, key))]
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=600, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(
         st.tuples(st.sampled_from(paths(variables())), st.sampled_from(["drop", "rename", "put"]), JUNK), max_size=3

@@ -846,7 +846,7 @@ BODY = st.dictionaries(
 KINDS = st.sampled_from([*WORDS["en"]["event"], "something new"])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(told=st.lists(st.tuples(KINDS, BODY | JSON), max_size=8))
 def test_no_entry_of_any_shape_keeps_a_report_from_being_written(told: list[tuple[str, Any]]) -> None:
     entries = [
