@@ -55,7 +55,9 @@ options:
     type: path
     required: true
   jobs:
-    description: How many processes dump and restore at a time, where the format allows it; 0 for one per processor.
+    description:
+      - How many processes dump and restore at a time; 0 for one per processor. Of a plain dump, that many sessions take a
+        large table's rows, which may then lie in another order than in the dump.
     type: int
     default: 0
   limit:

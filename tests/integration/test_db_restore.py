@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from ansible_collections.balik.rollback.plugins.module_utils.database import filling, sessions
 from ansible_collections.balik.rollback.plugins.module_utils.database.access import find_programs
 from ansible_collections.balik.rollback.plugins.module_utils.database.restore import (
     Task,
@@ -76,6 +77,15 @@ def test_each_format_comes_back_and_can_be_undone(live, dumps, tmp_path, kind):
     assert undo(job)["changed"] is False
     with pytest.raises(BalikError, match="expected the one this run restored"):
         verify(job)
+
+
+@pytest.mark.parametrize("kind", ["plain", "gz"])
+def test_a_large_tables_rows_are_dealt_out_among_sessions(live, dumps, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(sessions, "_SHARED_FROM", 0)
+    monkeypatch.setattr(filling, "CHUNK", 20_000)
+    done = restore(task(live, tmp_path, dumps / FORMATS[kind], jobs=3))["evidence"]
+    assert (done["rows"], done["tables_compared"], done["amcheck"]) == (4000, 2, "sound")
+    assert int(live.psql("SELECT count(DISTINCT xmin::text) FROM documents", DATABASE)) == 3
 
 
 def test_what_no_dump_holds_is_carried_over(live, dumps, tmp_path):

@@ -171,7 +171,9 @@ SPOILED: dict[str, Spoiled] = {
         replaced(COPIES, f"SELECT 1/0;\n{COPIES}"), LATER, r"psql ended with 3: line \d+: ERROR: division by zero"
     ),
     "a row that does not fit": Spoiled(
-        replaced("\n17\t", "\nBudi Santoso\t"), LATER, r"invalid input syntax for type integer: \(value left out\)"
+        replaced("\n17\t", "\nBudi Santoso\t"),
+        LATER,
+        r"in the rows of public.documents: ERROR: invalid input syntax for type integer: \(value left out\)",
     ),
     "a column that is not there": Spoiled(
         replaced("documents (id, title, body)", "documents (id, title, text)"), LATER, 'column "text" of relation'
@@ -228,6 +230,14 @@ def test_a_spoiled_backup_is_refused(live, dumps, tmp_path, what):
             restore(job)
     assert "Budi" not in str(refused.value)
     assert not (tmp_path / "touched").exists()
+
+
+def test_the_line_that_an_error_names_is_the_dumps(live, dumps, tmp_path):
+    """Its rows, and what psql gets before the script, are not what the session with the error was given."""
+    path = edited(dumps, tmp_path / "x.sql", COPIES, f"SELECT 1/0;\n{COPIES}")
+    line = path.read_text().split("\n").index("SELECT 1/0;") + 1
+    with untouched(live), pytest.raises(BalikError, match=f"line {line}: ERROR: division by zero"):
+        restore(task(live, tmp_path, path, checks=[], jobs=3))
 
 
 def test_a_copy_that_has_no_room_half_way_is_dropped(live, dumps, tmp_path):

@@ -16,9 +16,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from ansible_collections.balik.rollback.plugins.module_utils.database import sessions
 from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access, Deadline
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
-from ansible_collections.balik.rollback.plugins.module_utils.loss import compare, loading, scratch
+from ansible_collections.balik.rollback.plugins.module_utils.loss import compare, scratch
 from ansible_collections.balik.rollback.plugins.module_utils.loss.compare import would_drop
 from ansible_collections.balik.rollback.plugins.module_utils.loss.export import export, told
 from ansible_collections.balik.rollback.plugins.module_utils.loss.psql import reach
@@ -294,7 +295,10 @@ def test_what_is_not_known_is_never_nothing(server, backups):
     [
         (lambda text: text[: len(text) // 2], "truncated"),
         (lambda text: text.replace("\nSET ", "\n\\connect postgres\nSET ", 1), "would leave the database"),
-        (lambda text: text.replace("senang\t", "marah\t", 1), "psql ended with 3: line"),
+        (
+            lambda text: text.replace("senang\t", "marah\t", 1),
+            "in the rows of public.documents: ERROR: invalid input value",
+        ),
     ],
     ids=["truncated", "leaves the database", "a wrong row"],
 )
@@ -329,7 +333,7 @@ def small(server: Server, tmp_path: Path) -> Iterator[Callable[..., Asked]]:
 
 @pytest.mark.parametrize("form", ["p", "c", "d"])
 def test_a_large_tables_rows_are_loaded_by_several_sessions(small, monkeypatch, form):
-    monkeypatch.setattr(loading, "_SHARED_FROM", 0)
+    monkeypatch.setattr(sessions, "_SHARED_FROM", 0)
     then = (
         "CREATE TABLE a (id int PRIMARY KEY, t text); INSERT INTO a SELECT n, repeat(n::text, 20) FROM"
         " generate_series(1, 40000) n; CREATE TABLE b (id int PRIMARY KEY); INSERT INTO b VALUES (1)"
@@ -345,7 +349,7 @@ def test_a_large_tables_rows_are_loaded_by_several_sessions(small, monkeypatch, 
 
 def test_a_row_that_the_server_refuses_ends_all_sessions(server, small, monkeypatch):
     """In the middle of what several sessions take: the others are not waited for, and nothing is left."""
-    monkeypatch.setattr(loading, "_SHARED_FROM", 0)
+    monkeypatch.setattr(sessions, "_SHARED_FROM", 0)
     wanted = small(
         "CREATE TABLE a (id int, t text); INSERT INTO a SELECT n, repeat(n::text, 20) FROM generate_series(1, 90000) n",
         "SELECT 1",
@@ -516,6 +520,7 @@ def test_a_disk_that_cannot_be_seen_is_not_filled(server, backups):
 def test_what_a_killed_run_has_left_is_dropped_by_the_next(server, backups):
     script = f"""
 import sys; sys.path.insert(0, "collections")
+from ansible_collections.balik.rollback.plugins.module_utils.database import sessions
 from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access, Deadline
 from ansible_collections.balik.rollback.plugins.module_utils.loss.statement import Asked, compared
 asked = Asked(Access("{server.host}", {server.port}, "postgres"), {DATABASE!r}, "killed", {str(backups / "s.sql")!r},

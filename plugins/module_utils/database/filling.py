@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 import secrets
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from ..errors import BalikError
 from . import backup
-from .access import Access, Deadline, Programs, complaint, limited, run, too_long
+from .access import Access, Deadline, Programs, run
 from .script import CHUNK, Contents, Reader
+from .sessions import sessions
 
 try:
     from psycopg import conninfo
@@ -39,7 +37,7 @@ def fill(
     """Restores a backup into the empty ``database``, and stops at the first error.
 
     :param kind: as :func:`backup.kind_of` says.
-    :param jobs: processes, where the format allows it.
+    :param jobs: how many processes, or sessions, take rows at the same time.
     :param settings: for the sessions that restore.
     :param digests: take the SHA-256 of each table's rows, too; an archive is read a second time for that.
     :returns: what was restored; of an archive without ``digests`` only what its table of contents says.
@@ -47,65 +45,21 @@ def fill(
     """
     environment = access.environment(database, settings)
     if kind not in backup.ARCHIVES:
-        return _feed(database, path, kind, programs, deadline, environment, digests)
+        what, do = f"restoring {path} into {database}", f"Nothing else was touched. {backup.ANOTHER}"
+        with sessions(programs, restricted(programs), environment, deadline, jobs, what, do) as dealer:
+            reader = Reader(str(path), digests, dealer)
+            with backup.opened(path, kind, programs, deadline) as stream:
+                for chunk in iter(lambda: stream.read(CHUNK), b""):
+                    reader.feed(chunk)
+            contents = reader.finish()
+            dealer.finish(contents)
+        return contents
     target = conninfo.make_conninfo(dbname=database)
     command = [programs["pg_restore"], "-w", "--exit-on-error", "-j", str(jobs), "-d", target, str(path.absolute())]
     run(command, environment, deadline, f"restoring {path}")
     if digests:
         return backup.inspect(path, kind, programs, deadline, digests=True)
     return backup.listed(path, programs, deadline)
-
-
-def _feed(
-    database: str,
-    path: Path,
-    kind: str,
-    programs: Programs,
-    deadline: Deadline,
-    environment: Mapping[str, str],
-    digests: bool,
-) -> Contents:
-    """Through psql, each line judged before psql gets it; then psql's own count of rows against the dump's."""
-    flags = ["-X", "-w", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse"]
-    reader = Reader(str(path), digests)
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        psql = subprocess.Popen(
-            [programs["psql"], *flags, *restricted(programs), "-f", "-"],
-            stdin=subprocess.PIPE,
-            stdout=out,
-            stderr=err,
-            env=environment,
-        )
-        assert psql.stdin
-        _widen(psql.stdin.fileno())
-        contents = reader.contents
-        with limited(psql, deadline) as over:
-            try:
-                with backup.opened(path, kind, programs, deadline) as stream:
-                    for chunk in iter(lambda: stream.read(CHUNK), b""):
-                        psql.stdin.write(reader.feed(chunk))
-                psql.stdin.write(reader.last())
-                contents = reader.finish()
-                psql.stdin.close()
-            except BrokenPipeError:  # psql ended before the dump did; it says why
-                with suppress(BrokenPipeError):
-                    psql.stdin.close()
-            code = psql.wait()
-        if over.is_set():
-            raise too_long(f"restoring {path}", deadline)
-        if code:
-            raise BalikError(
-                f"restoring {path} into {database}",
-                f"psql ended with {code}: {complaint(err)}",
-                do=f"Nothing else was touched. {backup.ANOTHER}",
-            )
-        out.seek(0)
-        done = [int(found) for found in re.findall(rb"^COPY (\d+)$", out.read(), re.M)]
-    if done != [block.rows for block in contents.blocks]:
-        raise BalikError(
-            f"restoring {path}", f"the server took {sum(done):,} rows", f"{contents.rows:,}, as in the backup"
-        )
-    return contents
 
 
 def restricted(programs: Programs) -> Sequence[str]:
@@ -116,11 +70,3 @@ def restricted(programs: Programs) -> Sequence[str]:
     if minor < _RESTRICTS.get(major, 0):
         return ()
     return "-c", f"\\restrict {secrets.token_hex(16)}"
-
-
-def _widen(pipe: int) -> None:
-    """A pipe of 1 MB saves some thousand changes between the two processes."""
-    import fcntl
-
-    with suppress(OSError, AttributeError):
-        fcntl.fcntl(pipe, 1031, CHUNK)  # F_SETPIPE_SZ
