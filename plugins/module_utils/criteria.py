@@ -394,14 +394,15 @@ def evaluate(
     """Measure all criteria at once and judge them.
 
     Each has its own limit: one that hangs is ``unknown`` and delays nobody beyond that. A criterion that has
-    to be watched for a while (an HTTP probe with ``for``) is cut short when the others decide the whole.
+    to be watched for a while (an HTTP probe with ``for``) is cut short when the others decide the whole, and it could
+    add nothing to what the release has touched, which decides the remedy.
 
     :param now: the end of the window; default the present.
     :param since: what is older does not count, samples and statements alike (the launch of a release, the
         beginning of a watch).
     """
     started, moment = time.monotonic(), now or utc_now()
-    stop = threading.Event()
+    stops = [threading.Event() for _ in criteria]
     asks = {
         str(index): Ask(
             criterion=each.name,
@@ -412,7 +413,7 @@ def evaluate(
             now=moment,
             since=since,
             statements=(context or {}).get("statements", ()),
-            stop=stop,
+            stop=stops[index],
         )
         for index, each in enumerate(criteria)
     }
@@ -423,8 +424,11 @@ def evaluate(
     found: dict[str, Verdict] = {}
     for key, answer in as_done(jobs):
         found[key] = _verdict(criteria[int(key)], answer, moment, since, time.monotonic() - started)
-        if _decided([each.verdict for each in found.values()], trigger):
-            stop.set()
+        touched = {scope for each in found.values() if each.verdict == UNSAFE for scope in each.touches}
+        decided = _decided([each.verdict for each in found.values()], trigger)
+        for stop, each in zip(stops, criteria):
+            if decided and (trigger != "any" or touched.issuperset(each.touches)):
+                stop.set()
     verdicts = tuple(found[key] for key in asks)
     whole = combine([each.verdict for each in verdicts], trigger)
     took = time.monotonic() - started

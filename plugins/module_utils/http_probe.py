@@ -23,6 +23,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from . import specs
 from .errors import BalikError, Unreachable
+from .traffic.page import MARKER
 from .units import format_duration, parse_duration
 
 #: Bytes of an answer that are read; a page that is longer is judged by its beginning.
@@ -35,7 +36,7 @@ _PLAIN_HEADERS = {"accept", "accept-encoding", "accept-language", "content-type"
 
 
 class NotReached(Unreachable):
-    """Nothing was asked of the system: no such name, no route, no trust in its certificate."""
+    """Nothing was asked of the system: no such name, no route, no trust in its certificate, our own page before it."""
 
 
 class NotAnswered(BalikError):
@@ -501,7 +502,14 @@ def _step(spec: Mapping[str, Any], written: Mapping[str, Any], values: dict[str,
         raise deadline.missed(what, "not asked, since all requests together did not end") from None
     # Messages say 500ms, not the 499ms that are left.
     response = send(request, math.ceil(limit * 100) / 100)
-    _expected(response, expect, wanted, what)
+    try:
+        _expected(response, expect, wanted, what)
+    except WrongAnswer:
+        if MARKER.lower() in response.headers:
+            raise NotReached(
+                what, "answered by the maintenance page, which says nothing of the application behind it"
+            ) from None
+        raise
     for name, path in written.get("save", {}).items():
         values[name] = str(dig(response.json(), path, what))
     return response

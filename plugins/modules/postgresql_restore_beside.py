@@ -56,8 +56,8 @@ options:
     required: true
   jobs:
     description:
-      - How many processes dump and restore at a time; 0 for one per processor. Of a plain dump, that many sessions take a
-        large table's rows, which may then lie in another order than in the dump.
+      - How many processes dump and restore at a time; 0 for one per processor. Of a plain dump, that many sessions take
+        a large table's rows, which may then lie in another order than in the dump.
     type: int
     default: 0
   limit:

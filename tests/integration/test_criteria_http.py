@@ -134,6 +134,13 @@ def test_systems_that_are_not_there(url: str, verdict: str, reason: str) -> None
     assert is_found == verdict or not verdict
 
 
+def test_our_own_page_says_nothing_of_the_application_behind_it(app: Server) -> None:
+    is_found, why = found(criterion(get(app, "/held"), **{"for": "200ms", "every": "100ms"}))
+    assert (is_found, "answered by the maintenance page" in why) == ("unknown", True), why
+    assert found(criterion(get(app, "/held", expect={"status": 503})))[0] == "safe"
+    assert found(criterion(get(app, "/status/503")))[0] == "unsafe"
+
+
 def test_a_server_that_takes_connections_and_says_nothing_else_waits() -> None:
     with http_app() as app:
         criteria = [criterion(get(app, "/hang"), timeout="600ms", name=f"hangs-{i}") for i in range(10)]
@@ -222,6 +229,18 @@ def test_nobody_waits_for_what_is_decided(app: Server, trigger: str, verdict: st
     assert evaluation.took < 2
     assert evaluation.verdicts[0].verdict == "unknown"
     assert "of 20s so far" in evaluation.verdicts[0].reason
+
+
+@pytest.mark.parametrize(("touches", "waits"), [(["backend", "database"], True), (["backend"], False)])
+def test_what_may_widen_the_remedy_is_watched_to_its_end(app: Server, touches: list[str], waits: bool) -> None:
+    """Whether the database is touched, too, decides the remedy; that all is unsafe is known at once."""
+    long = criterion(
+        get(app, "/status/500"), name="long", touches=touches, **{"for": "900ms" if waits else "20s", "every": "100ms"}
+    )
+    evaluation = evaluate([long, criterion(get(app, "/status/500"), name="decisive", touches=["backend"])])
+    assert evaluation.verdict == "unsafe"
+    assert evaluation.touches == (("backend", "database") if waits else ("backend",))
+    assert evaluation.verdicts[0].verdict == ("unsafe" if waits else "unknown"), evaluation.verdicts[0].reason
 
 
 # ---- secrets and trust ----------------------------------------------------------------------------

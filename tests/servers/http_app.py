@@ -111,6 +111,10 @@ class Handler(BaseHTTPRequestHandler):
             empty = json.loads(body)["model"] == "empty"
             self.answer(200, {"choices": [{"message": {"content": "" if empty else "OK"}}]})
 
+    def get_held(self) -> None:
+        """As the maintenance page of this project answers."""
+        self.answer(503, b"Sedang dirawat", X_Maintenance="1f2e", Retry_After="120")
+
     def get_nothing(self) -> None:
         self.answer(404, {"detail": "nothing here"})
 
