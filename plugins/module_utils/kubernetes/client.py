@@ -27,7 +27,6 @@ THREADS = 8
 #: Objects per page of a list; what bounds the memory.
 PAGE = 250
 MERGE = "application/merge-patch+json"
-STRATEGIC = "application/strategic-merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 #: Seconds to connect and to wait for an answer.
 _CONNECT, _READ = 5.0, 60.0
@@ -46,15 +45,16 @@ class Cluster:
 
     :param configuration: a ``kubernetes.client.Configuration`` that is ready for use.
     :param name: how messages call it, such as ``context prod at https://10.0.0.1:6443``.
+    :param credentials: where they are from, for messages.
     """
 
-    def __init__(self, configuration: Any, name: str) -> None:
+    def __init__(self, configuration: Any, name: str, credentials: str) -> None:
         from urllib3 import Retry, Timeout
 
         from kubernetes.client import ApiClient
 
         configuration.connection_pool_maxsize = THREADS
-        self.name, self.host = name, configuration.host.rstrip("/")
+        self.name, self.host, self._credentials = name, configuration.host.rstrip("/"), credentials
         self._configuration = configuration
         self._pool = ApiClient(configuration).rest_client.pool_manager
         self._timeout = Timeout(connect=_CONNECT, read=_READ)
@@ -100,10 +100,11 @@ class Cluster:
         context = context or os.environ.get("K8S_AUTH_CONTEXT", "")
         host = os.environ.get("K8S_AUTH_HOST", "")
         if host and not file and not context:
-            return cls(_from_environment(wanted, host), f"the API at {host}")
+            return cls(_from_environment(wanted, host), f"the API at {host}", "K8S_AUTH_API_KEY")
         place = os.path.expanduser(file or os.environ.get("KUBECONFIG", "") or "~/.kube/config")  # noqa: PTH111
         if not file and not any(os.path.exists(one) for one in place.split(os.pathsep)):  # noqa: PTH110
-            return cls(_of_this_pod(config, wanted, place), f"the cluster of this pod at {wanted.host}")
+            own = _of_this_pod(config, wanted, place)
+            return cls(own, f"the cluster of this pod at {wanted.host}", "its service account")
         try:
             contexts, current = config.list_kube_config_contexts(place)
             chosen = context or current["name"]
@@ -120,7 +121,7 @@ class Cluster:
             raise BalikError(
                 f"kubeconfig {place}", f"cannot be used ({words})", "a kubeconfig with a current context"
             ) from None
-        return cls(wanted, f"context {chosen} at {wanted.host}")
+        return cls(wanted, f"context {chosen} at {wanted.host}", f"kubeconfig {place}")
 
     def get(self, path: str, **query: Any) -> Json:
         """One object, or whatever stands at the path.
@@ -159,7 +160,7 @@ class Cluster:
             query["continue"] = following
 
     def patch(self, path: str, body: Any, kind: str = MERGE, dry_run: bool = False) -> Json:
-        """Change an object (``kind``: :data:`MERGE`, :data:`STRATEGIC` or :data:`JSON_PATCH`); what it became."""
+        """Change an object (``kind``: :data:`MERGE` or :data:`JSON_PATCH`); what it became."""
         return self._ask("PATCH", path, _writing(dry_run), body, kind)
 
     def create(self, path: str, body: Json, dry_run: bool = False) -> Json:
@@ -199,8 +200,7 @@ class Cluster:
         headers = {"Accept": "application/json", "User-Agent": MANAGER}
         if body is not None:
             headers["Content-Type"] = kind
-        for setting in self._configuration.auth_settings().values():
-            headers[setting["key"]] = setting["value"]
+        headers |= self._login()
         content = None if body is None else json.dumps(body, separators=(",", ":"))
         retries = self._once if method == "POST" else self._retry
         try:
@@ -221,6 +221,22 @@ class Cluster:
             raise Unreachable(
                 f"The Kubernetes API ({self.name})", f"answered {answer.status} with something that is not JSON"
             ) from None
+
+    def _login(self) -> dict[str, str]:
+        """The header with the token; asked for anew each time, because the client renews one that expires.
+
+        :raises BalikError: no header can hold it. The client's own error would quote it.
+        """
+        headers = {one["key"]: str(one["value"]) for one in self._configuration.auth_settings().values()}
+        text = "".join(headers.values())
+        if text.isascii() and text.isprintable():
+            return headers
+        found = "a line break" if {"\n", "\r"} & set(text) else "a character outside printable ASCII"
+        raise BalikError(
+            f"The token for {self.name} ({self._credentials})",
+            f"holds {found}, which no HTTP header may",
+            do="Write it anew without that, and run again.",
+        )
 
     def _refused(self, method: str, path: str, status: int, content: bytes) -> Refused:
         try:

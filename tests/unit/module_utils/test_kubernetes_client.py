@@ -1,0 +1,62 @@
+"""Which cluster, and with which credentials; no cluster answers here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError, Unreachable
+from ansible_collections.balik.rollback.plugins.module_utils.kubernetes.client import Cluster
+
+from tests.servers.upstream import free_port
+
+
+def kubeconfig(tmp_path: Path, user: dict[str, Any]) -> str:
+    """A file whose cluster nobody serves."""
+    file = tmp_path / "kubeconfig"
+    named = {
+        "clusters": [{"name": "prod", "cluster": {"server": f"http://127.0.0.1:{free_port()}"}}],
+        "users": [{"name": "prod", "user": user}],
+        "contexts": [{"name": "prod", "context": {"cluster": "prod", "user": "prod"}}],
+    }
+    file.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Config", "current-context": "prod", **named}))
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("token", "holds"),
+    [
+        ("s3cret\n", "a line break"),
+        ("s3\r\ncret", "a line break"),
+        ("s3cret\N{EM DASH}", "a character outside printable ASCII"),
+        ("s3cret\N{LATIN SMALL LETTER E WITH ACUTE}", "a character outside printable ASCII"),
+        ("s3\tcret", "a character outside printable ASCII"),
+    ],
+)
+def test_a_token_that_no_header_may_hold_is_refused_and_not_quoted(tmp_path: Path, token: str, holds: str) -> None:
+    file = kubeconfig(tmp_path, {"token": token})
+    with pytest.raises(BalikError) as caught:
+        Cluster.connect(file).get("/version")
+    said = str(caught.value)
+    assert "The token for context prod" in said
+    assert f"kubeconfig {file}" in said
+    assert f"holds {holds}" in said
+    assert "cret" not in said
+    assert caught.value.__context__ is None
+
+
+def test_so_is_one_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("K8S_AUTH_HOST", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("K8S_AUTH_API_KEY", "s3cret\n")
+    monkeypatch.delenv("K8S_AUTH_KUBECONFIG", raising=False)
+    monkeypatch.delenv("K8S_AUTH_CONTEXT", raising=False)
+    with pytest.raises(BalikError, match=r"\(K8S_AUTH_API_KEY\): holds a line break") as caught:
+        Cluster.connect().get("/version")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_token_that_a_header_may_hold_is_sent(tmp_path: Path) -> None:
+    with pytest.raises(Unreachable, match="does not answer"):
+        Cluster.connect(kubeconfig(tmp_path, {"token": "s3cret"})).get("/version")
