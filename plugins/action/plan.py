@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -96,6 +97,7 @@ class ActionModule(RollbackAction):
             variables = self.variables_of(host)
             for problem in settings.problems(self.task_vars["hostvars"][host], variables):
                 problems.setdefault(problem, []).append(host)
+                variables.get(re.split(r"[.\[]", problem[0])[0])  # which notes where it stands
                 places.setdefault(problem, variables.place(problem[0]))
         return [
             BalikError(

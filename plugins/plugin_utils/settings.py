@@ -10,6 +10,8 @@ from typing import Any
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
+from ..module_utils.errors import BalikError
+from ..module_utils.units import parse_duration
 from .action import read_defaults, read_specs
 from .variables import Variables
 
@@ -17,6 +19,9 @@ from .variables import Variables
 FROM_WRAPPER = ("rollback_step_saved", "rollback_run_id")
 #: Read by the wrapper, whatever the role's specs say.
 FOR_WRAPPER = ("hosts", "limit")
+#: Durations whose default is a template; all others are known by a default such as 30s.
+DURATIONS = ("maintenance_page_within",)
+HIGHEST_PORT = 65535
 #: What selects something for image-revert, by backend.
 SELECTIONS = {
     "docker": ("containers", "labels"),
@@ -45,7 +50,10 @@ class StepSettings:
         self.options = {
             name: _without_text(option) for name, option in every.items() if name in needed and name not in FROM_WRAPPER
         }
+        limit = self.prefix + "limit"
+        self.options.setdefault(limit, {"type": "raw"})
         self.defaults = read_defaults(role)
+        self._durations = {limit, *DURATIONS, *(name for name, value in self.defaults.items() if _is_duration(value))}
         self.known = {*every, *self.defaults, *(self.prefix + name for name in FOR_WRAPPER)}
 
     def problems(self, hostvars: Any, variables: Variables) -> Iterator[Problem]:
@@ -76,8 +84,15 @@ class StepSettings:
         if option.get("required") and value in ("", [], {}):
             yield name, f"found {value!r}; expected a value"
             return
-        for message in ArgumentSpecValidator({name: option}).validate({name: value}).error_messages:
+        messages = ArgumentSpecValidator({name: option}).validate({name: value}).error_messages
+        for message in messages:
             yield name, message
+        if value is None or messages:
+            return
+        if name in self._durations:
+            yield from _no_duration(name, value)
+        if name.endswith("_port") and option.get("type") == "int" and not 0 <= int(value) <= HIGHEST_PORT:
+            yield name, f"found {value!r}; expected a port, at most {HIGHEST_PORT}"
 
     def _selection(self, variables: Variables) -> Iterator[Problem]:
         """A step that would select nothing, or goes back to no image: a spec takes an empty value for a value."""
@@ -85,6 +100,10 @@ class StepSettings:
         def get(name: str) -> Any:
             return variables.get(self.prefix + name, self.defaults.get(self.prefix + name))
 
+        for name in ("containers", "workloads"):
+            for number, item in enumerate(get(name) if isinstance(get(name), list) else ()):
+                if isinstance(item, dict) and item.get("limit"):
+                    yield from _no_duration(f"{self.prefix}{name}[{number}].limit", item["limit"])
         backend = str(get("backend"))
         names = [name for name in SELECTIONS.get(backend, ()) if get(name)]
         if not names:
@@ -100,6 +119,18 @@ class StepSettings:
                     if isinstance(item, dict) and not item.get("image") and not item.get("containers"):
                         where = f"{self.prefix}{name}[{number}]"
                         yield where, f"found no image; expected one here, or in {self.prefix}image for all"
+
+
+def _no_duration(name: str, value: Any) -> Iterator[Problem]:
+    try:
+        parse_duration(value, name)
+    except BalikError as problem:
+        yield name, f"{problem.found}; expected {problem.expected}"
+
+
+def _is_duration(value: Any) -> bool:
+    """Whether a role's default is one with a unit: a plain number may count anything."""
+    return isinstance(value, str) and value[-1:].isalpha() and not any(_no_duration("", value))
 
 
 def _without_text(option: dict[str, Any]) -> dict[str, Any]:

@@ -507,6 +507,46 @@ def test_a_call_and_settings_that_cannot_be_right_are_refused_before_anything(pr
     assert product.outcome()["run"] is None
 
 
+def test_durations_and_ports_of_steps_are_read_with_the_plan(product: Product) -> None:
+    product.write(
+        rollback_hold=["hold-it", "maintenance-page"],
+        rollback_verify=["smoke-test"],
+        rollback_restore=["traffic-restore"],
+        rollback_remedies={
+            "all": {"covers": ["backend"], "takes": "1m", "revert": ["image-revert", "db-restore"]},
+        },
+        hold_it_limit="a while",
+        maintenance_page_within="{{ flow_within }}",
+        flow_within="quick",
+        maintenance_page_retry_after="soon",
+        image_revert_limit="never",
+        image_revert_steady="{{ 5 }}s",
+        image_revert_containers=[{"name": "app", "image": "app:1", "limit": "long"}],
+        smoke_test_limit="-5s",
+        db_restore_login_port=99999999,
+        db_restore_lock_limit=90,
+    )
+    refused = product.play(*BREAK_GLASS)
+    assert refused.returncode != 0
+    lines = product.plan_file.read_text().splitlines()
+    for name, written, found in (
+        ("hold_it_limit", "hold_it_limit:", "'a while'"),
+        ("maintenance_page_within", "maintenance_page_within:", "'quick'"),
+        ("maintenance_page_retry_after", "maintenance_page_retry_after:", "'soon'"),
+        ("image_revert_limit", "image_revert_limit:", "'never'"),
+        ("image_revert_containers[0].limit", "limit: long", "'long'"),
+        ("smoke_test_limit", "smoke_test_limit:", "'-5s'"),
+        ("db_restore_login_port", "db_restore_login_port:", "99999999"),
+    ):
+        number = 1 + next(n for n, line in enumerate(lines) if line.strip().startswith(written))
+        expected = "a port, at most 65535" if "port" in name else "a duration such as 30s"
+        wanted = f"plan.yml:{number}: {name}: found {found}; expected {expected}"
+        assert wanted in refused.stdout, f"{wanted}\n{refused.stdout}"
+    for name in ("image_revert_steady", "db_restore_lock_limit"):
+        assert name not in refused.stdout, refused.stdout
+    assert (product.lines(), product.entries()) == (ALL_OFF, [])
+
+
 def test_a_product_that_is_no_name_makes_no_folder_elsewhere(product: Product) -> None:
     product.write(rollback_product="../elsewhere")
     refused = product.play(*BREAK_GLASS)
