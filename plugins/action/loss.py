@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
 from ..module_utils.errors import BalikError
@@ -58,7 +59,7 @@ class ActionModule(RollbackAction):
                 lines = lost["says"]
                 found[host] = dict(lost)
             else:
-                reason = result.get("msg") or "the host did not answer"
+                reason = _why_not(result)
                 lines = [f"what {STEP} would lose is UNKNOWN: {reason}"]
                 found[host] = {"says": lines, "reason": reason}
             says += [f"{host}: {lines[0]}", *lines[1:]]
@@ -98,7 +99,7 @@ class ActionModule(RollbackAction):
                 kept[host] = exported
                 lines = result["says"]
             else:
-                failed[host] = str(result.get("msg") or "the host did not answer")
+                failed[host] = _why_not(result)
                 lines = [f"what was lost is NOT exported yet: {failed[host]}"]
             says += [f"{host}: {lines[0]}", *lines[1:]]
         for line in says:
@@ -121,13 +122,24 @@ class ActionModule(RollbackAction):
         return {host: dict(result) for host, result in found.items() if result and not result.get("skipped")}
 
 
+def _why_not(result: dict[str, Any]) -> str:
+    """Why a module gave nothing back."""
+    if result.get("msg"):
+        return str(result["msg"])
+    if result.get("unreachable"):
+        return "the host did not answer"
+    # Not its text, which may quote a row.
+    error = re.search(r"^([\w.]+)(?::|$)", (str(result.get("exception") or "").strip().splitlines() or [""])[-1])
+    return f"the module broke{f' with {error[1]}' if error else ''}; its own output stands above"
+
+
 def _down(result: dict[str, Any]) -> dict[str, Any]:
     """What going down would destroy: ``says``, ``migrations`` (name → rows by object), ``refused`` (why, or empty)."""
     evidence = result.get("evidence")
     if evidence:
         migrations = {each["name"]: each["lost"] for each in evidence["migrations"]}
         return {"says": [f"{DOWN}: {result['says']}"], "migrations": migrations, "refused": ""}
-    reason = str(result.get("msg") or "the host did not answer")
+    reason = _why_not(result)
     if result.get("unreachable") or result.get("timedout"):
         return {"says": [f"what {DOWN} would destroy is UNKNOWN: {reason}"], "migrations": {}, "refused": ""}
     first, *more = reason.splitlines()

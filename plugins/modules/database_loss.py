@@ -163,7 +163,7 @@ def brought(options: dict[str, Any], dry: bool) -> str:
     :raises BalikError: it cannot be had, or is not what its manifest says.
     """
     place, name = place_of(options["backup"], Options(options["ssh_options"], options["s3"] or {}))
-    deadline = Deadline(parse_duration(options["limit"], "rollback_loss.limit"))
+    deadline = Deadline(parse_duration(options["limit"], "rollback_loss.limit"), setting="rollback_loss: {limit: …}")
     found = fetch(place, name, options["golive"], Path(options["folder"]), deadline, dry=dry)
     if dry and found.changed:
         raise BalikError("the backup", found.says)

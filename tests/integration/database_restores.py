@@ -27,6 +27,53 @@ BESIDE = f"{DATABASE}__restore_{RUN}"
 FORMATS = {"plain": "s.sql", "gz": "s.sql.gz", "zst": "s.sql.zst", "custom": "s.dump", "directory": "s.dir"}
 LIMIT = 20.0
 
+#: As pg_dump wrote before 2018: names without their schema, which stands before them.
+OLD_STYLE = """--
+-- PostgreSQL database dump
+--
+
+-- Dumped from database version 9.6.6
+
+SET client_encoding = 'UTF8';
+CREATE SCHEMA other;
+SET search_path = public, pg_catalog;
+--
+-- Name: documents; Type: TABLE; Schema: public; Owner: postgres
+--
+
+CREATE TABLE documents (id integer NOT NULL, title text);
+SET search_path = other, pg_catalog;
+--
+-- Name: documents; Type: TABLE; Schema: other; Owner: postgres
+--
+
+CREATE TABLE documents (id integer NOT NULL, title text);
+SET search_path = public, pg_catalog;
+
+--
+-- Data for Name: documents; Type: TABLE DATA; Schema: public; Owner: postgres
+--
+
+COPY documents (id, title) FROM stdin;
+1\tone
+\\.
+
+SET search_path = other, pg_catalog;
+
+--
+-- Data for Name: documents; Type: TABLE DATA; Schema: other; Owner: postgres
+--
+
+COPY documents (id, title) FROM stdin;
+11\televen
+12\ttwelve
+\\.
+
+--
+-- PostgreSQL database dump complete
+--
+"""
+
 
 def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'

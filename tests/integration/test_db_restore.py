@@ -29,6 +29,7 @@ from tests.integration.database_restores import (
     FORMATS,
     KEPT,
     LIMIT,
+    OLD_STYLE,
     OWNER,
     RUN,
     cut,
@@ -86,6 +87,14 @@ def test_a_large_tables_rows_are_dealt_out_among_sessions(live, dumps, tmp_path,
     done = restore(task(live, tmp_path, dumps / FORMATS[kind], jobs=3))["evidence"]
     assert (done["rows"], done["tables_compared"], done["amcheck"]) == (4000, 2, "sound")
     assert int(live.psql("SELECT count(DISTINCT xmin::text) FROM documents", DATABASE)) == 3
+
+
+def test_a_dump_that_changes_its_schema_on_its_way_is_restored(live, tmp_path):
+    path = tmp_path / "old.sql"
+    path.write_text(OLD_STYLE)
+    checks = [{"query": "SELECT string_agg(title, ' ' ORDER BY id) FROM other.documents", "expect": "eleven twelve"}]
+    job = task(live, tmp_path, path, checks=checks, accept=["another product", "extension citext"], jobs=2)
+    assert restore(job)["evidence"]["tables_compared"] == 2
 
 
 def test_what_no_dump_holds_is_carried_over(live, dumps, tmp_path):

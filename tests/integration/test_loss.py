@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.loss.export import 
 from ansible_collections.balik.rollback.plugins.module_utils.loss.psql import reach
 from ansible_collections.balik.rollback.plugins.module_utils.loss.statement import Asked, compared, statement
 
+from tests.integration.database_restores import OLD_STYLE
 from tests.servers.postgresql import Server, postgresql
 
 DATABASE = "Toko 'Hukum'"
@@ -379,6 +381,109 @@ def test_a_dump_in_another_encoding_keeps_its_names_and_letters(server, tmp_path
         assert counts(found) == {"public.données": ("key", 0, 1, 0)}
     finally:
         server.psql("DROP DATABASE old WITH (FORCE)")
+
+
+def test_a_column_that_an_index_only_includes_is_no_part_of_the_key(small, tmp_path):
+    then = "CREATE TABLE a (id int, note text, v text, PRIMARY KEY (id) INCLUDE (note)); INSERT INTO a SELECT n,"
+    then += " CASE WHEN n % 2 = 0 THEN 'x' END, 'v' FROM generate_series(1, 100) n"
+    wanted = small(then, "UPDATE a SET v = 'x' WHERE id = 1")
+    assert counts(statement(wanted)) == {"public.a": ("key", 0, 1, 0)}
+    assert read(tmp_path / f"small-{RUN}.lost", export(wanted, str(tmp_path)), "public.a", "changed")[0]["v"] == "x"
+
+
+def test_a_value_as_long_as_a_legal_document_is_exported(small, tmp_path):
+    wanted = small(
+        "CREATE TABLE a (id int PRIMARY KEY, body text); INSERT INTO a VALUES (1, 'lama')",
+        "UPDATE a SET body = repeat('surat ', 100000) WHERE id = 1",
+    )
+    done = export(wanted, str(tmp_path))
+    assert len(read(Path(done["folder"]), done, "public.a", "changed")[0]["body"]) == 600_000
+
+
+def test_writes_into_partitions_are_their_tables(small):
+    then = (
+        "CREATE TABLE ev (id int, day date, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);"
+        "CREATE TABLE ev1 PARTITION OF ev FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')"
+    )
+    wanted = small(then, "INSERT INTO ev SELECT n, '2026-01-05' FROM generate_series(1, 500) n", exact="never")
+    os.utime(wanted.backup)  # the counters begin before it
+    time.sleep(1.1)  # which the server hears of at the sessions' end
+    (found,) = statement(wanted)["tables"]
+    assert (found["table"], found["how"], found["inserted"]) == ("public.ev", "statistics", 500), found
+
+
+def test_a_dump_that_changes_its_schema_on_its_way_is_read_so(server, small):
+    """As pg_dump wrote them before 2018."""
+    wanted = small("SELECT 1", "SELECT 1")
+    Path(wanted.backup).write_text(OLD_STYLE)
+    for schema, rows in {"public": "(1, 'one')", "other": "(11, 'eleven'), (12, 'dua belas')"}.items():
+        server.psql(f"CREATE SCHEMA IF NOT EXISTS {schema}", "small")
+        server.psql(f"CREATE TABLE {schema}.documents (id integer NOT NULL, title text)", "small")
+        server.psql(f"INSERT INTO {schema}.documents VALUES {rows}", "small")
+    found = statement(wanted)
+    assert (found["exact"], counts(found)) == (True, {"other.documents": ("rows", 1, None, 1)}), found["reason"]
+
+
+@pytest.mark.parametrize("form", ["--inserts", "--column-inserts"])
+def test_a_value_that_looks_like_pg_dumps_comment_does_not_end_the_rows(small, tmp_path, server, form):
+    value = "see:\n--\n-- Name: x; Type: INDEX; Schema: public; Owner: me\n--\n"
+    wanted = small(
+        f"CREATE TABLE a (id int PRIMARY KEY, t text); INSERT INTO a VALUES (1, '{value}'), (2, 'b')", "SELECT 1"
+    )
+    with Path(wanted.backup).open("w") as file:
+        subprocess.run([server.bin / "pg_dump", "-d", server.dsn("small"), form], stdout=file, check=True, timeout=60)
+    found = statement(wanted)
+    assert not found["exact"] and "has rows behind the first index" in found["reason"], found["says"]
+    assert "see:" not in str(found)
+
+
+def test_columns_of_times_that_are_none_are_named(small):
+    named = {"public.a": {"created": "nope", "updated": "id"}, "public.b": {"created": "x"}}
+    says = statement(small("CREATE TABLE a (id int PRIMARY KEY)", "INSERT INTO a VALUES (1)", times=named))["says"]
+    assert "  rollback_loss.times: public.a: created: nope is no column of public.a" in says
+    assert "  rollback_loss.times: public.a: updated: id is integer, and no time" in says
+    assert "  rollback_loss.times: there is no table public.b" in says
+
+
+def test_a_role_that_may_not_see_the_disk_is_told_so(server, small):
+    wanted = small("CREATE ROLE keeper LOGIN CREATEDB; CREATE TABLE a (id int PRIMARY KEY)", "SELECT 1", exact="auto")
+    try:
+        server.psql("GRANT SELECT ON a TO keeper", "small")
+        found = statement(replace(wanted, access=Access(server.host, server.port, "keeper")))
+        assert "its free space cannot be seen from here" in found["reason"], found["reason"]
+        assert "rollback_loss: {exact: always}" in found["reason"]
+    finally:
+        server.psql("DROP DATABASE small WITH (FORCE); ")
+        server.psql("DROP ROLE keeper")
+
+
+def test_the_copy_is_on_the_disk_that_was_looked_at(server, tmp_path):
+    folder = server.folder / "big"
+    folder.mkdir(exist_ok=True)
+    shutil.chown(folder, "postgres", "postgres")
+    server.psql(f"CREATE TABLESPACE big LOCATION '{folder}'")
+    server.psql("CREATE DATABASE small TABLESPACE big")
+    try:
+        server.psql("CREATE TABLE a (id int PRIMARY KEY)", "small")
+        path = tmp_path / "small.sql"
+        subprocess.run([server.bin / "pg_dump", "-d", server.dsn("small"), "-f", path], check=True, timeout=60)
+        with compared(replace(asked(server, path), database="small")):
+            where = "SELECT string_agg(spcname, ' ') FROM pg_database d JOIN pg_tablespace t ON t.oid = dattablespace"
+            assert server.psql(f"{where} WHERE datname LIKE 'small%'") == "big big"
+    finally:
+        server.psql("DROP DATABASE small WITH (FORCE)")
+        server.psql("DROP TABLESPACE big")
+
+
+def test_somebody_elses_database_of_that_name_stays(server, small):
+    wanted = small("CREATE TABLE a (id int PRIMARY KEY)", "SELECT 1")
+    server.psql(f'CREATE DATABASE "small__loss_{RUN}"')
+    try:
+        found = statement(wanted)
+        assert (found["exact"], "already exists" in found["reason"]) == (False, True), found["reason"]
+        assert f"small__loss_{RUN}" in databases(server)
+    finally:
+        server.psql(f'DROP DATABASE "small__loss_{RUN}"')
 
 
 def test_counters_that_a_crash_threw_away_prove_nothing(tmp_path):

@@ -21,7 +21,7 @@ from ..database import backup
 from ..database.access import Access, Deadline, Programs, complaint, limited, run, too_long
 from ..database.space import human
 from ..errors import BalikError
-from ..loss.compare import tables
+from ..loss.compare import counters, tables
 from ..loss.psql import Psql, literal, reach
 from ..units import iso, parse_time, utc_now
 from .choosing import ENDINGS, fill, zone_of
@@ -30,10 +30,6 @@ from .places import Place, private, taken
 
 TOOL = "balik 0.1.0"
 _PACKERS = {".gz": ["gzip", "-c", "-6"], ".zst": ["zstd", "-c", "-q", "-3"], ".zstd": ["zstd", "-c", "-q", "-3"]}
-_STATISTICS = """
-SELECT schemaname AS schema, relname AS relation, n_tup_ins AS inserted, n_tup_upd AS changed, n_tup_del AS deleted
-FROM pg_stat_user_tables
-"""
 _ABOUT = """
 SELECT current_setting('server_version') AS version, pg_database_size(current_database()) AS size,
   (SELECT to_char(stats_reset, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') FROM pg_stat_database
@@ -125,7 +121,7 @@ def _room(final: Path, size: int) -> None:
 
 def _dumped(wanted: Wanted, database: Psql, final: Path, part: Path, deadline: Deadline) -> dict[str, Any]:
     programs = Programs(Path(database.programs), 0)
-    before = {f"{row['schema']}.{row['relation']}": row for row in database.rows(_STATISTICS)}
+    before = counters(database)
     with database.steady() as now, ThreadPoolExecutor(1) as counter:
         moment = utc_now()
         counted = counter.submit(_counted, now)
@@ -134,7 +130,6 @@ def _dumped(wanted: Wanted, database: Psql, final: Path, part: Path, deadline: D
     kind = backup.kind_of(part)
     backup.glance(part, kind, programs, deadline)
     told = subprocess.run([programs["pg_dump"], "--version"], capture_output=True, text=True, check=True, timeout=30)
-    counters = ("inserted", "changed", "deleted")
     return {
         "format": FORMAT,
         "tool": TOOL,
@@ -144,10 +139,7 @@ def _dumped(wanted: Wanted, database: Psql, final: Path, part: Path, deadline: D
         "database": wanted.database,
         "taken": iso(moment),
         "finished": iso(utc_now()),
-        "tables": {
-            title: {"rows": count, **{key: before[title][key] for key in counters if title in before}}
-            for title, count in rows.items()
-        },
+        "tables": {title: {"rows": count, **before.get(title, {})} for title, count in rows.items()},
         **sums(part),
     }
 

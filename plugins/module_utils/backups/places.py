@@ -93,6 +93,12 @@ def place_of(address: str, options: Options | None = None) -> tuple[Place, str]:
     :raises BalikError: it is none of these.
     """
     options = options or Options()
+    if not address.strip():
+        raise BalikError(
+            "where the backup is (db_restore_backup)",
+            "not set",
+            "/folder/name, ssh://user@host/folder/name or s3://bucket/name",
+        )
     if "://" not in address:
         path = Path(address)
         return Local(path.parent), path.name

@@ -44,10 +44,13 @@ class Deadline:
     """The moment at which the whole work has to be done.
 
     :param limit: seconds from now.
+    :param setting: what the plan calls it.
     """
 
-    def __init__(self, limit: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.limit, self._clock, self._end = limit, clock, clock() + limit
+    def __init__(
+        self, limit: float, clock: Callable[[], float] = time.monotonic, setting: str = "db_restore_limit"
+    ) -> None:
+        self.limit, self.setting, self._clock, self._end = limit, setting, clock, clock() + limit
 
     def left(self) -> float:
         """Seconds that are left, never below zero."""
@@ -238,5 +241,5 @@ def run(command: Sequence[str], environment: Mapping[str, str], deadline: Deadli
 def too_long(what: str, deadline: Deadline) -> BalikError:
     """The error for a deadline that is over."""
     return BalikError(
-        what, f"not done within {format_duration(deadline.limit)}", do="Raise db_restore_limit if that is too short."
+        what, f"not done within {format_duration(deadline.limit)}", do=f"Raise {deadline.setting} if that is too short."
     )

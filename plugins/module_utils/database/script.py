@@ -25,7 +25,9 @@ _NOTABLE = re.compile(
     rb"|-- (?P<header>PostgreSQL database (?:cluster )?dump)(?P<complete> complete)?$"
     rb"|-- Dumped from database version (?P<from>\d+)"
     rb"|SET client_encoding = '(?P<encoding>[^']+)'"
+    rb"|SET search_path = (?P<path>" + _NAME + rb"), pg_catalog;$"
 )
+_WITHOUT_SCHEMA = re.compile(rb'"(?:[^"]|"")+"|[^\s".]+')
 _FIRST = frozenset(b"\\-CDAGRIS")
 # pg_dump never writes these; a server that is told to by a superuser runs programs and reads and writes its files.
 _OUTSIDE = re.compile(
@@ -50,7 +52,7 @@ _OTHERS = {
 class Block:
     """The rows of one ``COPY … FROM stdin``.
 
-    :param table: as it is written: schema and name, quoted where they must be.
+    :param table: schema and name, quoted where they must be.
     :param columns: as they are written, in parentheses; empty for all.
     :param rows: how many.
     :param digest: SHA-256 of the rows' text in hex; empty when it was not asked for.
@@ -125,6 +127,7 @@ class Reader:
         self._tail: list[bytes] = []
         self._line = 0
         self._open = False  # within the rows of the last block
+        self._schema = b""  # of names without one, in dumps made before 2018
         self._digest: Any = None
         self._begun = self._whole = False
         self._start = b""
@@ -242,6 +245,8 @@ class Reader:
                 notable = _NOTABLE.match(line)
                 if notable and notable["restrict"]:
                     restricts.append(start)
+                elif notable and notable["path"]:
+                    self._schema = notable["path"]
                 elif notable:
                     self._note(notable)
             start += len(line) + 1
@@ -255,8 +260,10 @@ class Reader:
         return end
 
     def _begin(self, line: bytes) -> None:
-        target = line[5:].removesuffix(b" FROM stdin;").decode("utf-8", "replace")
-        table, _, columns = target.partition(" (")
+        target = line[5:].removesuffix(b" FROM stdin;")
+        if self._schema and _WITHOUT_SCHEMA.fullmatch(target.partition(b" (")[0]):
+            target = self._schema + b"." + target
+        table, _, columns = target.decode("utf-8", "replace").partition(" (")
         self.contents.blocks.append(Block(table, f"({columns}" if columns else "", statement=line + b"\n"))
         self.contents.holds_data = self._open = True
         self._digest = hashlib.sha256() if self._digests else None

@@ -25,14 +25,19 @@ from .script import CHUNK, Block, Contents
 _FLAGS = ("-X", "-w", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse")
 _RESTRICT = re.compile(rb"^\\(?:un)?restrict ", re.M)
 _STATEMENT = re.compile(rb"^(?!--|$)", re.M)
-# What a dump sets for itself stands before its first entry; its rows are read with the same.
-_HEAD = re.compile(rb"\A.*?(?=^-- Name: |\Z)", re.M | re.S)
-_SETTING = re.compile(rb"^(?:SET |SELECT pg_catalog\.set_config\()[^\n]*;\n", re.M)
 #: Bytes of a table's rows that one session gets before others help it.
 _SHARED_FROM = 8 * CHUNK
 #: Pieces of rows that wait for a session.
 _WAITING = 4
-_READY = b"balik: ready"
+_READY = b"balik: ready "
+_ASK = b"SELECT '" + _READY + b"';\n"
+# What the script has set by now, as statements; the encoding first, since the others are written in it.
+_APART = b"\x1f"
+_ASK_SETTINGS = (
+    b"SELECT '" + _READY + b"' || coalesce(string_agg(pg_catalog.format('SELECT pg_catalog.set_config(%L, %L, false);',"
+    b" name, pg_catalog.translate(setting, E'\\n', ' ')), E'\\x1f' ORDER BY name <> 'client_encoding', name), '')"
+    b" FROM pg_catalog.pg_settings WHERE source = 'session';\n"
+)
 
 
 @contextmanager
@@ -83,7 +88,7 @@ class _Session:
         assert self._psql.stdin
         _widen(self._psql.stdin.fileno())
         self._queue: Queue[bytes | None] = Queue(_WAITING)
-        self._answers: Queue[bool] = Queue()
+        self._answers: Queue[bytes | None] = Queue()
         self.broken = False
         self._threads = [threading.Thread(target=each, daemon=True) for each in (self._write, self._read)]
         stack.callback(self._end_threads)
@@ -100,9 +105,9 @@ class _Session:
         """How many pieces it has not got yet."""
         return self._queue.qsize()
 
-    def settle(self) -> bool:
-        """Waits until all that was given is done; whether it was."""
-        self.give(b"SELECT '" + _READY + b"';\n")
+    def settle(self, ask: bytes = _ASK) -> bytes | None:
+        """Waits until all that was given is done, and for an answer; None where psql ended instead."""
+        self.give(ask)
         return self._answers.get()
 
     def finish(self) -> tuple[int, bool, str]:
@@ -133,12 +138,12 @@ class _Session:
     def _read(self) -> None:
         assert self._psql.stdout
         for line in self._psql.stdout:
-            if line.rstrip() == _READY:
-                self._answers.put(True)
+            if line.startswith(_READY):
+                self._answers.put(line[len(_READY) :].strip())
             elif re.fullmatch(rb"COPY \d+\n", line):
                 self.counts.append(int(line[5:]))
         self._psql.stdout.close()
-        self._answers.put(False)
+        self._answers.put(None)
 
 
 class Dealer:
@@ -147,7 +152,7 @@ class Dealer:
     def __init__(self, first: _Session, others: Sequence[_Session], what: str, do: str) -> None:
         self._first, self._others, self._what, self._do = first, others, what, do
         self._before_rows = b""
-        self._begun = False
+        self._settings = b""
         self._busy: set[_Session] = set()  # with what the others must not overtake
         self._taking: list[_Session] = []  # rows of the block that is open
         self._dealt = 0
@@ -170,12 +175,8 @@ class Dealer:
         if not _STATEMENT.search(text):
             self._first.give(text)  # comments, if they are not within a statement: nobody waits for them
             return
-        if not self._begun:
-            self._begun = True
-            head = _HEAD.match(text)
-            for each in self._others:
-                each.give(b"".join(_SETTING.findall(head[0] if head else b"")))
-        self._wait_for(self._others)  # a statement may count on rows that stand before it
+        for each in self._others:
+            self._wait_for(each)  # a statement may count on rows that stand before it
         self._give(self._first, text)
 
     def rows(self, block: Block, text: bytes) -> None:
@@ -226,7 +227,11 @@ class Dealer:
             self._give(self._first, self._before_rows)
             self._theirs += self._before_rows.count(b"\n")
             self._before_rows = b""
-        self._wait_for([self._first])
+        settings = self._wait_for(self._first, _ASK_SETTINGS)
+        if settings is not None and settings != self._settings:
+            self._settings = settings
+            for each in self._others:  # rows are read with what the script has set before them
+                each.give(settings.replace(_APART, b"\n") + b"\n")
         self._dealt = 0
         self._take(min(self._others, key=lambda each: each.waiting), block)
 
@@ -241,13 +246,16 @@ class Dealer:
         session.give(text)
         self._busy.add(session)
 
-    def _wait_for(self, others: Sequence[_Session]) -> None:
-        for each in others:
-            if each in self._busy:
-                if not each.settle():
-                    self._end(each)
-                self._busy.remove(each)
-                self._theirs += each is self._first  # the line that asks for its answer
+    def _wait_for(self, session: _Session, ask: bytes = _ASK) -> bytes | None:
+        """The answer; None where it has nothing to do."""
+        if session not in self._busy:
+            return None
+        answer = session.settle(ask)
+        if answer is None:
+            self._end(session)
+        self._busy.remove(session)
+        self._theirs += session is self._first  # the line that asks for its answer
+        return answer
 
     def _end(self, session: _Session) -> None:
         code, over, said = session.finish()

@@ -61,7 +61,8 @@ SELECT n.nspname AS schema, c.relname AS relation, c.oid, c.relkind AS kind,
     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
   (SELECT json_agg(a.attname ORDER BY k.place) FROM (
-      SELECT i.indkey FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
+      SELECT i.indkey[:i.indnkeyatts - 1] AS indkey FROM pg_index i
+      WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
         AND i.indexprs IS NULL AND NOT EXISTS (
           SELECT FROM unnest(i.indkey[:i.indnkeyatts - 1]) u JOIN pg_attribute b ON b.attrelid = c.oid AND b.attnum = u
           WHERE NOT b.attnotnull)
@@ -74,6 +75,13 @@ WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> '
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.classid = 'pg_class'::regclass
     AND d.deptype = 'e')
 ORDER BY 1, 2
+"""
+# A partition's writes are its table's.
+_COUNTERS = """
+SELECT n.nspname || '.' || c.relname AS title, sum(s.n_tup_ins)::int8 AS inserted, sum(s.n_tup_upd)::int8 AS changed,
+  sum(s.n_tup_del)::int8 AS deleted
+FROM pg_stat_user_tables s JOIN pg_class c ON c.oid = coalesce(pg_partition_root(s.relid), s.relid)
+JOIN pg_namespace n ON n.oid = c.relnamespace GROUP BY 1
 """
 _SEQUENCES = """
 SELECT schemaname AS schema, sequencename AS sequence, last_value AS value,
@@ -175,6 +183,11 @@ def sequences(database: Psql, only: Iterable[str] = ()) -> dict[str, int | None]
     }
 
 
+def counters(database: Psql) -> dict[str, dict[str, int]]:
+    """How many rows of each table the server has counted as ``inserted``, ``changed`` and ``deleted``, by title."""
+    return {row.pop("title"): row for row in database.rows(_COUNTERS)}
+
+
 def own_zone(database: Psql) -> str:
     """The zone in which a time without one is read: UTC where Prisma writes, else what the database has set."""
     own = replace(database, snapshot="", settings={**database.settings, "TimeZone": ""})
@@ -214,6 +227,26 @@ class Times:
             for patterns in (_CREATED, _WRITTEN)
         )
         return cls(created, updated, zone)
+
+
+def named_times(
+    there: Mapping[str, Table], named: Mapping[str, Mapping[str, str]], only: Sequence[str] = ()
+) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """The plan's columns of times without those that are none, and a sentence about each of these."""
+    fitting, wrong = {}, []
+    for title, columns in named.items():
+        table = there.get(title)
+        if not table:
+            wrong += [] if only else [f"rollback_loss.times: there is no table {title}"]
+            continue
+        fitting[title] = dict(columns)
+        for kind in {"created", "updated"} & set(columns):
+            column = table.columns.get(columns[kind])
+            if not column or column["type"] not in _TIMES:
+                found = f"is {column['full']}, and no time" if column else f"is no column of {title}"
+                wrong.append(f"rollback_loss.times: {title}: {kind}: {columns[kind]} {found}")
+                del fitting[title][kind]
+    return fitting, wrong
 
 
 @dataclass
@@ -365,9 +398,10 @@ class Comparison:
     """
 
     def __init__(self, now: Psql, server: int, named: Mapping[str, Mapping[str, str]], only: Iterable[str]) -> None:
-        self.now, self.server, self.named = now, server, named
+        self.now, self.server = now, server
         self.only = tuple(only)
         self.tables = tables(now, self.only)
+        self.named, self.misnamed = named_times(self.tables, named, self.only)
         self.sequences = sequences(now, self.only)
         self._zone = own_zone(now)
         self._ends = self._key_ends()

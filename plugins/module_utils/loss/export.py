@@ -123,6 +123,10 @@ def _write(asked: Asked, done: Compared, folder: Path, kept: str) -> dict[str, A
     return manifest
 
 
+# A value may be as long as PostgreSQL's longest; Python's own limit is 128 KB.
+csv.field_size_limit(1 << 30)
+
+
 def _entry(place: Path, table: str, kind: str, rows: int, columns: Sequence[str], of: Table) -> dict[str, Any]:
     with place.open(newline="") as file:
         found = sum(1 for _ in csv.reader(file)) - 1

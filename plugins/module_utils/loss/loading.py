@@ -9,8 +9,9 @@ from pathlib import Path
 from ..database import backup
 from ..database.access import Programs
 from ..database.filling import restricted
-from ..database.script import CHUNK, Reader
+from ..database.script import CHUNK, Block, Reader
 from ..database.sessions import Dealer, sessions
+from ..errors import BalikError
 from .psql import Psql
 
 # What pg_dump writes after the last row: all of it would only cost time.
@@ -18,7 +19,8 @@ _POST_DATA = (
     b"CONSTRAINT|FK CONSTRAINT|CHECK CONSTRAINT|INDEX|INDEX ATTACH|STATISTICS|TRIGGER|RULE|POLICY|ROW SECURITY"
     b"|PUBLICATION|PUBLICATION TABLE|PUBLICATION TABLES IN SCHEMA|SUBSCRIPTION|EVENT TRIGGER"
 )
-_AFTER_ROWS = re.compile(rb"^-- (?:Data for )?Name: [^\n]*; Type: (?:" + _POST_DATA + rb")(?:;|$)", re.M)
+_AFTER_ROWS = re.compile(rb"^--\n-- Name: [^\n]*; Type: (?:" + _POST_DATA + rb"); Schema: [^\n]*\n--\n", re.M)
+_INSERT = re.compile(rb"^INSERT INTO ", re.M)
 _OF_ARCHIVES = ("--section=pre-data", "--section=data", "--no-owner", "--no-privileges")
 
 
@@ -49,10 +51,21 @@ class _UntilRowsEnd:
     def __init__(self, dealer: Dealer) -> None:
         self._dealer = dealer
         self._over = False
-        self.rows, self.end = dealer.rows, dealer.end
+        self.end = dealer.end
 
     def sql(self, text: bytes) -> None:
-        after = _AFTER_ROWS.search(text)
+        after = None if self._over else _AFTER_ROWS.search(text)
         if not self._over:
             self._dealer.sql(text[: after.start()] if after else text)
         self._over = self._over or bool(after)
+        if self._over and _INSERT.search(text, after.end() if after else 0):
+            raise self._no_end()
+
+    def rows(self, block: Block, text: bytes) -> None:
+        if self._over:
+            raise self._no_end()
+        self._dealer.rows(block, text)
+
+    @staticmethod
+    def _no_end() -> BalikError:
+        return BalikError("the backup", "has rows behind the first index or constraint", "all rows before them")

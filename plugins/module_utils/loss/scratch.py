@@ -38,7 +38,9 @@ def check_space(server: Psql, database: str) -> str:
     :raises BalikError: the disk is too small, or cannot be seen from here: filling it would stop the live database.
     """
     found = server.one(
-        "SELECT pg_database_size(oid) AS size, current_setting('data_directory', true) AS data,"
+        # Who may not know the folder is told so by an error; a missing one is the answer that is wanted.
+        "SELECT pg_database_size(oid) AS size, CASE WHEN pg_has_role('pg_read_all_settings', 'USAGE')"
+        " THEN current_setting('data_directory', true) END AS data,"
         " pg_tablespace_location(dattablespace) AS place, pg_size_bytes(current_setting('max_wal_size')) AS wal"
         f" FROM pg_database WHERE datname = {literal(database)}"
     )
@@ -74,18 +76,20 @@ def loaded(server: Psql, database: str, run_id: str, path: Path, jobs: int) -> I
     drop_leftovers(server, database)
     beside = scratch_name(database, run_id)
     like = server.one(
-        "SELECT pg_encoding_to_char(encoding) AS encoding, datcollate, datctype"
-        f" FROM pg_database WHERE datname = {literal(database)}"
+        "SELECT pg_encoding_to_char(encoding) AS encoding, datcollate, datctype, spcname AS tablespace"
+        f" FROM pg_database d JOIN pg_tablespace s ON s.oid = d.dattablespace WHERE datname = {literal(database)}"
     )
     mark = marking(run_id, database, **COMPARED)
     creating = (
         f"CREATE DATABASE {name(beside)} TEMPLATE template0 ENCODING {literal(like['encoding'])}"
         f" LC_COLLATE {literal(like['datcollate'])} LC_CTYPE {literal(like['datctype'])}"
     )
+    if like["tablespace"] != "pg_default":  # naming it takes a right that leaving it out does not
+        creating += f" TABLESPACE {name(like['tablespace'])}"
     server = server.to(server.database, writes=True)
+    server.do(creating)
     try:
         server.do(
-            creating,
             f"COMMENT ON DATABASE {name(beside)} IS {literal(mark)}",
             f"REVOKE ALL ON DATABASE {name(beside)} FROM PUBLIC",
         )

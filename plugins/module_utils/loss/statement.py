@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ from .compare import (
     Difference,
     Pair,
     Times,
+    counters,
     in_iso,
+    named_times,
     own_zone,
     refuse_unknown_tables,
     sequences,
@@ -40,10 +42,6 @@ _QUICK = 12.0
 #: How many tables stand in a record's entry; the others are counted.
 _MOST = 200
 
-_STATISTICS = """
-SELECT schemaname AS schema, relname AS relation, n_tup_ins AS inserted, n_tup_upd AS changed, n_tup_del AS deleted
-FROM pg_stat_user_tables ORDER BY 1, 2
-"""
 # Since when the counters count. A crash throws all of them away, which only those of the whole server tell (both of
 # them, while somebody may have reset one). A replica that was promoted, as a later timeline tells, has not counted what
 # it replayed.
@@ -99,6 +97,7 @@ def statement(asked: Asked, may_write: bool = True, unfit: str = "") -> dict[str
     :param may_write: whether a database may be made beside, for the comparison; a check run may not.
     :param unfit: why the backup cannot be compared with at all.
     :return: plain JSON: ``exact``, ``reason`` (why not), ``at``, ``taken`` (the backup's time), ``taken_by``,
+        ``notes`` (what of the plan was not used),
         ``tables`` (:meth:`Difference.as_dict`), ``same`` (how many are as they were), ``sequences``, ``total``,
         ``says``.
     :raises BalikError: the server or the database cannot be reached at all, or a table is not there.
@@ -118,7 +117,8 @@ def statement(asked: Asked, may_write: bool = True, unfit: str = "") -> dict[str
         try:
             with compared(asked) as done:
                 body = _body(done.differences, done.sequences, done.at)
-                return _told({**head, **body, "seconds": _seconds(began, done.seconds)})
+                notes = done.comparison.misnamed
+                return _told({**head, **body, "notes": notes, "seconds": _seconds(began, done.seconds)})
         except BalikError as error:
             if isinstance(error, Refused):
                 raise
@@ -163,7 +163,7 @@ def compared(asked: Asked, closed: bool = False) -> Iterator[Compared]:
     :param closed: the database accepts no connections, and is opened for ours.
     :raises BalikError: it could not be done, and why.
     """
-    deadline = Deadline(asked.limit)
+    deadline = Deadline(asked.limit, setting="rollback_loss: {limit: …}")
     server, major = reach(asked.access, asked.maintenance, deadline, asked.programs)
     if not server.rows(f"SELECT 1 AS one FROM pg_database WHERE datname = {literal(asked.database)}"):
         raise Refused(f"database {asked.database}", f"not on {asked.access.where}", do="Check its name.")
@@ -298,16 +298,17 @@ def _estimate(asked: Asked, taken: datetime | None, reason: str) -> dict[str, An
     there = tables(now, asked.only)
     _refuse(asked.only, there, views(now))
     manifest = read_manifest(Path(asked.backup)) if Path(asked.backup).exists() else None
-    counted = {f"{row['schema']}.{row['relation']}": row for row in now.rows(_STATISTICS)}
+    counted = counters(now)
     since = _counters_since(now)
     found = {title: _by_statistics(title, counted.get(title), since, manifest, taken) for title in there}
-    found.update(_by_times(asked, now, taken))
+    named, notes = named_times(there, asked.times, asked.only)
+    found.update(_by_times(replace(asked, times=named), now, taken))
     objects = 0 if asked.only else now.one("SELECT count(*) AS n FROM pg_largeobject_metadata")["n"]
     if objects:
         note = f"{objects:,} are there, and nothing says which were written since the backup"
         found[LARGE_OBJECTS] = Difference(LARGE_OBJECTS, "unknown", note=note)
     body = _body(list(found.values()), [], utc_now())
-    return {**body, "exact": False, "reason": reason}
+    return {**body, "exact": False, "reason": reason, "notes": notes}
 
 
 def _counters_since(now: Psql) -> datetime | None:
@@ -402,6 +403,7 @@ def lines(found: Mapping[str, Any], most: int = 10) -> Iterator[str]:
         how = f"not exactly known: {found['reason']}" if found["reason"] else "not exactly known for every table"
     if not found["tables"] and found["exact"]:
         yield f"{what} would lose nothing ({how})"
+        yield from (f"  {note}" for note in found.get("notes", ()))
         return
     about = "" if found["exact"] else "at least " if total["at_least"] else "about "
     rows = f"{about}{total['lost']:,} rows" if total["lost"] is not None else "an UNKNOWN number of rows"
@@ -421,6 +423,7 @@ def lines(found: Mapping[str, Any], most: int = 10) -> Iterator[str]:
         yield f"  sequence {each['sequence']} would go back from {each['now']} to {each['then'] or 'unused'}"
     if len(found["sequences"]) > 3:
         yield f"  and {len(found['sequences']) - 3} sequences more would go back"
+    yield from (f"  {note}" for note in found.get("notes", ()))
 
 
 def _of_table(each: Mapping[str, Any]) -> str:

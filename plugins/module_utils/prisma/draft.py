@@ -89,7 +89,7 @@ def write(project: Project, check_mode: bool) -> dict[str, Any]:
     :raises BalikError: the shadow database is not empty or cannot be reached, or Prisma's own words.
     """
     sql.require()
-    migrations = read_folder(str(project.migrations))
+    migrations = read_folder(str(project.migrations), "prisma_draft_project")
     missing = [number for number, one in enumerate(migrations) if one.down is None]
     if not missing:
         return {"changed": False, "says": "each migration has its down.sql", "drafts": [], "diff": {}}

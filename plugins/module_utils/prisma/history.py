@@ -67,13 +67,14 @@ class Row:
 _TIMES = ("started_at", "finished_at", "rolled_back_at")
 
 
-def read_folder(path: str) -> list[Migration]:
+def read_folder(path: str, setting: str = "prisma_down_migrations") -> list[Migration]:
     """The migrations of a folder, in the order of their names, as Prisma takes them.
 
+    :param setting: what the plan calls the folder.
     :raises BalikError: no such folder, none in it, another database's, or files that cannot be read.
     """
     folder = Path(path)
-    what = f"prisma_down_migrations: {path}"
+    what = f"{setting}: {path}"
     try:
         lock = folder / "migration_lock.toml"
         provider = re.search(r'^\s*provider\s*=\s*"(\w+)"', lock.read_text() if lock.exists() else "", re.MULTILINE)
@@ -85,8 +86,6 @@ def read_folder(path: str) -> list[Migration]:
             for name in names
             if (up := _text(folder / name / "migration.sql")) is not None
         ]
-    except UnicodeDecodeError as error:
-        raise BalikError(what, f"a file is not UTF-8 ({error.reason} at byte {error.start})") from None
     except OSError as error:
         raise BalikError(
             what,
@@ -100,7 +99,14 @@ def read_folder(path: str) -> list[Migration]:
 
 def _text(file: Path) -> str | None:
     # Not read_text(), which changes the ends of lines, and with them the checksum.
-    return file.read_bytes().decode() if file.exists() else None
+    content = file.read_bytes() if file.exists() else None
+    try:
+        text = content.decode() if content is not None else None
+    except UnicodeDecodeError as error:
+        raise BalikError(str(file), f"it is not UTF-8 ({error.reason} at byte {error.start})", "SQL in UTF-8") from None
+    if text is not None and "\0" in text:  # where PostgreSQL's parser would see the end of the text
+        raise BalikError(str(file), f"it has a NUL byte, at {text.index(chr(0))}", "SQL in UTF-8", "Write it anew.")
+    return text
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,13 @@ def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
         read_folder(str(tmp_path))
     (tmp_path / "m1").mkdir()
     (tmp_path / "m1" / "migration.sql").write_bytes(b"SELECT '\xff'")
-    with pytest.raises(BalikError, match="not UTF-8"):
+    with pytest.raises(BalikError, match=r"m1/migration\.sql: it is not UTF-8"):
         read_folder(str(tmp_path))
+    (tmp_path / "m1" / "migration.sql").write_bytes(b"SELECT 1")
+    (tmp_path / "m1" / "down.sql").write_bytes(b"ALTER TABLE a DROP COLUMN b;\n\0 DROP TABLE c;")
+    with pytest.raises(BalikError, match=r"m1/down\.sql: it has a NUL byte, at 29"):
+        read_folder(str(tmp_path))
+    (tmp_path / "m1" / "down.sql").unlink()
     (tmp_path / "migration_lock.toml").write_text('# by Prisma\nprovider = "mysql"\n')
     with pytest.raises(BalikError, match="is for mysql"):
         read_folder(str(tmp_path))
