@@ -65,6 +65,10 @@ class ActionModule(RollbackAction):
             "todo": todo,
             "hosts": self.step_hosts(self.step),
             "saved": before.saved if before else {},
+            "run_saved": {
+                host: {name: step.saved[host] for name, step in run.steps.items() if host in step.saved}
+                for host in self._hosts()
+            },
         }
 
     def _confirmed(self) -> dict[str, Any]:

@@ -39,6 +39,13 @@ options:
     description: With O(state=frozen), just these of an earlier thaw's C(before), without a look at the selection.
     type: list
     elements: str
+  recorded:
+    description:
+      - With V(ready_to_thaw), V(thawed) and V(verified_thawed) in Kubernetes, what the record says that the run froze;
+        it is let go too, wherever O(kubernetes) looks by now.
+    type: list
+    elements: str
+    default: []
   kubernetes:
     description: The cluster, and which of its autoscalers.
     type: dict
@@ -97,6 +104,7 @@ OPTIONS = {
     "product": {"type": "str", "required": True},
     "run": {"type": "str", "default": ""},
     "only": {"type": "list", "elements": "str"},
+    "recorded": {"type": "list", "elements": "str", "default": []},
     "kubernetes": {
         "type": "dict",
         "default": {},
@@ -137,7 +145,8 @@ def holder(options: dict, dry: bool) -> aws.AutoScaling | Freezer:
     given = options["kubernetes"]
     labels = ",".join(f"{key}={value}" if value else key for key, value in given["labels"].items())
     cluster = Cluster.connect(given["kubeconfig"], given["context"])
-    return Freezer(cluster, product, run, given["namespaces"], labels, given["names"], given["kinds"], dry)
+    where = given["namespaces"]
+    return Freezer(cluster, product, run, where, labels, given["names"], given["kinds"], dry, options["recorded"])
 
 
 def carry_out(options: dict, dry: bool) -> dict:

@@ -52,4 +52,5 @@ EXAMPLES = r"""
 RETURN = r"""
 todo: {description: "do, confirm or skip.", type: str, returned: looked and confirmed}
 saved: {description: What stood on each host before., type: dict, returned: looked and checked}
+run_saved: {description: "The same of every step of the run, by host and step.", type: dict, returned: looked}
 """

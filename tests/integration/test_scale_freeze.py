@@ -359,6 +359,22 @@ def test_by_name_and_by_label(cluster: Cluster, namespace: str) -> None:
     assert freezer(cluster, namespace, names=["cron"]).thaw()["evidence"]["thawed"] == 2
 
 
+def test_the_record_says_what_to_thaw_wherever_the_plan_looks_by_now(cluster: Cluster, namespace: str) -> None:
+    other = f"{namespace}-b"
+    cluster.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other}}])
+    cluster.apply([hpa("web", namespace), hpa("web", other)])
+    recorded = list(freezer(cluster, namespace, other).ready()["before"]["autoscalers"])
+    freezer(cluster, namespace, other).freeze()
+    edited = freezer(cluster, namespace, wanted=["ScaledObject"], recorded=[*recorded, f"{HPA} {other}/gone"])
+    seen = edited.ready_to_thaw()
+    assert seen["before"]["frozen"] == [f"{HPA} {namespace}/web", f"{HPA} {other}/web"]
+    assert f"{HPA} {other}/gone, which the record names, is not there" in seen["says"]
+    with pytest.raises(BalikError, match=f"{HPA} {other}/web.*still frozen"):
+        edited.verify_thawed()
+    assert edited.thaw()["evidence"]["thawed"] == 2
+    assert other in edited.verify_thawed()["says"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -30,9 +30,31 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield started
 
 
-def frozen(cluster: Cluster) -> bool:
-    metadata = cluster.get("autoscaling/v1", "HorizontalPodAutoscaler", "web", "hub")["metadata"]
+def frozen(cluster: Cluster, namespace: str = "hub") -> bool:
+    metadata = cluster.get("autoscaling/v1", "HorizontalPodAutoscaler", "web", namespace)["metadata"]
     return "balik.dev/frozen" in metadata.get("annotations", {})
+
+
+def test_what_an_edited_plan_no_longer_names_is_thawed_by_the_record(cluster: Cluster, tmp_path: Path) -> None:
+    other = {**AUTOSCALER, "metadata": {"name": "web", "namespace": "desk"}}
+    cluster.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "desk"}}, other])
+    product = Product(
+        tmp_path,
+        rollback_hold=["scale-freeze"],
+        rollback_restore=["scale-thaw", "restore-it"],
+        scale_freeze_kubeconfig=str(cluster.kubeconfig),
+        scale_freeze_namespaces=["hub", "desk"],
+    )
+    (tmp_path / "revert-it" / "break-web-1").touch()
+    assert product.play(*BREAK_GLASS).returncode != 0
+    assert frozen(cluster)
+    assert frozen(cluster, "desk")
+    (tmp_path / "revert-it" / "break-web-1").unlink()
+    product.write(scale_freeze_namespaces=["hub"])
+    done = product.play(*BREAK_GLASS)
+    assert done.returncode == 0, done.stdout
+    assert not frozen(cluster)
+    assert not frozen(cluster, "desk")
 
 
 def test_whatever_fails_it_is_told_that_autoscalers_are_frozen_until_they_are_not(

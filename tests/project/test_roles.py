@@ -15,7 +15,7 @@ ROLES = sorted(path for path in (PROJECT / "roles").iterdir() if path.is_dir())
 STEPS = [role for role in ROLES if not role.name.startswith("rollback-")]
 ENTRY_POINTS = ("check", "main", "verify", "undo")
 #: Set by the wrapper, and no input of a role.
-FROM_WRAPPER = {"rollback_step_saved", "rollback_run_id"}
+FROM_WRAPPER = {"rollback_step_saved", "rollback_run_saved", "rollback_run_id"}
 
 steps = pytest.mark.parametrize("role", STEPS, ids=lambda role: role.name)
 entry_points = pytest.mark.parametrize("entry", ENTRY_POINTS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -61,6 +61,8 @@ class Freezer:
     :param labels: a label selector; empty: all in the namespaces.
     :param names: ``name`` or ``namespace/name``; empty: all that the labels choose.
     :param wanted: kinds to hold still, of :data:`kinds.NAMES`; those that the cluster does not have are left out.
+    :param recorded: what this run's record says it was about to freeze, by ``Kind namespace/name``. A thaw looks for
+        these too, wherever the plan says the autoscalers are by now.
     """
 
     cluster: Cluster
@@ -71,6 +73,7 @@ class Freezer:
     names: Sequence[str] = ()
     wanted: Sequence[str] = kinds.NAMES
     dry: bool = False
+    recorded: Sequence[str] = ()
 
     # Before
 
@@ -89,10 +92,10 @@ class Freezer:
 
     def ready_to_thaw(self) -> Result:
         """Finds what is frozen; ``before`` names it, so that an undo can freeze it again."""
-        self._permitted()
-        frozen = self._frozen()
+        self._with_recorded._permitted()
+        frozen, gone = self._frozen()
         says = f"{_counted(frozen)} can be thawed" if frozen else "no autoscaler is frozen"
-        return {"changed": False, "before": {"frozen": [str(one) for one in frozen]}, "says": says}
+        return {"changed": False, "before": {"frozen": [str(one) for one in frozen]}, "says": says + _told(gone)}
 
     # Freezing
 
@@ -122,7 +125,7 @@ class Freezer:
 
     def thaw(self) -> Result:
         """Gives everything that this product's freeze holds still exactly the settings that it had."""
-        frozen = self._frozen()
+        frozen, gone = self._frozen()
         changed = [one for one in frozen if not one.is_still]
         if not self.dry:
             self._each(frozen, self._thaw, "thawed")
@@ -131,15 +134,16 @@ class Freezer:
             says += f"; the settings of {_listed(changed)} were changed by somebody else meanwhile, and stay"
         return {
             "changed": bool(frozen),
-            "says": says,
+            "says": says + _told(gone),
             "evidence": {"thawed": len(frozen), "changed_meanwhile": [str(one) for one in changed]},
             "diff": _diff(frozen, "frozen", "as before"),
         }
 
     def verify_thawed(self) -> Result:
-        if frozen := self._frozen():
+        frozen, _gone = self._frozen()
+        if frozen:
             raise BalikError(_listed(frozen), "still frozen", "to be let go", "Run scale-thaw again.")
-        where = ", ".join(self.namespaces)
+        where = ", ".join(self._with_recorded.namespaces)
         return {"changed": False, "says": f"no autoscaler of {self.product} is frozen in {where}", "evidence": {}}
 
     # One autoscaler
@@ -307,14 +311,23 @@ class Freezer:
         return [one for one in chosen if str(one) not in owned]
 
     def _named(self, names: set[str]) -> list[Autoscaler]:
-        return [one for one in self._all() if str(one) in names]
+        return [one for one in self._with_recorded._all() if str(one) in names]
 
-    def _frozen(self) -> list[Autoscaler]:
-        """All that this product's freeze holds, whatever labels and names the plan has by now.
+    @cached_property
+    def _with_recorded(self) -> Freezer:
+        """The same one, looking also where the recorded ones are."""
+        parts = [each.replace("/", " ").split(" ") for each in self.recorded]
+        namespaces = dict.fromkeys([*self.namespaces, *(namespace for _, namespace, _ in parts)])
+        wanted = dict.fromkeys([*self.wanted, *(kind for kind, _, _ in parts)])
+        return replace(self, namespaces=tuple(namespaces), wanted=tuple(wanted))
+
+    def _frozen(self) -> tuple[list[Autoscaler], list[str]]:
+        """All that this product's freeze holds, whatever labels and names the plan has by now; and those of the record
+        that are not there any more.
 
         :raises BalikError: a note cannot be read, so that nobody knows what stood there.
         """
-        every = list(self._all())
+        every = list(self._with_recorded._all())
         noted = [one for one in every if NOTE in (one.thing["metadata"].get("annotations") or {})]
         if broken := [one for one in noted if not one.note]:
             raise BalikError(
@@ -323,7 +336,9 @@ class Freezer:
                 "what the freeze wrote",
                 "Put its settings back by hand (the record has them: playbooks/record.yml), and remove the annotation.",
             )
-        return [one for one in noted if one.note and one.note.product == self.product]
+        there = {str(one) for one in every}
+        gone = [name for name in self.recorded if name not in there]
+        return [one for one in noted if one.note and one.note.product == self.product], gone
 
 
 def _minor(version: Json) -> int:
@@ -342,6 +357,10 @@ def _listed(found: Iterable[Autoscaler]) -> str:
 def _short(names: Iterable[str]) -> str:
     names = list(names)
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _told(gone: Sequence[str]) -> str:
+    return f"; {_short(gone)}, which the record names, {'is' if len(gone) == 1 else 'are'} not there" if gone else ""
 
 
 def _diff(found: Sequence[Autoscaler], before: str, after: str) -> dict[str, str]:
