@@ -54,6 +54,15 @@ class ActionModule(RollbackAction):
         self.believe_record()
         if not self.check_mode and (taken := self._lock()):
             self.say(f"took over the lock of {taken.holder}, which had it since {iso(taken.since)}")
+        try:
+            return self._begin()
+        except BalikError:
+            # Nobody closes a run that was never opened: the next call would find the lock of a dead process.
+            if not self.check_mode:
+                self.record.release(self.holder)
+            raise
+
+    def _begin(self) -> dict[str, Any]:
         found = runs.unfinished_run(self.entries())
         if found and (why := self._why_not_resumed(found)):
             self.say(f"run {found.id} is left as it is ({why}); this is a new one")

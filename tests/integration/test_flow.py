@@ -201,6 +201,7 @@ def test_a_run_goes_on_as_it_was_decided_or_not_at_all(product: Product) -> None
     assert refused.returncode != 0
     assert "rollback_remedy: found 'other', and run" in refused.stdout
     assert "add -e rollback_fresh=true" in " ".join(refused.stdout.split())
+    assert locks(product) == []
     assert product.line("verify-it") == "off"
     assert product.play("-e", "rollback_remedy=all").returncode == 0
     assert product.lines() == ALL_ON
@@ -283,6 +284,7 @@ def test_nothing_to_do_is_not_said_while_an_older_run_holds_the_traffic(product:
 
     refused = product.play("-e", "rollback_traffic_back=true")
     assert "this call would go on with it, page and all" in refused.stdout, refused.stdout
+    assert locks(product) == []
 
     fresh = product.play("-e", "rollback_fresh=true")
     assert fresh.returncode != 0
@@ -294,6 +296,11 @@ def test_nothing_to_do_is_not_said_while_an_older_run_holds_the_traffic(product:
     told = product.play("-e", "rollback_traffic_back=true")
     assert told.returncode == 0, told.stdout
     assert product.outcome()["outcome"] == "nothing-to-do"
+
+
+def locks(product: Product) -> list[tuple]:
+    with sqlite3.connect(product.state / "record.sqlite") as connection:
+        return connection.execute("SELECT * FROM balik_locks").fetchall()
 
 
 def record_dump(product: Product) -> list[str]:
