@@ -115,6 +115,7 @@ options:
       replicas: {description: How many pods serve the page., type: int, default: 2}
       limit: {description: How long they may take to become ready., type: str, default: 2m}
       run: {description: The run's name for the note on the routes., type: str, default: ""}
+      product: {description: Whose page it is; what another product has switched stays., type: str, default: ""}
       routes:
         description: The routes to switch.
         type: list
@@ -226,6 +227,7 @@ OPTIONS = {
             "replicas": {"type": "int", "default": 2},
             "limit": {"type": "str", "default": "2m"},
             "run": {"type": "str", "default": ""},
+            "product": {"type": "str", "default": ""},
             "routes": {
                 "type": "list",
                 "elements": "dict",
@@ -265,7 +267,8 @@ def maintenance(options: dict, dry: bool) -> Maintenance:
 
     known = options["kubernetes"]
     chosen = check_routes(known["routes"])
-    routes = Routes(Cluster.connect(known["kubeconfig"], known["context"]), known["name"], known["run"], chosen)
+    cluster = Cluster.connect(known["kubeconfig"], known["context"])
+    routes = Routes(cluster, known["name"], known["run"], chosen, known["product"])
     limit = parse_duration(known["limit"], "maintenance_page_kubernetes_limit")
     return KubernetesMaintenance(options["host"], routes, *common, known["image"], known["replicas"], limit)
 

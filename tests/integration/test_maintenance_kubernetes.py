@@ -187,7 +187,7 @@ def maintenance(
     cluster: Cluster, *routes: Route, user: Path | None = None, image: str = IMAGE, **options: Any
 ) -> KubernetesMaintenance:
     client = Client.connect(str(user or cluster.kubeconfig))
-    balancer = Routes(client, "balik-maintenance", "r1", routes)
+    balancer = Routes(client, "balik-maintenance", "r1", routes, options.pop("product", "hub"))
     options = {"limit": 20.0, **options}
     return KubernetesMaintenance("hub", balancer, Door(""), SECRET, PAGE.health, image=image, **options)
 
@@ -271,6 +271,31 @@ def test_only_the_plans_paths_are_switched(cluster: Cluster, namespace: str) -> 
     assert routes_of(cluster, namespace) == before
 
 
+def test_a_mistyped_path_is_named_with_those_that_there_are(cluster: Cluster, namespace: str) -> None:
+    it = maintenance(cluster, Route("Ingress", namespace, "hub", ("/api", "/admn")))
+    for act in (lambda: it.prepare(PAGE), lambda: it.check(PAGE), it.on):
+        with pytest.raises(BalikError, match=r"Ingress .*/hub: has no path /admn to a Service; it has /, /api"):
+            act()
+
+
+def test_a_shared_route_keeps_the_page_of_another_product(cluster: Cluster, namespace: str) -> None:
+    before = routes_of(cluster, namespace)
+    theirs = maintenance(cluster, Route("Ingress", namespace, "hub", ("/api",)), product="desk")
+    ours = maintenance(cluster, Route("Ingress", namespace, "hub"))
+    ours.prepare(PAGE)
+    theirs.on()
+    ours.on()
+    told = ours.off(app_must_answer=False)["says"]
+    assert "still on for others: Ingress" in told
+    assert "(desk)" in told
+    assert services_of(routes_of(cluster, namespace)["Ingress"]) == ["web", "balik-maintenance", "web", "-", "web"]
+    assert "(desk)" in ours.verify_off()["says"]
+    theirs.verify_on()
+    assert not ours.off(app_must_answer=False)["changed"]
+    theirs.off(app_must_answer=False)
+    assert routes_of(cluster, namespace) == before
+
+
 def test_what_was_changed_meanwhile_stays(cluster: Cluster, namespace: str) -> None:
     it = maintenance(cluster, Route("Ingress", namespace, "hub"))
     it.prepare(PAGE)
@@ -318,7 +343,7 @@ def test_a_page_that_cannot_start_says_why(cluster: Cluster, namespace: str) -> 
 def test_bad_input_names_the_object(cluster: Cluster, namespace: str) -> None:
     with pytest.raises(BalikError, match=rf"Ingress {namespace}/hbu: is not there"):
         maintenance(cluster, Route("Ingress", namespace, "hbu")).prepare(PAGE)
-    with pytest.raises(BalikError, match=rf"Ingress {namespace}/hub: has no backend for /nowhere that is a Service"):
+    with pytest.raises(BalikError, match=rf"Ingress {namespace}/hub: has no path /nowhere to a Service"):
         maintenance(cluster, Route("Ingress", namespace, "hub", ("/nowhere",))).prepare(PAGE)
     with pytest.raises(BalikError, match="maintenance_page_kubernetes_image: names none"):
         both(cluster, namespace, image="").prepare(PAGE)

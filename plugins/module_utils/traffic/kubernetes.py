@@ -13,7 +13,18 @@ from ..kubernetes.client import JSON_PATCH, Cluster, Json, Refused, at_once, pat
 from ..kubernetes.permissions import Permission, require
 from . import kubernetes_page as made
 from .balancer import Balancer, File, State
-from .kubernetes_routes import API, Route, Upstream, originals, patch_off, patch_on, places, shows_page
+from .kubernetes_routes import (
+    API,
+    Route,
+    Upstream,
+    held_by_others,
+    originals,
+    patch_off,
+    patch_on,
+    places,
+    shows_page,
+    unmatched,
+)
 from .maintenance import Maintenance, Result
 from .page import Page
 
@@ -35,12 +46,14 @@ class Routes(Balancer):
     """The routes of the plan, as a load balancer whose switch is their backends.
 
     :param page: the name of the page's Service, Deployment, ConfigMap and Secret, in each route's namespace.
+    :param product: whose page it is; what another product has switched is left to that one.
     """
 
     cluster: Cluster
     page: str
     run: str
     routes: tuple[Route, ...]
+    product: str = ""
 
     title = "Kubernetes"
 
@@ -49,11 +62,39 @@ class Routes(Balancer):
         return sorted({route.namespace for route in self.routes})
 
     def read(self) -> State:
-        """On where any of the places shows the page, kept where all do."""
-        showing = [
-            shows_page(place, self.page) for route, thing in self.things() for place in self._places(route, thing)
+        """On where any of the places shows the page, kept where all do; those that another product holds count only
+        where there is no other."""
+        found = [
+            (shows_page(place, self.page), place.at in held_by_others(thing, self.product))
+            for route, thing in self.things()
+            for place in self._places(route, thing)
         ]
+        showing = [shows for shows, theirs in found if not theirs] or [shows for shows, _ in found]
         return State(any(showing), all(showing))
+
+    def others(self) -> list[str]:
+        """What other products' rollbacks have switched on these routes."""
+        found = {
+            f"{route}, {at} ({holder})"
+            for route, thing in self.things()
+            for at, holder in held_by_others(thing, self.product).items()
+        }
+        return sorted(found)
+
+    def require_paths(self) -> None:
+        """:raises BalikError: the plan names paths that a route does not have."""
+        wrong = []
+        for route, thing in self.things():
+            missing, there = unmatched(route, thing)
+            if missing:
+                paths = ", ".join(there) or "none"
+                wrong.append(BalikError(f"{route}", f"has no path {', '.join(missing)} to a Service; it has {paths}"))
+        if wrong:
+            raise BalikError(
+                "maintenance_page_kubernetes_routes",
+                "; ".join(map(str, wrong)),
+                do="Correct `paths`; they are compared as they stand in the route.",
+            )
 
     def switch(self, on: bool) -> None:
         """:raises BalikError: some routes could not be switched; says which, and which were."""
@@ -67,8 +108,10 @@ class Routes(Balancer):
 
         def patch(route: Route, thing: Json) -> list[dict[str, Any]]:
             if on:
-                return patch_on(route, thing, self.page, self.run, lambda upstream: port_of(upstream, route))
-            return patch_off(route, thing, self.page)
+                return patch_on(
+                    route, thing, self.page, self.run, self.product, lambda upstream: port_of(upstream, route)
+                )
+            return patch_off(route, thing, self.page, self.product)
 
         by_name = {f"{route} {','.join(route.paths)}": route for route in self.routes}
         # Patches of one route follow each other; its versions would refuse them otherwise.
@@ -184,6 +227,7 @@ class KubernetesMaintenance(Maintenance):
         if not self.image:
             raise BalikError("maintenance_page_kubernetes_image", "names none", "an nginx that the cluster can pull")
         require(routes.cluster, [*self._permissions(), *self._permissions_to_prepare()], MANIFEST)
+        routes.require_paths()
         stale = []
         for namespace in routes.namespaces:
             wanted = self._objects(namespace, page)
@@ -203,6 +247,7 @@ class KubernetesMaintenance(Maintenance):
         """Reads that every route can be switched, and that the page of the plan is what they would show."""
         routes = self.balancer
         require(routes.cluster, self._permissions(), MANIFEST)
+        routes.require_paths()
         state = routes.read()
         for namespace in routes.namespaces:
             known, wanted = routes.ports(namespace), {str(one) for one in routes.upstreams(namespace)}
@@ -230,6 +275,7 @@ class KubernetesMaintenance(Maintenance):
         }
 
     def on(self) -> Result:
+        self.balancer.require_paths()
         return super().on() if self.door.url else self._switched(True)
 
     def off(self, app_must_answer: bool) -> Result:
@@ -243,7 +289,7 @@ class KubernetesMaintenance(Maintenance):
                             "the application",
                             "The page stays. Bring the application up first.",
                         )
-        return super().off(app_must_answer) if self.door.url else self._switched(False)
+        return self._with_others(super().off(app_must_answer) if self.door.url else self._switched(False))
 
     def verify_on(self) -> Result:
         if not self.dry:
@@ -252,7 +298,11 @@ class KubernetesMaintenance(Maintenance):
         return super().verify_on() if self.door.url else self._verified(True)
 
     def verify_off(self) -> Result:
-        return super().verify_off() if self.door.url else self._verified(False)
+        return self._with_others(super().verify_off() if self.door.url else self._verified(False))
+
+    def _with_others(self, result: Result) -> Result:
+        others = self.balancer.others()
+        return {**result, "says": f"{result['says']}; still on for others: {'; '.join(others)}"} if others else result
 
     def _must_stand(self, on: bool) -> None:
         routes = self.balancer
@@ -261,6 +311,7 @@ class KubernetesMaintenance(Maintenance):
             for route, thing in routes.things()
             for place in places(route, thing)
             if shows_page(place, routes.page) is not on
+            and (on or place.at not in held_by_others(thing, routes.product))
         ]
         if wrong:
             words = ("the page", "the application")

@@ -17,7 +17,7 @@ from ..errors import BalikError
 Object = Mapping[str, Any]
 
 NOTE = "balik.dev/maintenance"
-"""Annotation on a route that shows the page: JSON, ``{"run": …, "was": {place: backend}}``."""
+"""Annotation on a route that shows the page: JSON, ``{"run": …, "was": {place: backend}, "of": {place: product}}``."""
 
 INGRESS, HTTP_ROUTE = "Ingress", "HTTPRoute"
 API = {
@@ -73,16 +73,33 @@ def places(route: Route, thing: Object) -> list[Place]:
     return named
 
 
+def unmatched(route: Route, thing: Object) -> tuple[list[str], list[str]]:
+    """The plan's paths that no backend of the route is for, and the paths that there are."""
+    read = _ingress_paths if route.kind == INGRESS else _http_route_paths
+    there = sorted({path for paths in read(thing) for path in paths})
+    return [path for path in route.paths if path not in there], there
+
+
 def saved(thing: Object) -> dict[str, Any]:
     """What a switch replaced, by place; empty where there was none.
 
     :raises BalikError: the annotation cannot be read.
     """
+    return _note(thing)["was"]
+
+
+def held_by_others(thing: Object, product: str) -> dict[str, str]:
+    """The places that another product's rollback has switched to the page, and whose."""
+    return {at: holder for at, holder in _note(thing)["of"].items() if holder != product}
+
+
+def _note(thing: Object) -> dict[str, Any]:
     text = (thing["metadata"].get("annotations") or {}).get(NOTE)
     if text is None:
-        return {}
+        return {"was": {}, "of": {}}
     try:
-        return dict(json.loads(text)["was"])
+        note = json.loads(text)
+        return {**note, "was": dict(note["was"]), "of": dict(note.get("of") or {})}
     except (TypeError, ValueError, KeyError):
         raise BalikError(
             f"{thing.get('kind', 'route')} {thing['metadata']['namespace']}/{thing['metadata']['name']}",
@@ -123,17 +140,20 @@ def originals(route: Route, thing: Object, page: str) -> list[Place]:
 
 
 def patch_on(
-    route: Route, thing: Object, page: str, run: str, port_of: Callable[[Upstream], int]
+    route: Route, thing: Object, page: str, run: str, product: str, port_of: Callable[[Upstream], int]
 ) -> list[dict[str, Any]]:
     """The JSON patch that leads the route's places to the page; empty where they do already.
 
+    :param product: whose switch it is; only the same one's switch leads them back.
     :param port_of: the page's port that stands for a Service; its bypass leads there.
     """
     moving = [place for place in places(route, thing) if not shows_page(place, page)]
     if not moving:
         return []
-    was = {**saved(thing), **{place.at: place.backend for place in moving}}
-    note = json.dumps({"run": run, "was": was}, sort_keys=True)
+    old = _note(thing)
+    was = {**old["was"], **{place.at: place.backend for place in moving}}
+    of = {**old["of"], **{place.at: product for place in moving}}
+    note = json.dumps({"run": run, "was": was, "of": of}, sort_keys=True)
     ops = _begin(thing)
     if not thing["metadata"].get("annotations"):
         ops.append({"op": "add", "path": "/metadata/annotations", "value": {}})
@@ -149,20 +169,26 @@ def patch_on(
     return ops
 
 
-def patch_off(route: Route, thing: Object, page: str) -> list[dict[str, Any]]:
-    """The JSON patch that gives every place that shows the page its backend again; empty where there is none to do.
+def patch_off(route: Route, thing: Object, page: str, product: str) -> list[dict[str, Any]]:
+    """The JSON patch that gives every place that this product's switch led to the page its backend again; empty where
+    there is none to do.
 
     A place that somebody has given another backend meanwhile keeps that. Places that the plan no longer names go back
-    too.
+    too. What another product has switched stays, with what the annotation says of it.
     """
+    note, others = _note(thing), held_by_others(thing, product)
     every = Route(route.kind, route.namespace, route.name)
     ops = _begin(thing)
     now = {place.at: place for place in places(every, thing)}
     for place in originals(every, thing, page):
-        if shows_page(now[place.at], page):
+        if shows_page(now[place.at], page) and place.at not in others:
             ops.append({"op": "replace", "path": place.pointer, "value": place.backend})
-    if NOTE in (thing["metadata"].get("annotations") or {}):
-        ops.append({"op": "remove", "path": _pointer("metadata", "annotations", NOTE)})
+    at_note, was = _pointer("metadata", "annotations", NOTE), note["was"]
+    if others and was.keys() - others.keys():
+        left = {**note, "was": {at: was[at] for at in was if at in others}, "of": others}
+        ops.append({"op": "replace", "path": at_note, "value": json.dumps(left, sort_keys=True)})
+    elif not others and NOTE in (thing["metadata"].get("annotations") or {}):
+        ops.append({"op": "remove", "path": at_note})
     return ops if len(ops) > 1 else []
 
 
@@ -196,6 +222,19 @@ def _http_route(route: Route, thing: Object) -> Found:
         if upstream and (not route.paths or set(paths) & set(route.paths)):
             at = rule.get("name") or json.dumps(rule.get("matches") or [], sort_keys=True)
             yield _pointer("spec", "rules", i, "backendRefs"), at, rule["backendRefs"], upstream
+
+
+def _ingress_paths(thing: Object) -> Iterator[list[str]]:
+    for rule in (thing.get("spec") or {}).get("rules") or []:
+        for path in (rule.get("http") or {}).get("paths") or []:
+            if _ingress_upstream(path.get("backend"), ""):
+                yield [path.get("path", "/")]
+
+
+def _http_route_paths(thing: Object) -> Iterator[list[str]]:
+    for rule in (thing.get("spec") or {}).get("rules") or []:
+        if _route_upstream(rule.get("backendRefs"), ""):
+            yield [(match.get("path") or {}).get("value", "/") for match in rule.get("matches") or [{}]]
 
 
 def _ingress_upstream(backend: Any, namespace: str) -> Upstream | None:

@@ -62,7 +62,7 @@ def test_the_heaviest_service_of_a_rule_is_behind_the_bypass() -> None:
 
 def test_there_and_back_leaves_nothing() -> None:
     before = ingress(("a", "/x~y", service("web", number=80)))
-    ops = routes.patch_on(INGRESS, before, "page", "r1", lambda _upstream: 8001)
+    ops = routes.patch_on(INGRESS, before, "page", "r1", "hub", lambda _upstream: 8001)
     assert [op["path"] for op in ops] == [
         "/metadata/resourceVersion",
         "/metadata/annotations",
@@ -70,18 +70,58 @@ def test_there_and_back_leaves_nothing() -> None:
         "/spec/rules/0/http/paths/0/backend",
     ]
     on = ingress(("a", "/x~y", ops[3]["value"]), **{NOTE: ops[2]["value"]})
-    assert routes.patch_on(INGRESS, on, "page", "r1", lambda _upstream: 8001) == []
-    assert [(op["op"], op["path"], op.get("value")) for op in routes.patch_off(INGRESS, on, "page")][1:] == [
+    assert routes.patch_on(INGRESS, on, "page", "r1", "hub", lambda _upstream: 8001) == []
+    assert [(op["op"], op["path"], op.get("value")) for op in routes.patch_off(INGRESS, on, "page", "hub")][1:] == [
         ("replace", "/spec/rules/0/http/paths/0/backend", service("web", number=80)),
         ("remove", "/metadata/annotations/balik.dev~1maintenance", None),
     ]
-    assert routes.patch_off(INGRESS, before, "page") == []
+    assert routes.patch_off(INGRESS, before, "page", "hub") == []
+
+
+def test_each_product_takes_down_its_own_page_only() -> None:
+    now = ingress(("a", "/", service("web", number=80)), ("a", "/api", service("api", number=80)))
+
+    def patched(ops: list[dict[str, Any]]) -> None:
+        for op in ops[1:]:
+            *path, last = [part.replace("~1", "/") for part in op["path"].split("/")[1:]]
+            at: Any = now
+            for part in path:
+                at = at[int(part) if isinstance(at, list) else part]
+            if op["op"] == "remove":
+                del at[last]
+            else:
+                at[last] = op["value"]
+
+    def shown() -> list[bool]:
+        return [routes.shows_page(place, "page") for place in routes.places(INGRESS, now)]
+
+    for product, path in (("desk", "/api"), ("hub", "/")):
+        own = Route("Ingress", "hub", "web", (path,))
+        patched(routes.patch_on(own, now, "page", "r1", product, lambda _upstream: 8001))
+    assert shown() == [True, True]
+    patched(routes.patch_off(INGRESS, now, "page", "hub"))
+    assert shown() == [False, True]
+    assert routes.held_by_others(now, "hub") == {"a /api Prefix": "desk"}
+    assert routes.patch_off(INGRESS, now, "page", "hub") == []
+    patched(routes.patch_off(INGRESS, now, "page", "desk"))
+    assert shown() == [False, False]
+    assert not now["metadata"]["annotations"]
+
+
+def test_paths_that_a_route_does_not_have_are_found() -> None:
+    made = ingress(("a", "/", service("web", number=80)), ("a", "/api", service("web", number=80)), ("b", "/no", {}))
+    assert routes.unmatched(Route("Ingress", "hub", "web", ("/api", "/ap", "/no")), made) == (
+        ["/ap", "/no"],
+        ["/", "/api"],
+    )
+    rule = {"matches": [{"path": {"value": "/x"}}, {}], "backendRefs": [{"name": "web", "port": 80}]}
+    assert routes.unmatched(Route("HTTPRoute", "hub", "gate", ("/y", "/")), gate(rule)) == (["/y"], ["/", "/x"])
 
 
 def test_a_rule_that_was_put_before_moves_no_backend() -> None:
     note = json.dumps({"run": "r1", "was": {"a / Prefix": service("web", number=80)}})
     now = ingress(("new", "/", service("new", number=80)), ("a", "/", service("page", number=8001)), **{NOTE: note})
-    (replaced,) = [op for op in routes.patch_off(INGRESS, now, "page") if op["path"].startswith("/spec")]
+    (replaced,) = [op for op in routes.patch_off(INGRESS, now, "page", "hub") if op["path"].startswith("/spec")]
     assert replaced == {
         "op": "replace",
         "path": "/spec/rules/1/http/paths/0/backend",
@@ -100,7 +140,7 @@ def test_a_rule_that_was_put_before_moves_no_backend() -> None:
 def test_a_place_whose_backend_nobody_knows_is_named(annotations: dict[str, str], message: str) -> None:
     now = ingress(("a", "/", service("page", number=8001)), **annotations)
     with pytest.raises(BalikError, match=message):
-        routes.patch_off(INGRESS, now, "page")
+        routes.patch_off(INGRESS, now, "page", "hub")
 
 
 def test_ports_once_given_stay() -> None:
