@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # How long one example takes says more of the machine's other work than of the code.
 hypothesis.settings.register_profile("balik", deadline=None)
@@ -11,8 +15,14 @@ hypothesis.settings.load_profile("balik")
 pytest.register_assert_rewrite("tests.contracts.record")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class OneEngine(LoadScopeScheduling):
     """Where two processes share the tests, each file stays with one; so do all that use the one Docker engine."""
-    for item in items:
-        group = "docker" if item.get_closest_marker("docker") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "docker" if "pytest.mark.docker" in Path(self.config.rootpath, file).read_text() else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneEngine:
+    """xdist's ``--dist`` for these tests."""
+    return OneEngine(config, log)
