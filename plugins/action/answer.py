@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from ..module_utils import run as runs
 from ..module_utils.errors import BalikError
 from ..module_utils.units import utc_now
-from ..plugin_utils.action import RollbackAction
+from ..plugin_utils.action import RollbackAction, too_long
 
 KIND_OF = {answer: kind for kind, answers in runs.ANSWERS.items() for answer in answers}
 
@@ -60,6 +60,8 @@ class ActionModule(RollbackAction):
             yield BalikError("decide_role", f"found {arguments['role']!r}", f"one of {', '.join(self.plan.people)}")
         if arguments["answer"] not in KIND_OF:
             yield BalikError("decide_answer", f"found {arguments['answer']!r}", f"one of {', '.join(KIND_OF)}")
+        for name in ("reason", "by"):
+            yield from too_long(f"decide_{name}", arguments[name])
         if not arguments["reason"].strip(". …"):
             found = f"found {arguments['reason']!r}"
             yield BalikError("decide_reason", found, "why, in a sentence: it stands in the report")
@@ -76,6 +78,10 @@ class ActionModule(RollbackAction):
             )
         if body["remedy"] and body["remedy"] not in plan.remedies:
             raise BalikError("decide_remedy", f"found {body['remedy']!r}", f"one of {', '.join(plan.remedies)}")
+        if kind == "decision" and body["item"]:
+            expected = f"none with {body['answer']}, which is about the whole rollback"
+            do = "An item is what a sign-off, refuse, unsafe or safe is about; leave it out."
+            raise BalikError("decide_item", f"found {body['item']!r}", expected, do)
         if kind == "sign-off":
             mine = [item.name for item in plan.sign_offs if item.role == body["role"]]
             self._check_item(body, mine, "sign-off")

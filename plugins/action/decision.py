@@ -67,15 +67,8 @@ class ActionModule(RollbackAction):
 
     def _nothing_to_do(self, says: str, remedy: Remedy, procedure: Procedure) -> dict[str, Any]:
         """Not so while an earlier run keeps the traffic from the application, however well that is."""
-        held = runs.still_held(self.entries())
-        if not held:
-            return self._outcome(runs.NOTHING_TO_DO, says, remedy, procedure, {})
-        reason = (
-            f"{says}; but run {held} held the traffic and has not given it back. Roll back with "
-            "-e \"rollback_reason='…'\", which ends with giving it back; or, if it is back already, say so: "
-            "-e rollback_traffic_back=true"
-        )
-        return self._outcome(runs.NOT_DECIDED, reason, remedy, procedure, {})
+        outcome = runs.NOT_DECIDED if self.held_by_another(self.run_id) else runs.NOTHING_TO_DO
+        return self._outcome(outcome, says, remedy, procedure, {})
 
     def _wait(self, needed: tuple[str, ...], remedy: Remedy, procedure: Procedure, why: str) -> dict[str, Any]:
         began = time.monotonic()
@@ -145,6 +138,8 @@ class ActionModule(RollbackAction):
     def _outcome(
         self, outcome: str, reason: str, remedy: Remedy, procedure: Procedure, answers: dict[str, str]
     ) -> dict[str, Any]:
+        if outcome == runs.NOT_DECIDED:
+            reason += self.held_by_another(self.run_id)
         body = {
             "outcome": outcome,
             "reason": reason,

@@ -13,7 +13,7 @@ from ..module_utils.errors import BalikError
 from ..module_utils.plan import PlanRefused
 from ..module_utils.smoke import check_checks
 from ..module_utils.units import iso, utc_now
-from ..plugin_utils.action import RollbackAction, step_roles
+from ..plugin_utils.action import RollbackAction, step_roles, too_long
 from ..plugin_utils.settings import Problem, StepSettings
 
 #: Seconds by which a launch may lie in the future: clocks differ.
@@ -57,7 +57,10 @@ class ActionModule(RollbackAction):
 
     def _check_call(self) -> list[BalikError]:
         """What this call wishes, and dates that have not come."""
-        problems, now = [], utc_now()
+        problems: list[BalikError] = []
+        now = utc_now()
+        for name in ("rollback_reason", "rollback_break_glass", "rollback_by"):
+            problems += too_long(name, str(self.variables.get(name, "")))
         checks: list[Callable[[], object]] = []
         if name := self.variables.get("rollback_procedure"):
             checks.append(lambda: self.plan.procedure(now, str(name)))

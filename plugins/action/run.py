@@ -39,7 +39,8 @@ class ActionModule(RollbackAction):
         if arguments["state"] == "opened":
             return self._open()
         if arguments["failure"]:
-            return self._close(arguments["run"], runs.FAILED, arguments["failure"])
+            held = self.held_by_another(arguments["run"]) if arguments["run"] else ""
+            return self._close(arguments["run"], runs.FAILED, arguments["failure"] + held)
         decision = arguments["decision"]
         outcome = runs.ROLLED_BACK if decision["outcome"] == runs.GO else decision["outcome"]
         reason = decision["reason"]

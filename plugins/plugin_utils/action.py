@@ -12,7 +12,7 @@ import json
 import os
 import shlex
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,7 +27,7 @@ from ..module_utils.errors import BalikError
 from ..module_utils.messages import tell
 from ..module_utils.plan import INTERNAL_PREFIXES, Plan, PlanRefused, is_slug, read_plan
 from ..module_utils.record import Entry, Holder, Lock, Record
-from ..module_utils.run import Run, read_runs
+from ..module_utils.run import Run, read_runs, still_held
 from ..module_utils.units import iso, parse_duration, utc_now
 from .variables import Variables, scrub
 
@@ -35,6 +35,8 @@ ENTRY_POINTS = {"check", "main", "verify", "undo"}
 STATE_DIR = "~/.balik"
 #: A lease is renewed by each task, and by tasks that wait as they wait; a step that may take longer says so.
 LEASE = parse_duration("10m")
+#: Characters of what a person gives to the record, which keeps it for good and shows it in one line.
+LONGEST_TEXT = 4000
 
 
 class RollbackAction(ActionBase):
@@ -229,6 +231,17 @@ class RollbackAction(ActionBase):
         found = next((each for each in read_runs(self.entries()) if each.id == run_id), None)
         return found or Run(run_id, utc_now(), {}, utc_now())
 
+    def held_by_another(self, run: str) -> str:
+        """That an earlier run keeps the traffic from the application, and what to do, to be put behind the reason why
+        this one gives it back neither; empty where it is not so."""
+        held = still_held(self.entries())
+        if held in (None, run):
+            return ""
+        return (
+            f"; but run {held} held the traffic and has not given it back. Roll back with -e \"rollback_reason='…'\", "
+            "which ends with giving it back; or, if it is back already, say so: -e rollback_traffic_back=true"
+        )
+
     def append(self, kind: str, body: dict[str, Any], run: str) -> None:
         """Write one entry, without secrets, and keep the lock. A check run writes nothing."""
         if not self.check_mode:
@@ -281,6 +294,13 @@ class RollbackAction(ActionBase):
     def say(self, text: str) -> None:
         """A line for the operator, at once and not only when the task is over."""
         self._display.display("balik: " + self.scrubbed(text))
+
+
+def too_long(name: str, text: str) -> Iterator[BalikError]:
+    """Why a person's text is not taken into the record; nothing where it is."""
+    if len(text) > LONGEST_TEXT:
+        do = "Write it elsewhere, and say here where."
+        yield BalikError(name, f"found {len(text)} characters", f"at most {LONGEST_TEXT}", do)
 
 
 def _now_held(lock: Lock | None) -> str:

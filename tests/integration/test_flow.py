@@ -293,7 +293,21 @@ def test_nothing_to_do_is_not_said_while_an_older_run_holds_the_traffic(product:
 
     assert product.play("-e", "rollback_traffic_back=false").returncode != 0
 
-    told = product.play("-e", "rollback_traffic_back=true")
+    run = product.entries("run-opened")[0].run
+    held = f"run {run} held the traffic and has not given it back"
+    silent = product.play("-e", "rollback_reason=keluhan")
+    assert "NOT DECIDED: no answer from Lead Engineer" in said(silent.stdout)[-2], silent.stdout
+    assert held in said(silent.stdout)[-2]
+    assert held in product.outcome()["reason"]
+    product.decide("no-go", "tunggu")
+    refused = product.play("-e", "rollback_reason=keluhan")
+    assert f"tunggu; but {held}" in said(refused.stdout)[-2], refused.stdout
+    product.write(rollback_hold=[])
+    (product.folder / "revert-it" / "break-web-2").write_text("not yet")
+    assert product.play(*BREAK_GLASS).returncode != 0
+    assert held in product.outcome()["reason"]
+
+    told = product.play("-e", "rollback_traffic_back=true", "-e", "rollback_fresh=true")
     assert told.returncode == 0, told.stdout
     assert product.outcome()["outcome"] == "nothing-to-do"
 
@@ -636,6 +650,21 @@ def test_a_variable_of_one_run_that_cannot_be_read_is_refused(
     assert found.returncode != 0
     assert message in " ".join(found.stdout.split()), found.stdout
     assert product.lines() == ALL_OFF
+
+
+def test_a_persons_word_that_means_nothing_or_is_too_long_is_not_written_down(product: Product) -> None:
+    for found, message in (
+        (product.decide("go", decide_item="zzz"), "decide_item: found 'zzz'; expected none with go"),
+        (product.decide("go", "x" * 4001), "decide_reason: found 4001 characters; expected at most 4000"),
+        (
+            product.play(*BREAK_GLASS, "-e", json.dumps({"rollback_reason": "x" * 4001})),
+            "rollback_reason: found 4001 characters; expected at most 4000",
+        ),
+    ):
+        assert found.returncode != 0
+        assert message in " ".join(found.stdout.split()), found.stdout
+    assert product.entries() == []
+    assert product.decide("go", "x" * 4000).returncode == 0
 
 
 def test_the_outcome_is_said_though_it_could_not_be_written(product: Product) -> None:
