@@ -9,7 +9,7 @@ controllers have carried it out is waited for by (a) alone, and stands beside ho
 are measured in turn, and the middle of their times is shown.
 
 a  this role: reading, patching, confirming, and the rollouts; and its module as a whole, in a process of its own
-b  an Ansible loop over kubernetes.core.k8s, on ``--loop`` Deployments (found by ANSIBLE_COLLECTIONS_PATH)
+b  an Ansible loop over kubernetes.core.k8s, on ``--loop`` Deployments
 c  ``kubectl set image``: one process for each Deployment (on at most 50), and one for all, by label
 d  bare concurrent PATCH requests with the Python client
 """
@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -41,6 +42,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.kubernetes_revert.r
 
 from tests.servers import kubernetes as servers  # noqa: E402
 from tests.servers.kubernetes_nodes import nodes  # noqa: E402
+from tools.unpack_collections import wheel  # noqa: E402
 
 Json = dict[str, Any]
 ROOT = Path(__file__).parents[2]
@@ -197,6 +199,15 @@ def _module(given: Json) -> float:
     return int(ran.stderr.split()[-1]) / 1024
 
 
+def bring_kubernetes_core(folder: Path) -> None:
+    """Unpacks kubernetes.core, which only (b) needs, out of PyPI's ansible, and lets Ansible find it."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "balik"
+    with zipfile.ZipFile(wheel(cache)) as archive:
+        inside = [name for name in archive.namelist() if name.startswith("ansible_collections/kubernetes/core/")]
+        archive.extractall(folder, inside)
+    os.environ["ANSIBLE_COLLECTIONS_PATH"] = f"{folder}:{ROOT / 'collections'}"
+
+
 def loop(bench: Bench, count: int) -> float:
     """(b): seconds for each of ``count`` Deployments in a loop of kubernetes.core.k8s."""
     names = [f"web-{number}" for number in range(min(count, bench.size))]
@@ -299,6 +310,8 @@ def main() -> None:
     ):
         bench = Bench(cluster, options.replicas)
         looped = 0.0
+        if options.loop:
+            bring_kubernetes_core(Path(folder))
         for size in sorted(options.sizes):
             bench.grow(size)
             print(f"\n{size} Deployments with {options.replicas} replicas", flush=True)

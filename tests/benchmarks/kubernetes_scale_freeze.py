@@ -5,7 +5,7 @@
 Each way begins with all autoscalers as users wrote them. The middle of several rounds is shown.
 
 a  this role: reading, patching and reading again, freeze and thaw; and its module, in a process of its own
-b  an Ansible loop over kubernetes.core.k8s that sets the same, on ``--loop`` (found by ANSIBLE_COLLECTIONS_PATH)
+b  an Ansible loop over kubernetes.core.k8s that sets the same, on ``--loop``
 c  ``kubectl patch``, a process for each, on at most 50
 d  bare concurrent PATCH requests with the Python client
 """
@@ -37,6 +37,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.kubernetes.client i
 )
 from ansible_collections.balik.rollback.plugins.module_utils.scale.freeze import Freezer  # noqa: E402
 
+from tests.benchmarks.kubernetes_image_revert import bring_kubernetes_core  # noqa: E402
 from tests.servers.kubernetes import Cluster, control_plane  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -208,6 +209,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, control_plane(Path(folder)) as cluster:
         bench = Bench(cluster)
         looped = 0.0
+        if options.loop:
+            bring_kubernetes_core(Path(folder))
         for size in sorted(options.sizes):
             bench.grow(size)
             print(f"\n{size} autoscalers ({bench.version})", flush=True)
