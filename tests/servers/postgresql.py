@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SUPERUSER = "postgres"
@@ -142,8 +142,16 @@ class Server:
         self._end(signal.SIGQUIT if immediate else signal.SIGINT)
 
     def kill(self) -> None:
-        """``kill -9`` of the postmaster; its children end by themselves."""
+        """``kill -9`` of the postmaster, and of its children, which might answer once more before they notice."""
+        children: list[int] = []
+        if self._process:
+            with suppress(OSError):
+                own = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+                children = [int(child) for child in own.split()]
         self._end(signal.SIGKILL)
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
 
     def _end(self, number: signal.Signals) -> None:
         process, self._process = self._process, None
