@@ -11,6 +11,7 @@ from ansible import context
 
 from ..module_utils.errors import BalikError
 from ..module_utils.plan import PlanRefused
+from ..module_utils.run import WORDS
 from ..module_utils.smoke import check_checks
 from ..module_utils.units import iso, utc_now
 from ..plugin_utils.action import RollbackAction, step_roles, too_long
@@ -29,6 +30,7 @@ class ActionModule(RollbackAction):
             plan = self.plan
             steps = {step for remedy in plan.remedies for _phase, step in plan.steps(remedy)}
             problems += self._check_call()
+            problems += self._check_secrets(steps)
         except PlanRefused as refused:
             problems, steps = refused.problems, set(refused.steps)
         told = {problem.what for problem in problems}
@@ -78,6 +80,36 @@ class ActionModule(RollbackAction):
         if self.plan.reviewed > now.date() + timedelta(days=1):
             found = f"{self.plan.reviewed} has not come yet"
             problems.append(self.with_place(BalikError("rollback_plan_reviewed", found, "the day of the last review")))
+        return problems
+
+    def _check_secrets(self, steps: set[str]) -> list[BalikError]:
+        """A secret is hidden wherever it stands in the record: it must not stand in what is read back from there."""
+        plan = self.plan
+        hosts = {host for step in steps for host in self.step_hosts(step)} & set(
+            self.task_vars["ansible_play_hosts_all"]
+        )
+        names = {
+            "the product": [plan.product],
+            "the release": [plan.release, plan.stable],
+            "a role": plan.people,
+            "a criterion": [criterion.name for criterion in plan.criteria],
+            "a procedure": [procedure.name for procedure in plan.procedures],
+            "a remedy": plan.remedies,
+            "a sign-off": [item.name for item in plan.sign_offs],
+            "a step": steps,
+            "a host": hosts,
+            "a field of the record": WORDS,
+        }
+        problems = []
+        for variables in (self.variables, *map(self.variables_of, sorted(hosts))):
+            for secret, path in variables.named_secrets().items():
+                if what := next((w for w, each in names.items() if any(secret in name for name in each)), None):
+                    variables.get(re.split(r"[.\[]", path)[0])  # which notes where it stands
+                    found = f"its value, which is not shown, stands in the name of {what}"
+                    expected = "a secret that is no word of the plan, whose names could not be told from it"
+                    place = variables.place(path)
+                    where = f"{place}: {path}" if place else path
+                    problems.append(BalikError(where, found, expected, "Choose another password."))
         return problems
 
     def _check_step(self, step: str) -> list[BalikError]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from .plan import PHASES
 from .record import Entry
 from .units import format_duration, parse_time, utc_now
 
@@ -34,7 +35,12 @@ UNSAFE = "unsafe"
 SAFE = "safe"
 #: What a person may say, by what it is about.
 ANSWERS = {"decision": (GO, NO_GO), "sign-off": (SIGN_OFF, REFUSE), "statement": (UNSAFE, SAFE)}
-
+#: What the functions below look for in entries, beside the plan's names.
+WORDS = (
+    *(*FINAL, FAILED, *PHASES, *itertools.chain(*ANSWERS.values()), *ANSWERS),
+    *("answer", "decided", "failures", "outcome", "procedure", "product", "reason", "release", "remedy", "started"),
+    *("unknown", "verdict", "watched"),
+)
 
 #: The step that holds autoscalers still, and the one that lets them go, which gives no visitor anything back.
 FREEZE = "scale-freeze"

@@ -60,7 +60,7 @@ class RollbackAction(ActionBase):
         except BalikError as error:
             # What the logic below names as a command is completed with the inventories of this call.
             result.update(failed=True, msg=str(error).replace("`ansible-playbook playbooks/", f"`{self.command('')}"))
-        return self.scrubbed(result)
+        return {key: self.scrubbed(value) for key, value in result.items()}
 
     def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Do the work; return what the task returns."""

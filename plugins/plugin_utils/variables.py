@@ -62,29 +62,38 @@ class Variables:
     def secrets(self) -> set[str]:
         """All values, to any depth, that are named like secrets, encrypted by ansible-vault, or stand in a file named
         vault; and the passwords in URLs and DSNs among them."""
-        values: set[str] = set()
+        return set(self.named_secrets())
+
+    def named_secrets(self) -> dict[str, str]:
+        """Each of :meth:`secrets` with the key path at which it was found first."""
+        values: dict[str, str] = {}
         for name, value in self._vars.items():
             if name not in _NOT_OWN:
-                self._gather_secrets(name, value, False, values)
-        inside = [_unquoted(found[-1]) for value in values for found in _passwords(value)]
-        values.update(inside, map(unquote, inside))
-        # A program that quotes a text of many lines shows them one by one.
-        values.update([line.strip() for value in values for line in value.splitlines()])
-        return {value for value in values if len(value) >= SHORTEST_SECRET}
+                self._gather_secrets(name, name, value, False, values)
+        for value, path in list(values.items()):
+            inside = [_unquoted(found[-1]) for found in _passwords(value)]
+            for password in (*inside, *map(unquote, inside)):
+                values.setdefault(password, path)
+        for value, path in list(values.items()):
+            # A program that quotes a text of many lines shows them one by one.
+            for line in value.splitlines():
+                values.setdefault(line.strip(), path)
+        return {value: path for value, path in values.items() if len(value) >= SHORTEST_SECRET}
 
-    def _gather_secrets(self, name: str, value: Any, is_secret: bool, values: set[str]) -> None:
+    def _gather_secrets(self, path: str, name: str, value: Any, is_secret: bool, values: dict[str, str]) -> None:
         is_secret = is_secret or isinstance(value, EncryptedString) or bool(_SECRET_NAME.search(name))
         if Origin is not None and not is_secret and (origin := Origin.get_tag(value)):
             is_secret = bool(_SECRETS_FILE.search(str(origin.path)))
         if isinstance(value, Mapping):
             for key, item in value.items():
-                self._gather_secrets(str(key), item, is_secret, values)
+                self._gather_secrets(f"{path}.{key}", str(key), item, is_secret, values)
         elif isinstance(value, Sequence) and not isinstance(value, (str, bytes, EncryptedString)):
-            for item in value:
-                self._gather_secrets("", item, is_secret, values)
+            for number, item in enumerate(value):
+                self._gather_secrets(f"{path}[{number}]", "", item, is_secret, values)
         elif is_secret and isinstance(value, (str, int, EncryptedString)) and not isinstance(value, bool):
             with suppress(AnsibleError):  # a secret that cannot be read cannot get out either
-                values.update(_leaves(self._templar.template(value)))
+                for leaf in _leaves(self._templar.template(value)):
+                    values.setdefault(leaf, path)
 
     def place(self, path: str) -> str:
         """``group_vars/all/plan.yml:12`` of a key path, or of its nearest parent; empty where it is unknown."""

@@ -528,6 +528,34 @@ def test_a_call_and_settings_that_cannot_be_right_are_refused_before_anything(pr
     assert product.outcome()["run"] is None
 
 
+def test_a_secret_that_is_a_word_of_the_plan_is_refused_by_its_name(product: Product) -> None:
+    """It would be hidden in the record, too, from where the flow reads its own names."""
+    product.hosts["all"]["children"]["web"]["hosts"]["web-2"] = {"web_two_api_token": "vert-it"}
+    product.write(
+        rollback_remedies={"deployment": product.plan["rollback_remedies"]["all"]},
+        rollback_procedures=[{"name": "standard-way", "watch": "1m"}],
+        flow_secret_extra="deployment",
+        flow_secrets={"database": {"user": "someone", "url": "redis://:standard@cache/0"}},
+        flow_copy_token="{{ flow_secret_extra }}",
+        flow_short_password="all",
+        flow_other_password="reason",
+    )
+    refused = product.play(*BREAK_GLASS)
+    assert refused.returncode != 0
+    told = refused.stdout.rpartition("PLAY RECAP")[2]
+    for name, what in (
+        ("flow_secret_extra", "a remedy"),
+        ("flow_secrets.database.url", "a procedure"),
+        ("web_two_api_token", "a step"),
+        ("flow_other_password", "a field of the record"),
+    ):
+        wanted = rf"yml:\d+: {re.escape(name)}: its value, which is not shown, stands in the name of {what}"
+        assert re.search(wanted, refused.stdout), refused.stdout
+    assert "4 problems" in told
+    assert [line for line in said(refused.stdout) if "deployment" in line or "vert-it" in line] == []
+    assert (product.lines(), product.entries()) == (ALL_OFF, [])
+
+
 def test_durations_and_ports_of_steps_are_read_with_the_plan(product: Product) -> None:
     product.write(
         rollback_hold=["hold-it", "maintenance-page"],
