@@ -163,6 +163,16 @@ def test_bad_input_names_the_object(aws: Any, names: tuple[str, ...], tags: dict
         scaling(aws, *names, tags=tags).ready()
 
 
+def test_a_group_that_another_products_rollback_holds_is_refused(aws: Any) -> None:
+    make(aws, "web")
+    scaling(aws, "web", product="desk").freeze()
+    before = groups(aws)
+    for act in (scaling(aws, "web").ready, scaling(aws, "web").freeze):
+        with pytest.raises(BalikError, match=r"Auto Scaling groups web: frozen by the rollback of desk\. Let that end"):
+            act()
+    assert groups(aws) == before
+
+
 def test_what_aws_refuses_is_told_with_what_to_do(aws: Any) -> None:
     _client, errors = session(REGION, "", "http://127.0.0.1:9")
     it = AutoScaling(_client, errors, REGION, "lawyers-hub", "r1", ["web"])

@@ -102,7 +102,7 @@ class AutoScaling:
         return {"changed": False, "says": f"no Auto Scaling group of {self.product} is frozen", "evidence": {}}
 
     def _chosen(self) -> list[Group]:
-        """:raises BalikError: a named group is not there, or no group carries the tags."""
+        """:raises BalikError: a named group is not there, no group carries the tags, or another product holds one."""
         wanted, groups = dict(self.tags or {}), self._all()
         if not self.names and not wanted:
             raise BalikError("scale_freeze_aws_groups", "names no group (and scale_freeze_aws_tags no tag)", "one")
@@ -123,10 +123,17 @@ class AutoScaling:
             raise BalikError(
                 f"Auto Scaling groups with {carried}", f"none in {self.region}", do="Correct scale_freeze_aws_tags."
             )
+        if foreign := [group for group in found if _holder(group) not in ("", self.product)]:
+            holders = sorted({_holder(group) for group in foreign})
+            raise BalikError(
+                f"Auto Scaling groups {_named(foreign)}",
+                f"frozen by the rollback of {', '.join(holders)}",
+                do="Let that end first.",
+            )
         return found
 
     def _frozen(self) -> list[Group]:
-        return [group for group in self._all() if _tags(group).get(NOTE, "").split(" ")[0] == self.product]
+        return [group for group in self._all() if _holder(group) == self.product]
 
     def _all(self) -> list[Group]:
         groups: list[Group] = []
@@ -187,6 +194,11 @@ def _name(group: Group) -> str:
 
 def _tags(group: Group) -> dict[str, str]:
     return {tag["Key"]: tag["Value"] for tag in group.get("Tags", [])}
+
+
+def _holder(group: Group) -> str:
+    """The product whose rollback holds it; empty where none does."""
+    return _tags(group).get(NOTE, "").split(" ")[0]
 
 
 def _noted(group: Group) -> list[str]:
