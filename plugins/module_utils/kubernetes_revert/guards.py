@@ -99,14 +99,30 @@ def budget(workload: Workload, budgets: Sequence[Json]) -> Iterator[str]:
     """PodDisruptionBudgets of its pods that leave no room; they hold up a node that is drained, not a rollout."""
     labels = _template_labels(workload)
     for one in budgets:
-        chosen = (one["spec"].get("selector") or {}).get("matchLabels") or {}
         status = one.get("status") or {}
-        if chosen and chosen.items() <= labels.items() and not status.get("disruptionsAllowed"):
+        if _selects(one["spec"].get("selector") or {}, labels) and not status.get("disruptionsAllowed"):
             yield (
                 f"PodDisruptionBudget {one['metadata']['name']} allows no disruption now "
                 f"({status.get('currentHealthy', 0)} healthy, {status.get('desiredHealthy', 0)} wanted): "
                 "the rollout goes on, but a node cannot be drained meanwhile"
             )
+
+
+def _selects(selector: Json, labels: Mapping[str, str]) -> bool:
+    """Whether a label selector takes a pod; an empty one, whose meaning differs between versions, takes none."""
+    chosen, expressions = selector.get("matchLabels") or {}, selector.get("matchExpressions") or []
+    takes = {
+        "In": lambda value, values: value in values,
+        "NotIn": lambda value, values: value not in values,
+        "Exists": lambda value, _values: value is not None,
+        "DoesNotExist": lambda value, _values: value is None,
+    }
+    return bool(chosen or expressions) and all(
+        (
+            chosen.items() <= labels.items(),
+            *(takes[one["operator"]](labels.get(one["key"]), one.get("values") or []) for one in expressions),
+        )
+    )
 
 
 def quota(workloads: Sequence[Workload], quotas: Sequence[Json]) -> Findings:

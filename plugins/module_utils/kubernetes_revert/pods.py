@@ -90,6 +90,10 @@ def _owner(metadata: Json) -> str:
     return ""
 
 
+#: Reasons whose message quotes what a container's lifecycle hook is and what it printed.
+_HOOKS = ("FailedPostStartHook", "FailedPreStopHook", "PostStartHookError", "PreStopHookError")
+
+
 def _trouble(status: Json | None) -> str:
     """Why a container does not run, in its node's words; what the program itself said is left out."""
     if not status:
@@ -98,7 +102,7 @@ def _trouble(status: Json | None) -> str:
     last = (status.get("lastState") or {}).get("terminated")
     if "waiting" in state:
         reason, message = state["waiting"].get("reason", "waiting"), state["waiting"].get("message", "")
-        words = f"{reason} ({message})" if message else reason
+        words = f"{reason} ({message})" if message and reason not in _HOOKS else reason
         return f"{words}, ended with {last.get('exitCode')} before" if last else words
     if "terminated" in state and state["terminated"].get("exitCode"):
         return f"{state['terminated'].get('reason', 'ended')} with {state['terminated']['exitCode']}"
@@ -157,9 +161,13 @@ def troubles(pods: Sequence[Pod]) -> Iterator[str]:
 
 
 def event(raw: Json) -> str:
-    """A warning of the cluster in one line. What a probe's own command printed is left out: it may hold anything."""
+    """A warning of the cluster in one line. What a probe's or hook's own command printed is left out, and so is a
+    hook's command: they may hold anything."""
     reason, message = raw.get("reason") or "", " ".join((raw.get("message") or "").split())
     if reason == "Unhealthy":
         code = re.search(r"statuscode: \d+", message)
         message = message.split(":", 1)[0] + (f": {code[0]}" if code else "")
+    elif reason in _HOOKS:
+        parts = [re.search(pattern, message) for pattern in (r'Container "[\w.-]+"', r"exited with \d+")]
+        message = ", ".join(["failed", *(part[0] for part in parts if part)])
     return f"{reason}: {message[:300]}"

@@ -220,6 +220,7 @@ def test_pods_belong_to_the_deployment_that_made_their_replica_set() -> None:
     ("state", "expected"),
     [
         ({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}, "app CrashLoopBackOff (back-off 10s)"),
+        ({"waiting": {"reason": "PostStartHookError", "message": "DSN=secret"}}, "app PostStartHookError"),
         ({"terminated": {"exitCode": 137, "reason": "OOMKilled", "message": "DSN=secret"}}, "app OOMKilled with 137"),
         ({"running": {}}, "app runs, but is not ready"),
     ],
@@ -236,6 +237,34 @@ def test_what_a_probes_command_printed_is_not_told() -> None:
     assert pods.event(
         {"reason": "Unhealthy", "message": "Readiness probe failed: HTTP probe failed with statuscode: 503"}
     ) == ("Unhealthy: Readiness probe failed: statuscode: 503")
+
+
+@pytest.mark.parametrize("reason", ["FailedPostStartHook", "FailedPreStopHook"])
+def test_neither_is_a_lifecycle_hook_nor_what_it_printed(reason: str) -> None:
+    message = (
+        'Exec lifecycle hook ([sh -c migrate secret]) for Container "app" in Pod "web_shop(1)" failed - error: command '
+        "'sh -c migrate secret' exited with 3: DSN=secret, message: \"DSN=secret\\n\""
+    )
+    assert pods.event({"reason": reason, "message": message}) == f'{reason}: failed, Container "app", exited with 3'
+    assert pods.event({"reason": reason, "message": "secret"}) == f"{reason}: failed"
+
+
+@pytest.mark.parametrize(
+    ("selector", "named"),
+    [
+        ({"matchLabels": {"app": "web"}}, True),
+        ({"matchLabels": {"app": "api"}}, False),
+        ({"matchExpressions": [{"key": "app", "operator": "In", "values": ["web", "api"]}]}, True),
+        ({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["web"]}]}, False),
+        ({"matchExpressions": [{"key": "tier", "operator": "DoesNotExist"}]}, True),
+        ({"matchExpressions": [{"key": "tier", "operator": "Exists"}]}, False),
+        ({"matchLabels": {"app": "web"}, "matchExpressions": [{"key": "tier", "operator": "Exists"}]}, False),
+        ({}, False),
+    ],
+)
+def test_a_budget_without_room_is_named_by_its_whole_selector(selector: Json, named: bool) -> None:
+    said = list(guards.budget(workload(), [{"metadata": {"name": "pdb"}, "spec": {"selector": selector}}]))
+    assert bool(said) is named
 
 
 def test_selectors_that_take_each_others_pods() -> None:
