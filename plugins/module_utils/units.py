@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime, timezone
+from typing import Any
 
 from .errors import BalikError
 
@@ -76,3 +78,13 @@ def parse_time(value: object, what: str = "time") -> datetime:
 def iso(moment: datetime) -> str:
     """``2026-01-10T13:00:00.123456Z``: UTC, microseconds, sorts as text."""
     return moment.astimezone(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def label_terms(labels: Mapping[str, Any]) -> list[str]:
+    """``["app=web", "tier"]`` of ``{"app": "web", "tier": ""}``: nothing (also ``None``) takes any value.
+
+    What YAML has read as a truth or a number is the text again that stood there.
+    """
+    texts = {key: "" if value is None else str(value) for key, value in labels.items()}
+    texts.update((key, str(value).lower()) for key, value in labels.items() if isinstance(value, bool))
+    return [f"{key}={text}" if text else key for key, text in texts.items()]

@@ -129,6 +129,12 @@ options:
   context:
     description: A context of it.
     type: str
+  recorded:
+    description:
+      - For V(resume), what the record says that the run was about to hold off, as paths of the API; these are looked at
+        beside O(argocd_namespaces) and O(flux_namespaces).
+    type: list
+    elements: str
   saved:
     description: What V(check) gave back as C(before) the first time in this run.
     type: dict
@@ -205,6 +211,7 @@ OPTIONS: dict[str, Any] = {
     "limit": {"type": "str", "default": "5m"},
     "kubeconfig": {"type": "path"},
     "context": {"type": "str"},
+    "recorded": {"type": "list", "elements": "str"},
     "saved": {"type": "dict"},
 }
 

@@ -96,6 +96,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.errors import Balik
 from ansible_collections.balik.rollback.plugins.module_utils.kubernetes.client import Cluster  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.scale import aws, kinds  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.scale.freeze import Freezer  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.units import label_terms  # noqa: E402
 
 STATES = ["ready", "frozen", "verified_frozen", "ready_to_thaw", "thawed", "verified_thawed"]
 OPTIONS = {
@@ -143,9 +144,8 @@ def holder(options: dict, dry: bool) -> aws.AutoScaling | Freezer:
         tags = {key: str(value) for key, value in given["tags"].items()}
         return aws.AutoScaling(client, errors, region, product, run, given["groups"], tags, dry)
     given = options["kubernetes"]
-    labels = ",".join(f"{key}={value}" if value else key for key, value in given["labels"].items())
     cluster = Cluster.connect(given["kubeconfig"], given["context"])
-    where = given["namespaces"]
+    where, labels = given["namespaces"], ",".join(label_terms(given["labels"]))
     return Freezer(cluster, product, run, where, labels, given["names"], given["kinds"], dry, options["recorded"])
 
 

@@ -223,6 +223,19 @@ def test_all_kinds_of_all_namespaces_by_label(shop: Shop, cluster: Cluster, lab:
     assert "there is none in namespace" in nowhere and "redis" not in nowhere
 
 
+def test_by_label_what_is_named_and_stands_for_nothing_is_told(shop: Shop, cluster: Cluster, lab: Nodes) -> None:
+    other = Shop(cluster, lab)
+    shop.run()
+    label: Json = {"labels": {"product": "hub"}}
+    seen = shop.step("check", **label, namespaces=[shop.name, other.name])
+    assert f"namespace {other.name} has no workload labelled product=hub" in seen["says"]
+    says = refused(lambda: shop.step("check", **label, namespaces=[shop.name, "nowhere"], images=["other/app:1"]))
+    assert "namespace nowhere does not exist" in says
+    assert "no workload labelled product=hub runs any version of other/app:1" in says
+    says = refused(lambda: shop.step("check", **label, namespaces=[shop.name, ""]))
+    assert "image_revert_namespaces: one is empty; expected names" in says
+
+
 def test_a_rollout_that_cannot_finish_says_why_and_touches_nothing_else(shop: Shop, lab: Nodes) -> None:
     lab.push(f"{REPOSITORY}:1.9.3")
     lab.behave(f"{REPOSITORY}:1.9.3", "unready")
@@ -539,6 +552,11 @@ def test_flux_helm_and_operators_are_recognised(shop: Shop, gitops: None) -> Non
         return dict(shop.cluster.get(FLUX, "Kustomization", "apps", shop.name)["spec"])
 
     assert spec() == {"path": "./apps", "suspend": True}
+    elsewhere = {"flux_namespaces": ["flux-system"], "recorded": seen["before"]["held"]}
+    assert f"apps in namespace {shop.name}" in shop.step("check_resume", **elsewhere)["says"]
+    assert shop.step("resume", resume="always", **elsewhere)["changed"] and spec() == {"path": "./apps"}
+    shop.step("main", "flux", "helm", owners="suspend")
+    assert spec() == {"path": "./apps", "suspend": True}
     assert "Flux does not tell what Git wants" in shop.step("resume")["says"]
     assert shop.step("resume", resume="always")["changed"] and spec() == {"path": "./apps"}
     shop.step("main", "flux", "helm", owners="suspend")
@@ -817,7 +835,10 @@ def test_from_a_playbook(shop: Shop, gitops: None, tmp_path: Path) -> None:
         call("image-revert", "verify"),
         call("image-revert", "main"),
         {"assert": {"that": "rollback_step_main is not changed"}},
-        *[call("gitops-resume", entry) for entry in ("check", "main", "verify")],
+        *[
+            call("gitops-resume", entry, rollback_run_saved={"image-revert": "{{ before }}"})
+            for entry in ("check", "main", "verify")
+        ],
         {"assert": {"that": "rollback_step_main is changed"}},
         call("gitops-resume", "undo", rollback_step_saved="{{ rollback_step_check.before }}"),
         call("image-revert", "undo", rollback_step_saved="{{ before }}"),
@@ -834,7 +855,7 @@ def test_from_a_playbook(shop: Shop, gitops: None, tmp_path: Path) -> None:
             "image_revert_workloads": [{"namespace": shop.name, "name": "web"}],
             "image_revert_owners": "suspend",
             "image_revert_resume": "always",
-            "image_revert_flux_namespaces": [shop.name],
+            "image_revert_flux_namespaces": ["flux-system"],
             "image_revert_argocd_namespaces": [],
             "image_revert_kubeconfig": str(shop.cluster.kubeconfig),
         },

@@ -391,6 +391,18 @@ def test_bad_input_names_the_object(cluster: Cluster, namespace: str, options: d
         freezer(cluster, namespace, **options).ready()
 
 
+def test_a_namespace_without_an_autoscaler_is_named_and_one_that_is_not_there_refused(
+    cluster: Cluster, namespace: str
+) -> None:
+    other = f"{namespace}-b"
+    cluster.apply([hpa("web", namespace), {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other}}])
+    assert freezer(cluster, namespace, other).ready()["says"].endswith(f"; none in namespace {other}")
+    with pytest.raises(BalikError, match=r"scale_freeze_namespaces: nowhere does not exist \(.*\)\. Correct the name"):
+        freezer(cluster, namespace, "nowhere").ready()
+    with pytest.raises(BalikError, match="scale_freeze_namespaces: one is empty"):
+        freezer(cluster, namespace, "").ready()
+
+
 def test_another_products_freeze_is_not_thawed(cluster: Cluster, namespace: str) -> None:
     cluster.apply([hpa("web", namespace)])
     freezer(cluster, namespace).freeze()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BalikError, Unreachable
+from ..units import label_terms
 
 try:
     import docker
@@ -170,7 +171,7 @@ class Engine:
 
     def containers(self, labels: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
         """All containers, running or not, that carry ``labels``, as ``docker inspect`` shows them."""
-        filters = {"label": [f"{key}={value}" if value else key for key, value in (labels or {}).items()]}
+        filters = {"label": label_terms(labels or {})}
         found = []
         with self.telling(f"containers of {self.docker_host}"):
             for entry in self.client.containers(all=True, filters=filters):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -114,6 +115,7 @@ class Cluster:
                     f"context {chosen}", f"does not stand in {place}", f"one of: {', '.join(names) or 'none'}"
                 )
             config.load_kube_config(place, chosen, client_configuration=wanted, persist_config=False)
+            _must_be_logged_in(config, place, chosen, wanted)
         except BalikError:
             raise
         except Exception as error:  # noqa: BLE001 - broken YAML, a missing key, a folder: each raises something else
@@ -179,6 +181,15 @@ class Cluster:
         except Refused as error:
             if error.status != 404:
                 raise
+
+    def lacks(self, namespace: str) -> bool:
+        """Whether there is no such namespace; not so where these credentials may not know."""
+        try:
+            return self.find(path_of("v1", "namespaces", "", namespace)) is None
+        except Refused as error:
+            if error.status == 403:
+                return False
+            raise
 
     def offers(self, group_version: str, resource: str) -> bool:
         """Whether the API serves a resource, such as ``("autoscaling/v2", "horizontalpodautoscalers")``."""
@@ -314,6 +325,22 @@ def _cause(error: Exception) -> str:
     text = str(reason).rsplit("object at 0x", 1)[-1]
     text = text.split(">: ", 1)[-1].split("): ", 1)[-1]
     return text.strip() or type(reason).__name__
+
+
+def _must_be_logged_in(config: Any, place: str, context: str, wanted: Any) -> None:
+    """:raises BalikError: the context's login program gave nothing; the client would go on as nobody."""
+    known = config.kube_config.KubeConfigMerger(place).config
+    chosen = known["contexts"].get_with_name(context)["context"]
+    user = known["users"].get_with_name(chosen["user"])["user"] if "user" in chosen else {}
+    if not user or "exec" not in user or wanted.api_key or wanted.cert_file or wanted.username:
+        return
+    program = user["exec"]["command"]
+    absent = "/" not in program and not shutil.which(program)
+    raise BalikError(
+        f"kubeconfig {place}, context {context}",
+        f"its login program {program} {'is not installed here' if absent else 'gave no credentials'}",
+        do=f"Install {program}, or see by hand what it says, and run again.",
+    )
 
 
 def _from_environment(wanted: Any, host: str) -> Any:

@@ -44,6 +44,7 @@ class Revert:
         self.flux: Sequence[str] = arguments["flux_namespaces"]
         self.product: str = arguments["product"]
         self.saved: Json = arguments.get("saved") or {}
+        self.recorded: Sequence[str] = arguments.get("recorded") or []
         self.begun = time.monotonic()
 
     def run(self, check_mode: bool) -> Json:
@@ -125,6 +126,7 @@ class Revert:
         if self.arguments["already"] == "refuse" and not self.saved:
             refusals += self._nothing_to_revert(changes)
         refusals += self._rehearse(changes)
+        refusals += found.nothing
         if refusals:
             raise BalikError("Cannot revert", "\n".join(selection.told(refusals)), do="No workload was touched.")
         return {
@@ -173,7 +175,8 @@ class Revert:
 
     def check_resume(self) -> Json:
         """Who is held off, and for whom Git already wants what runs."""
-        require(self.cluster, gitops.resume_permissions(self.cluster, self.argocd, self.flux), MANIFEST)
+        wanted = gitops.resume_permissions(self.cluster, self.argocd, self.flux, self.recorded)
+        require(self.cluster, wanted, MANIFEST)
         held = self._held()
         return {"changed": False, "says": self._resumable(held), "before": {"held": [one.path for one in held]}}
 
@@ -204,7 +207,7 @@ class Revert:
         return {"changed": bool(loose), "says": says, "evidence": {}}
 
     def _held(self) -> list[Held]:
-        return gitops.held(self.cluster, self.product, self.argocd, self.flux)
+        return gitops.held(self.cluster, self.product, self.argocd, self.flux, self.recorded)
 
     def _ready(self, one: Held) -> bool:
         return not one.apart or self.arguments["resume"] == "always"

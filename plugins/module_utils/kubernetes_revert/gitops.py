@@ -236,15 +236,23 @@ def flux_permissions(changes: Sequence[Change], policy: str) -> list[Permission]
     ]
 
 
-def resume_permissions(cluster: Cluster, argocd: Sequence[str], flux: Sequence[str]) -> list[Permission]:
-    """What finding those that are held off takes, and letting them go."""
+def resume_permissions(
+    cluster: Cluster, argocd: Sequence[str], flux: Sequence[str], recorded: Sequence[str]
+) -> list[Permission]:
+    """What finding those that are held off takes, and letting them go.
+
+    :param recorded: paths of such, from the record.
+    """
+    parts = [path.split("/") for path in recorded]  # /apis/group/version/namespaces/namespace/resource/name
     served = [
         (group, resource)
         for group, (_, resource, versions) in _FLUX.items()
         if cluster.first_offered(group, versions, resource)
     ]
-    return argocd_permissions(cluster, argocd, "suspend") + [
-        Permission(verb, *what, one) for what in served for one in flux for verb in ("list", "get", "patch")
+    return [
+        *argocd_permissions(cluster, argocd, "suspend"),
+        *(Permission(verb, *what, one) for what in served for one in flux for verb in ("list", "get", "patch")),
+        *(Permission(verb, one[2], one[6], one[5], (one[7],)) for one in parts for verb in ("get", "patch")),
     ]
 
 
@@ -293,8 +301,10 @@ class Held:
         return name_of(self.path)
 
 
-def held(cluster: Cluster, product: str, argocd: Sequence[str], flux: Sequence[str]) -> list[Held]:
-    """All that the rollback of this product holds off in these namespaces."""
+def held(
+    cluster: Cluster, product: str, argocd: Sequence[str], flux: Sequence[str], recorded: Sequence[str]
+) -> list[Held]:
+    """All that the rollback of this product holds off in these namespaces, and at these paths from the record."""
     places = [(*_ARGO, one) for one in argocd] if cluster.offers(*_ARGO) else []
     for group, (_, resource, versions) in _FLUX.items():
         version = cluster.first_offered(group, versions, resource)
@@ -304,7 +314,9 @@ def held(cluster: Cluster, product: str, argocd: Sequence[str], flux: Sequence[s
         for raw in cluster.list(path_of(*place)):
             one = _held(path_of(*place, raw["metadata"]["name"]), raw, product)
             found += [one] if one else []
-    return found
+    known = {one.path for one in found}
+    others = (held_at(cluster, path, product) for path in recorded if path not in known)
+    return [*found, *(one for one in others if one)]
 
 
 def held_at(cluster: Cluster, path: str, product: str) -> Held | None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ..errors import BalikError
 from ..kubernetes.client import JSON_PATCH, Cluster, at_once, path_of
-from ..units import parse_duration
+from ..units import label_terms, parse_duration
 from .images import Image, parse, same, short
 from .workloads import KINDS, Workload, finished, key_of
 
@@ -122,6 +122,8 @@ class Selection(NamedTuple):
     left: list[str]
     #: Every workload that was read on the way, with those that are not meant.
     seen: list[Workload]
+    #: What is named and stands for nothing there.
+    nothing: Sequence[str] = ()
 
 
 def targets(images: Iterable[str]) -> tuple[str, ...]:
@@ -212,7 +214,7 @@ def by_name(cluster: Cluster, wanted: Sequence[Wanted], cronjobs: str) -> Select
 
 def by_labels(
     cluster: Cluster,
-    labels: Mapping[str, str],
+    labels: Mapping[str, Any],
     namespaces: Sequence[str],
     kinds: Sequence[str],
     images: tuple[str, ...],
@@ -226,7 +228,9 @@ def by_labels(
     """
     if not images:
         raise BalikError("The image to go back to", "is not given", "image_revert_image, or image_revert_images")
-    selector = ",".join(f"{key}={value}" if value else key for key, value in labels.items())
+    if not all(namespaces):
+        raise BalikError("image_revert_namespaces", "one is empty", "names; an empty list means the whole cluster")
+    selector = ",".join(label_terms(labels))
     places = {f"{kind} {namespace}": (kind, namespace) for kind in kinds for namespace in namespaces or [""]}
     lists, failed = at_once(places, lambda at: read(cluster, *places[at], selector))
     _first(failed)
@@ -245,7 +249,14 @@ def by_labels(
             f"there is none in {where} ({cluster.name}){others}",
             do="See that context, namespaces, labels and the image's repository are the right ones.",
         )
-    return Selection(changes, left, seen)
+    empty = [one for one in namespaces if not any(each.namespace == one for each in seen)]
+    absent = [one for one in empty if cluster.lacks(one)]
+    left += [f"namespace {one} has no workload labelled {selector}" for one in empty if one not in absent]
+    nothing = [f"namespace {one} does not exist ({cluster.name})" for one in absent]
+    running = {now.repository for one in seen for each in one.containers() if (now := parse(each.image))}
+    unused = [one for one in images if Image.of(one).repository not in running]
+    nothing += [f"no workload labelled {selector} runs any version of {short(one)}" for one in unused]
+    return Selection(changes, left, seen, nothing)
 
 
 def again(cluster: Cluster, changes: Sequence[Change]) -> dict[str, Workload]:

@@ -81,13 +81,21 @@ class Freezer:
         """Finds the autoscalers, and every reason why they could not be frozen; ``before`` has their settings."""
         self._permitted()
         chosen = self._chosen()
+        empty = [one for one in self.namespaces if not any(each.namespace == one for each in chosen)]
+        if absent := [one for one in empty if self.cluster.lacks(one)]:
+            raise BalikError(
+                "scale_freeze_namespaces",
+                f"{', '.join(absent)} does not exist ({self.cluster.name})",
+                do="Correct the name or the context.",
+            )
         pins = [one for one in chosen if one.kind.pins and not (one.note and one.is_still)]
         self._each(pins, self._replicas, "ready")
         before = {str(one): one.note.was if one.note else one.kind.values(one.thing) for one in chosen}
         return {
             "changed": False,
             "before": {"autoscalers": before},
-            "says": f"{_counted(chosen)} can be frozen ({', '.join(self._ways)})",
+            "says": f"{_counted(chosen)} can be frozen ({', '.join(self._ways)})"
+            + (f"; none in namespace {', '.join(empty)}" if empty else ""),
         }
 
     def ready_to_thaw(self) -> Result:
@@ -254,8 +262,9 @@ class Freezer:
         require(self.cluster, wanted, MANIFEST)
 
     def _all(self, labels: str = "") -> Iterator[Autoscaler]:
-        if not self.namespaces:
-            raise BalikError("scale_freeze_namespaces", "names no namespace", "at least one")
+        if not self.namespaces or not all(self.namespaces):
+            wrong = "one is empty" if self.namespaces else "names no namespace"
+            raise BalikError("scale_freeze_namespaces", wrong, "at least one, each by its name")
         jobs = {
             path_of(f"{kind.group}/{kind.version}", kind.plural, namespace): kind
             for namespace in self.namespaces

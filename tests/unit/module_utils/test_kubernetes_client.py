@@ -60,3 +60,25 @@ def test_so_is_one_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_token_that_a_header_may_hold_is_sent(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match="does not answer"):
         Cluster.connect(kubeconfig(tmp_path, {"token": "s3cret"})).get("/version")
+
+
+@pytest.mark.parametrize(
+    ("program", "found"),
+    [
+        ("no-such-login", "no-such-login is not installed here"),
+        ("/no/such-login", "such-login gave no credentials"),
+        ("false", "false gave no credentials"),
+    ],
+)
+def test_a_login_program_that_gives_nothing_is_named(tmp_path: Path, program: str, found: str) -> None:
+    login = {"apiVersion": "client.authentication.k8s.io/v1", "command": program, "interactiveMode": "Never"}
+    with pytest.raises(BalikError, match=rf"context prod: its login program .*{found}\. Install"):
+        Cluster.connect(kubeconfig(tmp_path, {"exec": login}))
+
+
+def test_one_that_gives_a_token_is_taken(tmp_path: Path) -> None:
+    api = "client.authentication.k8s.io/v1"
+    answer = f'{{"apiVersion": "{api}", "kind": "ExecCredential", "status": {{"token": "s3cret"}}}}'
+    login = {"apiVersion": api, "command": "echo", "args": [answer], "interactiveMode": "Never"}
+    with pytest.raises(Unreachable, match="does not answer"):
+        Cluster.connect(kubeconfig(tmp_path, {"exec": login})).get("/version")

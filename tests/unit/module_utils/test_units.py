@@ -11,6 +11,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.errors import Balik
 from ansible_collections.balik.rollback.plugins.module_utils.units import (
     format_duration,
     iso,
+    label_terms,
     parse_duration,
     parse_time,
 )
@@ -140,3 +141,8 @@ def test_what_is_no_time_is_refused_with_its_key(written: object) -> None:
 def test_iso_sorts_as_time_does_and_comes_back(one: datetime, other: datetime) -> None:
     assert parse_time(iso(one)) == one
     assert (iso(one) < iso(other)) == (one < other)
+
+
+def test_only_nothing_takes_any_value_of_a_label() -> None:
+    labels = {"a": "", "b": None, "c": False, "d": True, "e": 0, "f": 1.5, "g": "web"}
+    assert label_terms(labels) == ["a", "b", "c=false", "d=true", "e=0", "f=1.5", "g=web"]
