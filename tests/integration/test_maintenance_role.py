@@ -205,3 +205,14 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         assert "nothing is saved of the page" in one.play(replace(undo("on"), saved={})).stdout
         printed = one.play(CHECK, arguments=["-e", "maintenance_page_bypass=short"]).stdout
         assert "maintenance_page_bypass: found 5 characters; expected 16 or more" in printed
+
+
+def test_the_page_that_goes_up_again_is_told_in_whole_sentences(tmp_path: Path) -> None:
+    """traffic-restore on a page that is off already, in front of an application that answers 500."""
+    with world(tmp_path, LOCAL) as one:
+        prepare(one)
+        broken = {"maintenance_page_url": f"{one.servers['lb-web'].url}broken", "maintenance_page_within": "1s"}
+        done = one.play(restore(MAIN), arguments=["--limit", "lb-web", "-e", json.dumps(broken)])
+        assert done.returncode != 0
+        assert "Bring the application up first. The maintenance page is on again." in done.stdout, done.stdout
+        assert "left off" not in done.stdout

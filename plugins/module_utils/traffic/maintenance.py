@@ -215,14 +215,15 @@ class Maintenance:
         last, good, _ = self.door.wait(lambda answer: answer.is_app, self.within, {BYPASS: self.bypass})
         if good:
             return
+        # A page that is off already may be put up again by whoever asked.
+        left = "The page is left on. " if state.on else ""
         raise BalikError(
             f"{self.door.url} behind the page",
             _last(last),
             f"the application, below 500 and without {MARKER}",
-            f"The page is left {_word(state.on)}. Bring the application up first."
+            f"{left}Bring the application up first."
             if not isinstance(last, Answer) or last.revision is None
-            else f"The page is left {_word(state.on)}. Run maintenance-page's `prepare`: "
-            "the load balancer does not know the plan's bypass.",
+            else f"{left}Run maintenance-page's `prepare`: the load balancer does not know the plan's bypass.",
         )
 
     def _must_be_page(self, answer: Answer) -> None:
