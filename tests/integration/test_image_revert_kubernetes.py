@@ -236,6 +236,15 @@ def test_by_label_what_is_named_and_stands_for_nothing_is_told(shop: Shop, clust
     assert "image_revert_namespaces: one is empty; expected names" in says
 
 
+def test_a_workload_of_another_kind_that_selects_the_same_pods_is_named(shop: Shop) -> None:
+    for kind in ("Deployment", "StatefulSet"):
+        shop.run(kind=kind, wait=False)
+    says = refused(lambda: shop.step("check", "web"))
+    assert (
+        f"Deployment {shop.name}/web selects pods by app=web, which those of StatefulSet {shop.name}/web carry" in says
+    )
+
+
 def test_a_rollout_that_cannot_finish_says_why_and_touches_nothing_else(shop: Shop, lab: Nodes) -> None:
     lab.push(f"{REPOSITORY}:1.9.3")
     lab.behave(f"{REPOSITORY}:1.9.3", "unready")

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from ..kubernetes.client import Cluster, at_once, path_of
+from ..kubernetes.client import Cluster, Refused, at_once, path_of
+from . import selection
 from .selection import Change
 from .workloads import ROLLING, Workload, awaits, finished, key_of
 
@@ -30,7 +31,9 @@ def examine(cluster: Cluster, changes: Sequence[Change], seen: Sequence[Workload
     budgets = _all(cluster, policy, "poddisruptionbudgets", namespaces) if policy else {}
     refusals, notes = [], []
     refusals += [f"{one.key} {why}" for one in rolling for why in held(one.workload)]
-    refusals += shared_selectors([one.workload for one in rolling], seen)
+    refusals += shared_selectors(
+        [one.workload for one in rolling], [*seen, *_of_other_kinds(cluster, namespaces, seen)]
+    )
     for namespace in namespaces:
         here = [one for one in rolling if one.workload.namespace == namespace]
         found = quota([one.workload for one in here if one.needed], quotas.get(namespace, []))
@@ -45,6 +48,25 @@ def _all(cluster: Cluster, version: str, resource: str, namespaces: Sequence[str
     for error in failed.values():
         raise error
     return found
+
+
+def _of_other_kinds(cluster: Cluster, namespaces: Sequence[str], seen: Sequence[Workload]) -> list[Workload]:
+    """The workloads of these namespaces whose kinds were not read on the way, as far as these credentials may."""
+    read = {(one.kind.name, one.namespace) for one in seen}
+    places = {f"{kind} {where}": (kind, where) for where in namespaces for kind in ROLLING if (kind, where) not in read}
+
+    def look(at: str) -> list[Workload]:
+        try:
+            return selection.read(cluster, *places[at])
+        except Refused as error:
+            if error.status == 403:
+                return []  # whoever binds less than the manifest may revert all the same
+            raise
+
+    found, failed = at_once(places, look)
+    for error in failed.values():
+        raise error
+    return [one for workloads in found.values() for one in workloads]
 
 
 def held(workload: Workload) -> Iterator[str]:
