@@ -234,7 +234,7 @@ class _Reader:
             "speed": self.speed,
             "reviewed": self.top("rollback_plan_reviewed", _date),
             # A review is due by the calendar, however fast the sandbox's clock runs.
-            "review_every": self.top("rollback_plan_review_every", parse_duration, parse_duration("90d")),
+            "review_every": self.top("rollback_plan_review_every", _duration, parse_duration("90d")),
             "release": release["name"],
             "launched": release["launched"],
             "stable": release["stable"],
@@ -321,7 +321,7 @@ class _Reader:
         keys = {
             "says": (_text, ""),
             "covers": (_choices(SCOPES), _REQUIRED),
-            "takes": (parse_duration, _REQUIRED),
+            "takes": (_duration, _REQUIRED),
             "revert": (self.some_step_names, _REQUIRED),
             "go": (self.role_names, ()),
         }
@@ -364,8 +364,8 @@ class _Reader:
     def loss(self) -> dict[str, Any]:
         """How what a restore loses is found out. Its limits are of programs: no sandbox's clock divides them."""
         keys = {
-            "limit": (parse_duration, parse_duration("2m")),
-            "export_limit": (parse_duration, parse_duration("30m")),
+            "limit": (_duration, parse_duration("2m")),
+            "export_limit": (_duration, parse_duration("30m")),
             "exact": (_choice(("auto", "always", "never")), "auto"),
             "export": (_flag, True),
             "times": (_times, {}),
@@ -473,7 +473,7 @@ class _Reader:
         self.problems.append(BalikError(where, "it is no key of a plan", do=do))
 
     def duration(self, value: Any, where: str) -> float:
-        return parse_duration(value, where) / self.speed
+        return _duration(value, where) / self.speed
 
     def some_time(self, value: Any, where: str) -> float:
         seconds = self.duration(value, where)
@@ -521,6 +521,14 @@ def _text(value: Any, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
         raise BalikError(where, f"found {value!r}", "a text")
     return str(value)
+
+
+def _duration(value: Any, where: str) -> float:
+    seconds = parse_duration(value, where)
+    number = str(value).strip()
+    if seconds and not number[-1].isalpha():
+        raise BalikError(where, f"found {value!r}, which has no unit", f"{number}s or {number}m, say")
+    return seconds
 
 
 def _secret(value: Any, where: str) -> str:

@@ -495,3 +495,15 @@ def test_junk_is_never_taken_for_a_text_or_a_table(junk: Any) -> None:
         assert all(remedy.revert and remedy.covers is not None for remedy in plan.remedies.values()), path
         assert all(item.name and item.role and item.says for item in plan.sign_offs), path
         assert all(all(item.values()) for item in plan.checklist), path
+
+
+@pytest.mark.parametrize("value", [15, "15", 0.5, " 15 "])
+@pytest.mark.parametrize(
+    "path",
+    ["rollback_decision.wait", "rollback_remedies.database.takes", "rollback_sign_offs[0].wait", "rollback_loss"],
+)
+def test_a_duration_without_a_unit_is_refused(path: str, value: object) -> None:
+    wanted = f"{path}.limit" if path == "rollback_loss" else path
+    (problem,) = refused(changed(path, {"limit": value} if path == "rollback_loss" else value))
+    assert (problem.what, problem.found) == (wanted, f"found {value!r}, which has no unit")
+    assert read_plan(changed(path, {"limit": 0} if path == "rollback_loss" else "0"), STEPS)
