@@ -32,7 +32,7 @@ RUN_VARIABLES = (
 #: Where the record and the reports stand.
 PLACE_VARIABLES = ("rollback_state_dir", "rollback_record_dsn", "rollback_record_key")
 #: What the wrapper and the flow hand to steps.
-INTERNAL_PREFIXES = ("rollback_step", "rollback_run_id")
+INTERNAL_PREFIXES = ("rollback_step", "rollback_run_id", "rollback_run_saved")
 
 
 class PlanRefused(BalikError):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.balik.rollback.plugins.module_utils.plan import INTERNAL_PREFIXES
 
 PROJECT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path for path in (PROJECT / "roles").iterdir() if path.is_dir())
@@ -16,6 +17,12 @@ STEPS = [role for role in ROLES if not role.name.startswith("rollback-")]
 ENTRY_POINTS = ("check", "main", "verify", "undo")
 #: Set by the wrapper, and no input of a role.
 FROM_WRAPPER = {"rollback_step_saved", "rollback_run_saved", "rollback_run_id"}
+
+
+def test_what_the_wrapper_sets_is_taken_for_no_key_of_a_plan() -> None:
+    """A step may read the plan while it runs."""
+    assert {name for name in FROM_WRAPPER if not name.startswith(INTERNAL_PREFIXES)} == set()
+
 
 steps = pytest.mark.parametrize("role", STEPS, ids=lambda role: role.name)
 entry_points = pytest.mark.parametrize("entry", ENTRY_POINTS)
