@@ -84,8 +84,8 @@ def test_each_format_comes_back_and_can_be_undone(live, dumps, tmp_path, kind):
 def test_a_large_tables_rows_are_dealt_out_among_sessions(live, dumps, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(sessions, "_SHARED_FROM", 0)
     monkeypatch.setattr(filling, "CHUNK", 20_000)
-    done = restore(task(live, tmp_path, dumps / FORMATS[kind], jobs=3))["evidence"]
-    assert (done["rows"], done["tables_compared"], done["amcheck"]) == (4000, 2, "sound")
+    done = restore(task(live, tmp_path, dumps / FORMATS[kind], jobs=3, compare=False))["evidence"]
+    assert (done["rows"], done["amcheck"]) == (4000, "sound")
     assert int(live.psql("SELECT count(DISTINCT xmin::text) FROM documents", DATABASE)) == 3
 
 
