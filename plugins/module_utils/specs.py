@@ -31,7 +31,11 @@ def secret(value: object, where: str) -> list[BalikError]:
     """A text that no message may show."""
     if isinstance(value, str) and value and "\n" not in value:
         return []
-    return [BalikError(where, f"found {type(value).__name__} (its value is not shown)", "a text of one line")]
+    if isinstance(value, str):
+        found = "found a text of several lines (it is not shown: it may be a secret)" if value else "found ''"
+    else:
+        found = "found no text (it is not shown: it may be a secret)"
+    return [BalikError(where, found, "a text of one line")]
 
 
 def flag(value: object, where: str) -> list[BalikError]:

@@ -57,7 +57,7 @@ options:
   jobs:
     description:
       - How many processes dump and restore at a time; 0 for one per processor. Of a plain dump, that many sessions take
-        a large table's rows without O(compare), since they lie in another order then.
+        a large table's rows, which then lie in another order than in the dump.
     type: int
     default: 0
   limit:

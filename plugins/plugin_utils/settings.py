@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ FOR_WRAPPER = ("hosts", "limit")
 #: Durations whose default is a template; all others are known by a default such as 30s.
 DURATIONS = ("maintenance_page_within",)
 HIGHEST_PORT = 65535
+#: Numbers of which there must be one; any other may be 0, and none is less.
+AT_LEAST_ONE = ("image_revert_parallel", "maintenance_page_kubernetes_replicas")
 #: What selects something for image-revert, by backend.
 SELECTIONS = {
     "docker": ("containers", "labels"),
@@ -91,8 +94,12 @@ class StepSettings:
             return
         if name in self._durations:
             yield from _no_duration(name, value)
-        if name.endswith("_port") and option.get("type") == "int" and not 0 <= int(value) <= HIGHEST_PORT:
-            yield name, f"found {value!r}; expected a port, at most {HIGHEST_PORT}"
+        if option.get("type") == "int":
+            least = 1 if name in AT_LEAST_ONE else 0
+            most = HIGHEST_PORT if name.endswith("_port") else math.inf
+            if not least <= int(value) <= most:
+                expected = f"{least} to {most}" if name.endswith("_port") else f"{least} or more"
+                yield name, f"found {value!r}; expected {expected}"
 
     def _selection(self, variables: Variables) -> Iterator[Problem]:
         """A step that would select nothing, or goes back to no image: a spec takes an empty value for a value."""

@@ -573,11 +573,18 @@ def test_durations_and_ports_of_steps_are_read_with_the_plan(product: Product) -
         image_revert_containers=[{"name": "app", "image": "app:1", "limit": "long"}],
         smoke_test_limit="-5s",
         db_restore_login_port=99999999,
+        db_restore_jobs=-1,
+        image_revert_parallel=0,
         db_restore_lock_limit=90,
     )
     refused = product.play(*BREAK_GLASS)
     assert refused.returncode != 0
     lines = product.plan_file.read_text().splitlines()
+    numbers = {
+        "db_restore_login_port": "0 to 65535",
+        "db_restore_jobs": "0 or more",
+        "image_revert_parallel": "1 or more",
+    }
     for name, written, found in (
         ("hold_it_limit", "hold_it_limit:", "'a while'"),
         ("maintenance_page_within", "maintenance_page_within:", "'quick'"),
@@ -586,9 +593,11 @@ def test_durations_and_ports_of_steps_are_read_with_the_plan(product: Product) -
         ("image_revert_containers[0].limit", "limit: long", "'long'"),
         ("smoke_test_limit", "smoke_test_limit:", "'-5s'"),
         ("db_restore_login_port", "db_restore_login_port:", "99999999"),
+        ("db_restore_jobs", "db_restore_jobs:", "-1"),
+        ("image_revert_parallel", "image_revert_parallel:", "0"),
     ):
         number = 1 + next(n for n, line in enumerate(lines) if line.strip().startswith(written))
-        expected = "a port, at most 65535" if "port" in name else "a duration such as 30s"
+        expected = numbers.get(name, "a duration such as 30s")
         wanted = f"plan.yml:{number}: {name}: found {found}; expected {expected}"
         assert wanted in refused.stdout, f"{wanted}\n{refused.stdout}"
     for name in ("image_revert_steady", "db_restore_lock_limit"):

@@ -208,15 +208,15 @@ def glance(path: Path, kind: str, programs: Programs, deadline: Deadline) -> Con
 
 
 def inspect(
-    path: Path, kind: str, programs: Programs, deadline: Deadline, digests: bool = False, sink: Sink | None = None
+    path: Path, kind: str, programs: Programs, deadline: Deadline, sums: bool = False, sink: Sink | None = None
 ) -> Contents:
     """Reads a whole backup without restoring it.
 
-    :param digests: take the SHA-256 of each table's rows.
+    :param sums: take the sum of each table's rows.
     :param sink: gets what is read, piece by piece.
     :raises BalikError: it is spoiled, or is no dump of one database.
     """
-    reader = Reader(str(path), digests, sink)
+    reader = Reader(str(path), sums, sink)
     with opened(path, kind, programs, deadline) as stream:
         for chunk in iter(lambda: stream.read(CHUNK), b""):
             reader.feed(chunk)

@@ -32,24 +32,22 @@ def fill(
     deadline: Deadline,
     jobs: int = 1,
     settings: Mapping[str, str] | None = None,
-    digests: bool = False,
+    sums: bool = False,
 ) -> Contents:
     """Restores a backup into the empty ``database``, and stops at the first error.
 
     :param kind: as :func:`backup.kind_of` says.
     :param jobs: how many processes, or sessions, take rows at the same time.
     :param settings: for the sessions that restore.
-    :param digests: take the SHA-256 of each table's rows, too; an archive is read a second time for that.
-    :returns: what was restored; of an archive without ``digests`` only what its table of contents says.
+    :param sums: take the sum of each table's rows, too; an archive is read a second time for that.
+    :returns: what was restored; of an archive without ``sums`` only what its table of contents says.
     :raises BalikError: the backup is spoiled, or the server refused some of it.
     """
     environment = access.environment(database, settings)
     if kind not in backup.ARCHIVES:
         what, do = f"restoring {path} into {database}", f"Nothing else was touched. {backup.ANOTHER}"
-        # Rows in another order have another digest, and comparing their values takes longer than loading them did.
-        taking = 1 if digests else jobs
-        with sessions(programs, restricted(programs), environment, deadline, taking, what, do) as dealer:
-            reader = Reader(str(path), digests, dealer)
+        with sessions(programs, restricted(programs), environment, deadline, jobs, what, do) as dealer:
+            reader = Reader(str(path), sums, dealer)
             with backup.opened(path, kind, programs, deadline) as stream:
                 for chunk in iter(lambda: stream.read(CHUNK), b""):
                     reader.feed(chunk)
@@ -59,8 +57,8 @@ def fill(
     target = conninfo.make_conninfo(dbname=database)
     command = [programs["pg_restore"], "-w", "--exit-on-error", "-j", str(jobs), "-d", target, str(path.absolute())]
     run(command, environment, deadline, f"restoring {path}")
-    if digests:
-        return backup.inspect(path, kind, programs, deadline, digests=True)
+    if sums:
+        return backup.inspect(path, kind, programs, deadline, sums=True)
     return backup.listed(path, programs, deadline)
 
 

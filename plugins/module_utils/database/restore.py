@@ -247,7 +247,7 @@ class _Work:
     def _fill(self, path: Path, kind: str) -> Any:
         task = self.task
         # An archive's rows are read a second time for their checksums: that belongs to the proof, and its time too.
-        digests = task.compare and kind not in backup.ARCHIVES
+        sums = task.compare and kind not in backup.ARCHIVES
         return fill(
             task.access,
             self.known.beside,
@@ -257,12 +257,12 @@ class _Work:
             self.deadline,
             task.workers,
             task.settings,
-            digests,
+            sums,
         )
 
     def _prove(self, path: Path, kind: str, contents: Any) -> dict[str, Any]:
         if self.task.compare and kind in backup.ARCHIVES:
-            contents = backup.inspect(path, kind, self.programs, self.deadline, digests=True)
+            contents = backup.inspect(path, kind, self.programs, self.deadline, sums=True)
         return verification.prove(self.task, self.known.beside, contents, path, kind, self.programs, self.deadline)
 
 

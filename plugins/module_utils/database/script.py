@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..errors import BalikError
+from .rows import RowSum
 
 CHUNK = 1024 * 1024
 ANOTHER = "Take another copy of this backup, or an earlier backup."
@@ -55,14 +55,14 @@ class Block:
     :param table: schema and name, quoted where they must be.
     :param columns: as they are written, in parentheses; empty for all.
     :param rows: how many.
-    :param digest: SHA-256 of the rows' text in hex; empty when it was not asked for.
+    :param sum: of the rows as :class:`~.rows.RowSum` says; empty when it was not asked for.
     :param statement: its line as it is written, in the dump's own encoding.
     """
 
     table: str
     columns: str = ""
     rows: int = 0
-    digest: str = ""
+    sum: str = ""
     statement: bytes = b""
 
 
@@ -118,17 +118,17 @@ class Reader:
 
     It is no parser: it knows the lines that ``pg_dump`` begins its entries with, and where COPY data begins and ends.
 
-    :param digests: take the SHA-256 of each block.
+    :param sums: take the sum of each block's rows.
     """
 
-    def __init__(self, name: str, digests: bool = False, sink: Sink | None = None) -> None:
+    def __init__(self, name: str, sums: bool = False, sink: Sink | None = None) -> None:
         self.contents = Contents()
-        self._name, self._digests, self._sink = name, digests, sink
+        self._name, self._sums, self._sink = name, sums, sink
         self._tail: list[bytes] = []
         self._line = 0
         self._open = False  # within the rows of the last block
         self._schema = b""  # of names without one, in dumps made before 2018
-        self._digest: Any = None
+        self._sum: RowSum | None = None
         self._begun = self._whole = False
         self._start = b""
 
@@ -218,19 +218,17 @@ class Reader:
             found = lines.find(b"\n\\.\n", at)
             end = found + 1 if found >= 0 else len(lines)
         text, block = lines[at:end], self.contents.blocks[-1]
-        count = _count_lines(text)
+        count = self._sum.add(text) if self._sum else _count_lines(text)
         self._line += count
         block.rows += count
-        if self._digest:
-            self._digest.update(text)
         if self._sink:
             self._sink.rows(block, text)
         if end == len(lines):
             return end
         self._open = False
         self._line += 1
-        if self._digest:
-            block.digest = self._digest.hexdigest()
+        if self._sum:
+            block.sum = self._sum.text()
         if self._sink:
             self._sink.end(block)
         return end + 3
@@ -266,7 +264,7 @@ class Reader:
         table, _, columns = target.decode("utf-8", "replace").partition(" (")
         self.contents.blocks.append(Block(table, f"({columns}" if columns else "", statement=line + b"\n"))
         self.contents.holds_data = self._open = True
-        self._digest = hashlib.sha256() if self._digests else None
+        self._sum = RowSum() if self._sums else None
 
     def _note(self, notable: re.Match[bytes]) -> None:
         found = {key: value for key, value in notable.groupdict().items() if value is not None}

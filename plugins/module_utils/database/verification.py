@@ -1,14 +1,12 @@
 """Whether a restored copy is what the backup holds, and sound: rows, checksums, constraints, indexes, questions.
 
-A table's rows are read out of the copy as ``pg_dump`` reads them, and have the checksum of what the backup holds, byte
-by byte. Where they differ, only their order or their spelling may do so (another time zone, an older server's way to
-write a number): then the backup's rows are read once more, by the server, into a temporary table, and compared
-as values.
+A table's rows are read out of the copy as ``pg_dump`` reads them, and have the checksum of what the backup holds, in
+whatever order. Where they differ, only their spelling may do so (another time zone, an older server's way to write a
+number): then the backup's rows are read once more, by the server, into a temporary table, and compared as values.
 """
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from ..errors import BalikError
 from . import backup
 from .access import Access, Deadline, Programs, complaint, first_line, limited, run, too_long
 from .fitness import TABLES, same_product
+from .rows import RowSum
 from .script import CHUNK, Block, Contents
 from .task import Task, scalar
 
@@ -100,15 +99,15 @@ def same_rows(
     small = [block for block in contents.blocks if block.rows <= _SMALL and len(by_table[block.table]) == 1]
     with ThreadPoolExecutor(task.workers) as pool:
         begun = [
-            pool.submit(_digest_alone, task.access, copy, block, programs, deadline, settings)
+            pool.submit(_sum_alone, task.access, copy, block, programs, deadline, settings)
             for block in sorted(large, key=lambda block: -block.rows)
         ]
-        digests = dict(zip((id(block) for block in sorted(large, key=lambda block: -block.rows)), begun))
+        sums = dict(zip((id(block) for block in sorted(large, key=lambda block: -block.rows)), begun))
         with task.access.connect(copy) as connection:
             _set(connection, settings)
-            in_session = {id(block): _digest(connection, block, deadline) for block in small}
-        found = {**in_session, **{key: future.result() for key, future in digests.items()}}
-    unsure = {table for table, blocks in by_table.items() if found.get(id(blocks[0])) != blocks[0].digest}
+            in_session = {id(block): _sum(connection, block, deadline) for block in small}
+        found = {**in_session, **{key: future.result() for key, future in sums.items()}}
+    unsure = {table for table, blocks in by_table.items() if found.get(id(blocks[0])) != blocks[0].sum}
     if unsure:
         _same_values(task, copy, contents, unsure, path, kind, programs, deadline)
     return len(by_table)
@@ -123,21 +122,21 @@ def _set(connection: Connection[Any], settings: dict[str, str]) -> None:
         connection.execute("select set_config(%s, %s, false)", [name, value])
 
 
-def _digest(connection: Connection[Any], block: Block, deadline: Deadline) -> str:
+def _sum(connection: Connection[Any], block: Block, deadline: Deadline) -> str:
     if not deadline.left():
         raise too_long(f"comparing {block.table}", deadline)
-    digest = hashlib.sha256()
+    found = RowSum()
     with connection.cursor().copy(_out(block)) as rows:  # type: ignore[arg-type]
         for row in rows:
-            digest.update(row)
-    return digest.hexdigest()
+            found.add(bytes(row))
+    return found.text()
 
 
-def _digest_alone(
+def _sum_alone(
     access: Access, database: str, block: Block, programs: Programs, deadline: Deadline, settings: dict[str, str]
 ) -> str:
     """The same through psql, which hands on a hundred megabytes a second."""
-    digest, what = hashlib.sha256(), f"comparing {block.table}"
+    found, what = RowSum(), f"comparing {block.table}"
     environment = {**access.environment(database, settings), "PGCLIENTENCODING": settings["client_encoding"]}
     command = [programs["psql"], "-X", "-w", "-q", "-v", "ON_ERROR_STOP=1", "-c", _out(block)]
     with tempfile.TemporaryFile() as err:
@@ -147,13 +146,13 @@ def _digest_alone(
         assert process.stdout
         with limited(process, deadline) as over, process.stdout:
             for chunk in iter(lambda: process.stdout.read(CHUNK), b""):  # type: ignore[union-attr]
-                digest.update(chunk)
+                found.feed(chunk)
             code = process.wait()
         if over.is_set():
             raise too_long(what, deadline)
         if code:
             raise BalikError(what, f"psql ended with {code}: {complaint(err)}")
-    return digest.hexdigest()
+    return found.text()
 
 
 class Staged:
