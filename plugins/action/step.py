@@ -31,6 +31,13 @@ class ActionModule(RollbackAction):
             found |= self.variables_of(host).secrets()
         return found
 
+    @cached_property
+    def recorded_by(self) -> tuple[str, str, str]:
+        """As the plan says, which was checked when the run was opened: reading all of it again would take longer than
+        all else here, while visitors wait for the page."""
+        product, dsn, key = (self.variables.get(f"rollback_{name}") for name in ("product", "record_dsn", "record_key"))
+        return str(product), dsn or "", key or ""
+
     def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
         self.run_id, self.phase, self.step = (arguments[key] for key in ("run", "phase", "step"))
         return getattr(self, "_" + arguments["moment"])()

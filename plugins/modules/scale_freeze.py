@@ -46,6 +46,12 @@ options:
     type: list
     elements: str
     default: []
+  frozen_in:
+    description:
+      - With V(ready_to_thaw), V(thawed) and V(verified_thawed) in AWS, the region that the record says the run froze
+        groups of; another one is refused.
+    type: str
+    default: ""
   kubernetes:
     description: The cluster, and which of its autoscalers.
     type: dict
@@ -106,6 +112,7 @@ OPTIONS = {
     "run": {"type": "str", "default": ""},
     "only": {"type": "list", "elements": "str"},
     "recorded": {"type": "list", "elements": "str", "default": []},
+    "frozen_in": {"type": "str", "default": ""},
     "kubernetes": {
         "type": "dict",
         "default": {},
@@ -142,7 +149,7 @@ def holder(options: dict, dry: bool) -> aws.AutoScaling | Freezer:
         client, errors = aws.session(given["region"], given["profile"], given["endpoint"])
         region = client.meta.region_name
         tags = {key: str(value) for key, value in given["tags"].items()}
-        return aws.AutoScaling(client, errors, region, product, run, given["groups"], tags, dry)
+        return aws.AutoScaling(client, errors, region, product, run, given["groups"], tags, dry, options["frozen_in"])
     given = options["kubernetes"]
     cluster = Cluster.connect(given["kubeconfig"], given["context"])
     where, labels = given["namespaces"], ",".join(label_terms(given["labels"]))

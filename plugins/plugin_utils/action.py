@@ -172,9 +172,14 @@ class RollbackAction(ActionBase):
         return Path(str(place)).expanduser() / (product if is_slug(product) else "unknown-product")
 
     @cached_property
+    def recorded_by(self) -> tuple[str, str, str]:
+        """The product, its record's DSN (empty for a file in :attr:`state_dir`), and its key."""
+        return self.plan.product, self.plan.record_dsn, self.plan.record_key
+
+    @cached_property
     def record(self) -> Record:
-        place = self.plan.record_dsn or str(self.state_dir / "record.sqlite")
-        return Record(place, self.plan.product, self.plan.record_key)
+        product, dsn, key = self.recorded_by
+        return Record(dsn or str(self.state_dir / "record.sqlite"), product, key)
 
     def believe_record(self) -> None:
         """Compute the chain anew before what stands in the record is acted upon; say where its end may be missing.
@@ -213,7 +218,7 @@ class RollbackAction(ActionBase):
 
     def no_record(self) -> bool:
         """Whether this is a check run that finds no record, and makes none."""
-        return self.check_mode and not self.plan.record_dsn and not (self.state_dir / "record.sqlite").exists()
+        return self.check_mode and not self.recorded_by[1] and not (self.state_dir / "record.sqlite").exists()
 
     @cached_property
     def holder(self) -> Holder:
@@ -256,7 +261,7 @@ class RollbackAction(ActionBase):
             return
         if not self.holds_lock():
             raise BalikError(
-                f"the lock of {self.plan.product}",
+                f"the lock of {self.recorded_by[0]}",
                 f"it was taken over: {_now_held(self.record.lock())}",
                 do=f"Leave it to them; `{self.command('status.yml')}` shows how far they are.",
             )

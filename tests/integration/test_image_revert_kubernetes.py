@@ -245,6 +245,16 @@ def test_a_workload_of_another_kind_that_selects_the_same_pods_is_named(shop: Sh
     )
 
 
+def test_by_label_one_without_the_label_that_selects_the_same_pods_is_named(shop: Shop) -> None:
+    label: Json = {"labels": {"product": "hub"}}
+    shop.run("web")
+    beside = manifest(shop.name, "web", "Deployment", BAD)
+    beside["metadata"] = {"name": "beside", "namespace": shop.name, "labels": {"product": "other"}}
+    shop.cluster.apply(beside)
+    says = refused(lambda: shop.step("check", **label))
+    assert f"Deployment {shop.name}/web selects pods by app=web" in says and f"Deployment {shop.name}/beside" in says
+
+
 def test_a_rollout_that_cannot_finish_says_why_and_touches_nothing_else(shop: Shop, lab: Nodes) -> None:
     lab.push(f"{REPOSITORY}:1.9.3")
     lab.behave(f"{REPOSITORY}:1.9.3", "unready")

@@ -78,7 +78,8 @@ def test_alarms_and_schedules_rest_and_come_back_exactly_as_far(aws: Any) -> Non
 
     ready = it.ready()
     assert ready["before"] == {
-        "suspends": {"web": ["AlarmNotification", "ScheduledActions"], "worker": ["AlarmNotification"]}
+        "suspends": {"web": ["AlarmNotification", "ScheduledActions"], "worker": ["AlarmNotification"]},
+        "region": REGION,
     }
     assert scaling(aws, "web", dry=True).freeze()["changed"] is True
     assert groups(aws) == before
@@ -171,6 +172,19 @@ def test_a_group_that_another_products_rollback_holds_is_refused(aws: Any) -> No
         with pytest.raises(BalikError, match=r"Auto Scaling groups web: frozen by the rollback of desk\. Let that end"):
             act()
     assert groups(aws) == before
+
+
+def test_a_thaw_that_looks_in_another_region_than_the_freeze_is_refused(aws: Any) -> None:
+    make(aws, "web")
+    frozen = scaling(aws, "web")
+    assert frozen.ready()["before"]["region"] == REGION
+    frozen.freeze()
+    client, errors = session("eu-central-1", "", aws.meta.endpoint_url)
+    elsewhere = AutoScaling(client, errors, "eu-central-1", "lawyers-hub", "r1", frozen_in=REGION)
+    for act in (elsewhere.ready_to_thaw, elsewhere.thaw, elsewhere.verify_thawed):
+        with pytest.raises(BalikError, match=f"found eu-central-1, and this run froze groups of {REGION}"):
+            act()
+    assert scaling(aws, frozen_in=REGION).thaw()["evidence"] == {"thawed": 1}
 
 
 def test_what_aws_refuses_is_told_with_what_to_do(aws: Any) -> None:

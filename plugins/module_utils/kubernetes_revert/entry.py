@@ -120,7 +120,7 @@ class Revert:
         require(self.cluster, gitops.flux_permissions(changes, self.owners), MANIFEST)
         owners = gitops.find(self.cluster, changes, self.argocd)
         refusals, notes = gitops.judge(owners, self.owners)
-        findings = guards.examine(self.cluster, changes, found.seen)
+        findings = guards.examine(self.cluster, found)
         refusals += findings.refusals
         notes += [*findings.notes, *self._running_jobs(changes)]
         if self.arguments["already"] == "refuse" and not self.saved:

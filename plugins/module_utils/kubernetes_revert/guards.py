@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..kubernetes.client import Cluster, Refused, at_once, path_of
 from . import selection
-from .selection import Change
+from .selection import Change, Selection
 from .workloads import ROLLING, Workload, awaits, finished, key_of
 
 Json = dict[str, Any]
@@ -22,24 +22,25 @@ class Findings(NamedTuple):
     notes: list[str]
 
 
-def examine(cluster: Cluster, changes: Sequence[Change], seen: Sequence[Workload]) -> Findings:
+def examine(cluster: Cluster, found: Selection) -> Findings:
     """All reasons there are, each a sentence that begins with the workload's name. Reads quotas and budgets."""
-    rolling = [one for one in changes if one.workload.kind.name in ROLLING]
+    rolling = [one for one in found.changes if one.workload.kind.name in ROLLING]
     namespaces = sorted({one.workload.namespace for one in rolling})
     quotas = _all(cluster, "v1", "resourcequotas", namespaces)
     policy = cluster.first_offered("policy", ("v1", "v1beta1"), "poddisruptionbudgets")
     budgets = _all(cluster, policy, "poddisruptionbudgets", namespaces) if policy else {}
     refusals, notes = [], []
     refusals += [f"{one.key} {why}" for one in rolling for why in held(one.workload)]
-    refusals += shared_selectors(
-        [one.workload for one in rolling], [*seen, *_of_other_kinds(cluster, namespaces, seen)]
-    )
+    beside = [*found.seen, *_unread(cluster, namespaces, found)]
+    refusals += shared_selectors([one.workload for one in rolling], beside)
     for namespace in namespaces:
         here = [one for one in rolling if one.workload.namespace == namespace]
-        found = quota([one.workload for one in here if one.needed], quotas.get(namespace, []))
-        refusals += found.refusals
-        notes += found.notes
-        notes += [f"{one.key}: {said}" for one in here for said in budget(one.workload, budgets.get(namespace, []))]
+        room = quota([one.workload for one in here if one.needed], quotas.get(namespace, []))
+        refusals += room.refusals
+        notes += room.notes
+        for one in here:
+            tight = budget(one.workload, budgets.get(namespace, []), empty_takes_all=policy == "policy/v1")
+            notes += [f"{one.key}: {said}" for said in tight]
     return Findings(refusals, notes)
 
 
@@ -50,10 +51,15 @@ def _all(cluster: Cluster, version: str, resource: str, namespaces: Sequence[str
     return found
 
 
-def _of_other_kinds(cluster: Cluster, namespaces: Sequence[str], seen: Sequence[Workload]) -> list[Workload]:
-    """The workloads of these namespaces whose kinds were not read on the way, as far as these credentials may."""
-    read = {(one.kind.name, one.namespace) for one in seen}
-    places = {f"{kind} {where}": (kind, where) for where in namespaces for kind in ROLLING if (kind, where) not in read}
+def _unread(cluster: Cluster, namespaces: Sequence[str], found: Selection) -> list[Workload]:
+    """The workloads of these namespaces that were not read on the way, as far as these credentials may."""
+    read = {(one.kind.name, one.namespace) for one in found.seen}
+    places = {
+        f"{kind} {where} {labels}": (kind, where, labels)
+        for where in namespaces
+        for kind in ROLLING
+        for labels in (found.unread if (kind, where) in read else [""])
+    }
 
     def look(at: str) -> list[Workload]:
         try:
@@ -63,10 +69,10 @@ def _of_other_kinds(cluster: Cluster, namespaces: Sequence[str], seen: Sequence[
                 return []  # whoever binds less than the manifest may revert all the same
             raise
 
-    found, failed = at_once(places, look)
+    others, failed = at_once(places, look)
     for error in failed.values():
         raise error
-    return [one for workloads in found.values() for one in workloads]
+    return [one for workloads in others.values() for one in workloads]
 
 
 def held(workload: Workload) -> Iterator[str]:
@@ -117,12 +123,16 @@ def _template_labels(workload: Workload) -> Mapping[str, str]:
     return (workload.template.get("metadata") or {}).get("labels") or {}
 
 
-def budget(workload: Workload, budgets: Sequence[Json]) -> Iterator[str]:
-    """PodDisruptionBudgets of its pods that leave no room; they hold up a node that is drained, not a rollout."""
+def budget(workload: Workload, budgets: Sequence[Json], empty_takes_all: bool = False) -> Iterator[str]:
+    """PodDisruptionBudgets of its pods that leave no room; they hold up a node that is drained, not a rollout.
+
+    :param empty_takes_all: whether an empty selector means every pod of the namespace (policy/v1), or none (v1beta1).
+    """
     labels = _template_labels(workload)
     for one in budgets:
-        status = one.get("status") or {}
-        if _selects(one["spec"].get("selector") or {}, labels) and not status.get("disruptionsAllowed"):
+        status, selector = one.get("status") or {}, one["spec"].get("selector")
+        every = empty_takes_all and selector == {}
+        if (every or _selects(selector or {}, labels)) and not status.get("disruptionsAllowed"):
             yield (
                 f"PodDisruptionBudget {one['metadata']['name']} allows no disruption now "
                 f"({status.get('currentHealthy', 0)} healthy, {status.get('desiredHealthy', 0)} wanted): "
@@ -131,7 +141,7 @@ def budget(workload: Workload, budgets: Sequence[Json]) -> Iterator[str]:
 
 
 def _selects(selector: Json, labels: Mapping[str, str]) -> bool:
-    """Whether a label selector takes a pod; an empty one, whose meaning differs between versions, takes none."""
+    """Whether a label selector takes a pod; an empty one, takes none."""
     chosen, expressions = selector.get("matchLabels") or {}, selector.get("matchExpressions") or []
     takes = {
         "In": lambda value, values: value in values,

@@ -124,6 +124,8 @@ class Selection(NamedTuple):
     seen: list[Workload]
     #: What is named and stands for nothing there.
     nothing: Sequence[str] = ()
+    #: Label selectors of those that stand beside them, of the same kinds, and were not read.
+    unread: Sequence[str] = ()
 
 
 def targets(images: Iterable[str]) -> tuple[str, ...]:
@@ -230,7 +232,8 @@ def by_labels(
         raise BalikError("The image to go back to", "is not given", "image_revert_image, or image_revert_images")
     if not all(namespaces):
         raise BalikError("image_revert_namespaces", "one is empty", "names; an empty list means the whole cluster")
-    selector = ",".join(label_terms(labels))
+    terms = label_terms(labels)
+    selector = ",".join(terms)
     places = {f"{kind} {namespace}": (kind, namespace) for kind in kinds for namespace in namespaces or [""]}
     lists, failed = at_once(places, lambda at: read(cluster, *places[at], selector))
     _first(failed)
@@ -256,7 +259,13 @@ def by_labels(
     running = {now.repository for one in seen for each in one.containers() if (now := parse(each.image))}
     unused = [one for one in images if Image.of(one).repository not in running]
     nothing += [f"no workload labelled {selector} runs any version of {short(one)}" for one in unused]
-    return Selection(changes, left, seen, nothing)
+    return Selection(changes, left, seen, nothing, all_but(terms))
+
+
+def all_but(terms: Sequence[str]) -> list[str]:
+    """Selectors that take, together, whatever does not fulfil all of these terms."""
+    lacking = [term.replace("=", "!=", 1) if "=" in term else f"!{term}" for term in terms]
+    return [",".join([*terms[:number], lack]) for number, lack in enumerate(lacking)]
 
 
 def again(cluster: Cluster, changes: Sequence[Change]) -> dict[str, Workload]:

@@ -30,6 +30,7 @@ class AutoScaling:
     :param region: for messages.
     :param names: the groups by name.
     :param tags: or all groups that carry these tags.
+    :param frozen_in: the region that the record says this run froze groups of; empty where it does not.
     """
 
     client: Any
@@ -40,6 +41,7 @@ class AutoScaling:
     names: Sequence[str] = ()
     tags: Mapping[str, str] | None = None
     dry: bool = False
+    frozen_in: str = ""
 
     def ready(self) -> Result:
         """Finds the groups; ``before`` holds what the freeze would replace."""
@@ -47,7 +49,7 @@ class AutoScaling:
         before = {_name(group): _noted(group) or _to_suspend(group) for group in groups}
         return {
             "changed": False,
-            "before": {"suspends": before},
+            "before": {"suspends": before, "region": self.region},
             "says": f"{_groups(groups)} can be frozen in {self.region}",
         }
 
@@ -133,6 +135,14 @@ class AutoScaling:
         return found
 
     def _frozen(self) -> list[Group]:
+        """:raises BalikError: this run froze groups elsewhere, and they would be left so."""
+        if self.frozen_in not in ("", self.region):
+            raise BalikError(
+                "scale_freeze_aws_region",
+                f"found {self.region}, and this run froze groups of {self.frozen_in}",
+                self.frozen_in,
+                "Run again with the region of the freeze.",
+            )
         return [group for group in self._all() if _holder(group) == self.product]
 
     def _all(self) -> list[Group]:

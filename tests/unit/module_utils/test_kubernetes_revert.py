@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+from ansible_collections.balik.rollback.plugins.module_utils import units
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
 from ansible_collections.balik.rollback.plugins.module_utils.kubernetes.client import name_of, path_of
 from ansible_collections.balik.rollback.plugins.module_utils.kubernetes.permissions import Permission
@@ -265,6 +266,26 @@ def test_neither_is_a_lifecycle_hook_nor_what_it_printed(reason: str) -> None:
 def test_a_budget_without_room_is_named_by_its_whole_selector(selector: Json, named: bool) -> None:
     said = list(guards.budget(workload(), [{"metadata": {"name": "pdb"}, "spec": {"selector": selector}}]))
     assert bool(said) is named
+
+
+@pytest.mark.parametrize(("selector", "empty_takes_all", "named"), [({}, True, 1), ({}, False, 0), (None, True, 0)])
+def test_a_budget_with_an_empty_selector_is_for_all_pods_in_policy_v1(
+    selector: Json | None, empty_takes_all: bool, named: int
+) -> None:
+    budgets = [{"metadata": {"name": "pdb"}, "spec": {"selector": selector}}]
+    assert len(list(guards.budget(workload(), budgets, empty_takes_all))) == named
+
+
+@pytest.mark.parametrize(
+    ("labels", "takes"),
+    [
+        ({"app": "hub"}, ["app!=hub"]),
+        ({"app": ""}, ["!app"]),
+        ({"app": "hub", "tier": "", "on": True}, ["app!=hub", "app=hub,!tier", "app=hub,tier,on!=true"]),
+    ],
+)
+def test_what_stands_beside_those_with_the_labels(labels: Json, takes: list[str]) -> None:
+    assert selection.all_but(units.label_terms(labels)) == takes
 
 
 def test_selectors_that_take_each_others_pods() -> None:
