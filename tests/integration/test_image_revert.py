@@ -18,7 +18,9 @@ from ansible_collections.balik.rollback.plugins.module_utils.docker_revert.entry
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
 from docker import APIClient
 
+from tests.servers.certificates import Authority
 from tests.servers.docker_engine import Lab, docker, docker_lab, eventually, image_id, inspect, version_of
+from tests.servers.upstream import free_port, wait_for_port
 
 pytestmark = pytest.mark.docker
 Json = dict[str, Any]
@@ -494,3 +496,61 @@ def test_an_engine_that_this_user_may_not_talk_to() -> None:
     )
     assert "unix:///var/run/docker.sock: this user may not talk to it (permission denied)" in ended.stderr
     assert "become: true" in ended.stderr
+
+
+_BEFORE_THE_ENGINE = """\
+defaults
+    mode tcp
+    timeout connect 2s
+    timeout client 60s
+    timeout server 60s
+frontend engine
+    bind 127.0.0.1:{port} ssl crt {folder}/server.pem ca-file {folder}/ca.pem verify required
+    default_backend engine
+backend engine
+    server engine unix@{socket}
+"""
+
+
+@pytest.fixture(name="over_tls")
+def _over_tls(tmp_path: Path) -> Iterator[str]:
+    """The engine behind TLS that asks for a client's certificate, as dockerd's --tlsverify does; its address."""
+    authority = Authority()
+    server, client = authority.issue("engine", hosts=["127.0.0.1"]), authority.issue("balik")
+    for name, content in {
+        "ca.pem": authority.certificate,
+        "server.pem": server.certificate + server.key,
+        "cert.pem": client.certificate,
+        "key.pem": client.key,
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    port, config = free_port(), tmp_path / "haproxy.cfg"
+    config.write_text(_BEFORE_THE_ENGINE.format(port=port, folder=tmp_path, socket=HOST.removeprefix("unix://")))
+    with subprocess.Popen(["haproxy", "-db", "-f", config]) as process:
+        try:
+            wait_for_port(port, process)
+            yield f"tcp://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def test_an_engine_over_tls(lab: Lab, app: str, over_tls: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/etc/ssl/certs/ca-certificates.crt")  # of others, for other servers
+    there: Json = {"docker_host": over_tls, "cert_path": str(tmp_path), "image": good(lab)}
+    seen = step("check", app, **there)
+    step("main", app, **there)
+    reverted(app)
+    step("verify", app, **there)
+    step("undo", app, **there, saved=seen["before"])
+    not_reverted(app)
+    with pytest.raises(BalikError, match=f"Docker engine at {over_tls}"):
+        step("check", app, **{**there, "cert_path": ""})
+    another = Authority()
+    stranger = another.issue("balik")
+    (tmp_path / "cert.pem").write_bytes(stranger.certificate)
+    (tmp_path / "key.pem").write_bytes(stranger.key)
+    with pytest.raises(BalikError, match=f"Docker engine at {over_tls}"):
+        step("check", app, **there)
+    (tmp_path / "ca.pem").write_bytes(another.certificate)
+    with pytest.raises(BalikError, match="its certificate is not to be trusted"):
+        step("check", app, **there)

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import datetime
-import ipaddress
 import itertools
 import json
 import os
@@ -26,18 +24,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import kubernetes.client
 import kubernetes.config
 import urllib3
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from tests.servers.certificates import Authority, pem
 from tests.servers.upstream import WITH_PARENT, free_port
 
 _PROGRAMS = ("kube-apiserver", "kube-controller-manager", "etcd")
@@ -165,47 +161,6 @@ class Api:
             raise ApiError(404, {"reason": "NotFound", "message": f"{api_version} has no {kind}"}) from None
         inside = f"/namespaces/{quote(namespace)}" if namespaced and namespace else ""
         return f"{base}{inside}/{plural}" + (f"/{quote(name)}" if name else "")
-
-
-class _Identity(NamedTuple):
-    """A certificate and its key, PEM."""
-
-    certificate: bytes
-    key: bytes
-
-
-class _Authority:
-    """Signs the certificates of one cluster."""
-
-    def __init__(self) -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "balik-test")])
-        signed = self._builder(self._name, self._key, 1).add_extension(x509.BasicConstraints(True, None), True)
-        self.certificate = signed.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-
-    def issue(self, user: str, groups: Sequence[str] = (), hosts: Sequence[str] = (), days: float = 1) -> _Identity:
-        """:param days: how long it is valid; a negative number makes one that has expired."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        parts = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
-        name = x509.Name([*parts, x509.NameAttribute(NameOID.COMMON_NAME, user)])
-        uses = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
-        builder = self._builder(name, key, days).add_extension(uses, False)
-        if hosts:
-            builder = builder.add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), False)
-        signed = builder.sign(self._key, hashes.SHA256())
-        return _Identity(signed.public_bytes(serialization.Encoding.PEM), _pem(key))
-
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, days: float) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.timezone.utc)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=10))
-            .not_valid_after(now + datetime.timedelta(days=days))
-        )
 
 
 class Cluster:
@@ -347,7 +302,7 @@ class ControlPlane(Cluster):
         self._services = services
         self._programs = programs()
         self._data = data
-        self._authority = _Authority()
+        self._authority = Authority()
         self._ports = {name: free_port() for name in ("api", "manager", "etcd", "peer")}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._minor = _minor(self._programs)
@@ -444,7 +399,7 @@ class ControlPlane(Cluster):
             (self._data / f"{name}.crt").write_bytes(identity.certificate)
             (self._data / f"{name}.key").write_bytes(identity.key)
         (self._data / "ca.crt").write_bytes(self.authority)
-        (self._data / "accounts.key").write_bytes(_pem(ec.generate_private_key(ec.SECP256R1())))
+        (self._data / "accounts.key").write_bytes(pem(ec.generate_private_key(ec.SECP256R1())))
 
     def _start_etcd(self) -> None:
         client, peer = (f"http://127.0.0.1:{self._ports[name]}" for name in ("etcd", "peer"))
@@ -575,19 +530,6 @@ def _json(data: bytes) -> dict[str, Any]:
     except ValueError:
         return {"message": data.decode(errors="replace")}
     return got if isinstance(got, dict) else {"message": str(got)}
-
-
-def _host(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
-
-
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    # The form that also signs the tokens of ServiceAccounts.
-    form = serialization.PrivateFormat.TraditionalOpenSSL
-    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
 
 
 def _minor(found: Mapping[str, Path]) -> int:

@@ -18,6 +18,14 @@ try:
     import requests
 except ImportError:  # reported by Engine, which knows which host this is about
     docker = None
+else:
+
+    class _Client(docker.APIClient):  # type: ignore[misc]
+        def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+            """Keep to the plan's authority: requests prefers REQUESTS_CA_BUNDLE to what its session was told."""
+            verify = self.verify if verify is None else verify
+            return super().merge_environment_settings(url, proxies, stream, verify, cert)
+
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 _ID = re.compile(r"(sha256:)?[0-9a-f]{64}")
@@ -82,12 +90,19 @@ def parse_reference(reference: str) -> str:
 class Engine:
     """The engine at ``docker_host``; each thread talks through a client of its own.
 
-    :param docker_host: ``unix:///var/run/docker.sock``, ``tcp://host:2376`` or ``ssh://user@host``.
+    :param docker_host: ``unix:///var/run/docker.sock`` or ``tcp://host:2376``.
     :param cert_path: folder with ca.pem, cert.pem and key.pem for TLS over TCP.
     :raises Unreachable: no engine answers there, or this user may not talk to it.
     """
 
     def __init__(self, docker_host: str = DEFAULT_HOST, cert_path: str = "") -> None:
+        if not docker_host.startswith(("unix://", "tcp://")):
+            raise BalikError(
+                "image_revert_docker_host",
+                f"found {docker_host!r}",
+                "unix:///path/of/its/socket or tcp://host:2376",
+                "To go there over SSH, name the host in image_revert_hosts: Ansible does that itself.",
+            )
         self.docker_host, self.cert_path = docker_host, cert_path
         self._clients = threading.local()
         if docker is None:
@@ -110,22 +125,13 @@ class Engine:
         return self._clients.client
 
     def _connect(self) -> Any:
-        tls: Any = False
-        if self.cert_path:
-            folder = Path(self.cert_path)
-            tls = docker.tls.TLSConfig(
-                client_cert=(str(folder / "cert.pem"), str(folder / "key.pem")),
-                ca_cert=str(folder / "ca.pem"),
-                verify=True,
-            )
         try:
-            return docker.APIClient(
-                base_url=self.docker_host,
-                version="auto",
-                timeout=_ANSWER_LIMIT,
-                tls=tls,
-                **({"use_ssh_client": True} if self.docker_host.startswith("ssh://") else {}),
-            )
+            tls: Any = False
+            if self.cert_path:
+                folder = Path(self.cert_path)
+                pair = (str(folder / "cert.pem"), str(folder / "key.pem"))
+                tls = docker.tls.TLSConfig(client_cert=pair, ca_cert=str(folder / "ca.pem"), verify=True)
+            return _Client(base_url=self.docker_host, version="auto", timeout=_ANSWER_LIMIT, tls=tls)
         except (docker.errors.DockerException, requests.RequestException, OSError) as error:
             raise self._unreachable(error) from error
 
@@ -135,8 +141,16 @@ class Engine:
         if "PermissionError" in text or "Permission denied" in text:
             do = "Give this user the group of the socket (usually `docker`), or set `become: true` for the host."
             return Unreachable(what, "this user may not talk to it (permission denied)", do=do)
+        if isinstance(error, docker.errors.TLSParameterError):
+            found, expected = f"{self.cert_path} lacks a file", "ca.pem, cert.pem and key.pem"
+            return Unreachable(what, found, expected, "Correct image_revert_docker_cert_path.")
         if "FileNotFoundError" in text or "No such file" in text:
-            found = "there is no such socket or certificate"
+            found = "there is no such socket"
+        elif "CERTIFICATE_VERIFY_FAILED" in text:
+            found, expected = "its certificate is not to be trusted", "one of ca.pem's for that name"
+            return Unreachable(
+                what, found, expected, "Correct image_revert_docker_host or image_revert_docker_cert_path."
+            )
         elif "refused" in text.lower():
             found = "the connection is refused"
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -289,4 +290,16 @@ def test_one_failure_does_not_stop_the_others_and_all_are_told() -> None:
 )
 def test_an_engine_that_is_not_there(host: str, says: str) -> None:
     with pytest.raises(Unreachable, match=f"Docker engine at {host}: {says}.*image_revert_docker_host"):
+        Engine(host)
+
+
+def test_an_engine_whose_keys_are_not_where_the_plan_says(tmp_path: Path) -> None:
+    with pytest.raises(Unreachable, match=f"{tmp_path} lacks a file; expected ca.pem, cert.pem and key.pem"):
+        Engine("tcp://127.0.0.1:1", str(tmp_path))
+
+
+@pytest.mark.parametrize("host", ["ssh://root@docker-1", "127.0.0.1:2375", ""])
+def test_an_engine_that_is_asked_for_in_a_way_that_there_is_not(host: str) -> None:
+    says = f"image_revert_docker_host: found '{host}'; expected unix://.* image_revert_hosts"
+    with pytest.raises(BalikError, match=says):
         Engine(host)
