@@ -27,6 +27,7 @@ class ActionModule(RollbackAction):
     def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if arguments["state"] == "verified":
             return self._verify(arguments["head"])
+        self.believe_record()
         if arguments["state"] == "entries":
             entries = list(self.record.entries(arguments["run"] or None))
             for entry in entries:
@@ -48,7 +49,6 @@ class ActionModule(RollbackAction):
         return {"entries": found.entries, "head": found.head, "says": says}
 
     def _status(self) -> dict[str, Any]:
-        self.believe_record()
         entries = self.entries()
         lock = self.record.lock()
         found = runs.read_runs(entries)

@@ -22,6 +22,7 @@ class ActionModule(RollbackAction):
     ARGUMENTS: ClassVar[dict[str, Any]] = {"run": {"type": "str", "default": ""}}
 
     def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        self.believe_record()
         entries = self.entries()
         run = arguments["run"] or next((e.run for e in reversed(entries) if e.kind == "run-opened"), "")
         folder = self.state_dir / "reports" / run

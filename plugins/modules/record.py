@@ -10,7 +10,7 @@ version_added: 0.1.0
 author: The balik developers
 description:
   - V(status) says who holds the lock, what was decided, which steps are done and whom the run waits for.
-  - V(entries) shows the entries. V(verified) computes the chain anew and fails when it is broken.
+  - V(entries) shows the entries. V(verified) computes the chain anew. All fail when the chain is broken.
 options:
   state:
     description: What is asked.

@@ -9,7 +9,7 @@ module: report
 short_description: Write the report of a rollback
 description:
   - Reads one run from the product's record, and writes C(report.html), C(report.md) and C(report.json) into
-    C(<rollback_state_dir>/<product>/reports/<run>/).
+    C(<rollback_state_dir>/<product>/reports/<run>/). Fails when the record was edited.
   - Head, timeline, criteria with their samples, decision, steps with their evidence, sign-offs, messages, the watch,
     the checklist, people and their tasks, the draft of a post-mortem, and how to prove that the record is whole; in the
     plan's language.

@@ -134,12 +134,8 @@ def test_a_run_that_there_never_was(checkout: Checkout, run: str) -> None:
     assert not checkout.reports.exists()
 
 
-def test_a_report_that_cannot_be_written_does_not_fail_the_flow(checkout: Checkout) -> None:
-    Story(checkout.record).opened()
-    checkout.reports.write_text("a file where the folder should be")
-    alone = checkout.play()
-    assert alone.returncode != 0
-    assert "cannot be written" in alone.stdout
+def in_the_flow(checkout: Checkout) -> subprocess.CompletedProcess[str]:
+    """The role as rollback.yml runs it, and what comes after it."""
     flow = [
         {
             "hosts": "localhost",
@@ -152,11 +148,36 @@ def test_a_report_that_cannot_be_written_does_not_fail_the_flow(checkout: Checko
         }
     ]
     (checkout.folder / "flow.yml").write_text(yaml.safe_dump(flow))
-    done = checkout.play(playbook="flow.yml")
+    return checkout.play(playbook="flow.yml")
+
+
+def test_a_report_that_cannot_be_written_does_not_fail_the_flow(checkout: Checkout) -> None:
+    Story(checkout.record).opened()
+    checkout.reports.write_text("a file where the folder should be")
+    alone = checkout.play()
+    assert alone.returncode != 0
+    assert "cannot be written" in alone.stdout
+    done = in_the_flow(checkout)
     assert done.returncode == 0, done.stdout
     assert "cannot be written" in done.stdout
     assert f"playbooks/report.yml -e report_run={RUN}" in done.stdout
     assert "the outcome" in done.stdout
+
+
+def test_an_edited_record_is_neither_reported_nor_shown(checkout: Checkout) -> None:
+    Story(checkout.record).rolled_back()
+    with sqlite3.connect(checkout.record.place) as connection:
+        connection.executescript("DROP TRIGGER balik_no_update; UPDATE balik_entries SET body = '{}' WHERE seq = 2")
+    connection.close()
+    for done in (checkout.play(), checkout.play(playbook="playbooks/record.yml")):
+        assert done.returncode != 0
+        assert "the chain is broken at entry 2" in " ".join(done.stdout.split()), done.stdout
+    flow = in_the_flow(checkout)
+    assert flow.returncode == 0, flow.stdout
+    assert "the chain is broken at entry 2" in " ".join(flow.stdout.split())
+    assert "Once that is mended: " in flow.stdout
+    assert "the outcome" in flow.stdout
+    assert not checkout.reports.exists()
 
 
 def test_under_ansible_runner(checkout: Checkout, tmp_path: Path) -> None:
