@@ -224,6 +224,20 @@ def test_nothing_answers_and_nothing_is_there(live, dumps, tmp_path):
         find_programs(15, "/nowhere")
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"tables": ["public.documents"]}, r"db_restore_scope: database, .*db_restore_tables \(public.documents\) set"),
+        ({"drop_tables": ["public.x"]}, r"and db_restore_drop_tables .*.* Set db_restore_scope to tables"),
+        ({"accept": ["another product", "xx"]}, r"db_restore_accept: found xx; expected extension NAME, encoding NAME"),
+    ],
+)
+@pytest.mark.parametrize("act", [check, restore])
+def test_settings_that_mean_something_else_are_refused(live, dumps, tmp_path, act, given, says):
+    with untouched(live), pytest.raises(BalikError, match=says):
+        act(task(live, tmp_path, dumps / "s.sql", **given))
+
+
 def test_a_database_that_somebody_else_replaced_is_left_alone(live, dumps, tmp_path):
     job = replace(task(live, tmp_path, dumps / "s.sql"), saved={"oid": 1})
     with untouched(live), pytest.raises(BalikError, match="somebody else replaced it"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ where relkind in ('r', 'p') and relpersistence <> 't' and nspname !~ '^pg_' and 
 and not exists (select from pg_depend d where d.objid = c.oid and d.classid = 'pg_class'::regclass and d.deptype = 'e')
 """
 ANOTHER_PRODUCT = "another product"
+_ACCEPTABLE = re.compile(rf"{ANOTHER_PRODUCT}|(extension|encoding) \S.*")
 
 
 def server_fits(admin: Connection[Any], live: Database, task: Task, rename: bool = True) -> int:
@@ -29,6 +31,14 @@ def server_fits(admin: Connection[Any], live: Database, task: Task, rename: bool
 
     :param rename: the live database is to be renamed.
     """
+    unknown = [each for each in task.accept if not _ACCEPTABLE.fullmatch(each)]
+    if unknown:
+        raise BalikError(
+            "db_restore_accept",
+            f"found {', '.join(unknown)}",
+            f"extension NAME, encoding NAME or {ANOTHER_PRODUCT}",
+            "Write it as the message about the difference names it, or take it out.",
+        )
     major = admin.info.server_version // 10000
     if major < OLDEST_SERVER:
         raise BalikError(task.access.where, f"version {major}", f"PostgreSQL {OLDEST_SERVER} or newer")

@@ -35,6 +35,7 @@ def check(task: Task) -> Result:
     :returns: ``says``, ``before``, ``evidence``.
     :raises BalikError: it could not, and why.
     """
+    _names_no_tables(task)
     deadline = Deadline(task.limit)
     with server(task) as (admin, known):
         live = live_database(admin, task)
@@ -92,6 +93,7 @@ def restore(task: Task, check_mode: bool = False) -> Result:
     :returns: ``changed``, ``says``, ``evidence``, ``diff``.
     :raises BalikError: the live database is untouched, and open.
     """
+    _names_no_tables(task)
     deadline = Deadline(task.limit)
     with server(task) as (admin, known):
         live = live_database(admin, task)
@@ -264,6 +266,19 @@ class _Work:
         if self.task.compare and kind in backup.ARCHIVES:
             contents = backup.inspect(path, kind, self.programs, self.deadline, sums=True)
         return verification.prove(self.task, self.known.beside, contents, path, kind, self.programs, self.deadline)
+
+
+def _names_no_tables(task: Task) -> None:
+    """Whoever names tables means them, and not the whole database."""
+    given = {"db_restore_tables": task.tables, "db_restore_drop_tables": task.drop_tables}
+    named = [f"{setting} ({', '.join(tables)})" for setting, tables in given.items() if tables]
+    if named:
+        raise BalikError(
+            "db_restore_scope",
+            f"database, all of which would be restored, and {' and '.join(named)} set",
+            "db_restore_scope: tables, or no tables named",
+            "Set db_restore_scope to tables if only these are meant, else take them out of the plan.",
+        )
 
 
 def _swapped(live: Database, kept: Database, task: Task) -> bool:
