@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # Licence: Apache-2.0 (see LICENSE)
-"""Documentation and main() of the module; the work is done in module_utils/smoke."""
+"""Documentation and main() of the module; the work is done in module_utils/smoke. An action plugin runs it."""
 
 from __future__ import annotations
 
@@ -115,6 +115,9 @@ options:
           rc: {description: Expected exit code; default 0., type: int}
           output: {description: Regular expression that its output must match., type: str}
 attributes:
+  action:
+    support: full
+    description: Takes the play's secrets out of the result, and what was asked, which is the plan's.
   check_mode:
     support: full
     description: Says what it would ask, and asks nobody.

@@ -78,6 +78,8 @@ class Variables:
             # A program that quotes a text of many lines shows them one by one.
             for line in value.splitlines():
                 values.setdefault(line.strip(), path)
+        for value, path in list(values.items()):
+            values.setdefault(repr(value)[1:-1], path)  # as messages quote it
         return {value: path for value, path in values.items() if len(value) >= SHORTEST_SECRET}
 
     def _gather_secrets(self, path: str, name: str, value: Any, is_secret: bool, values: dict[str, str]) -> None:
@@ -127,6 +129,7 @@ def scrub(value: Any, secrets: set[str]) -> Any:
 
 def _scrub(value: Any, secrets: Sequence[str]) -> Any:
     if isinstance(value, str):
+        value = _without_beginnings(value, secrets)
         for secret in secrets:
             value = value.replace(secret, HIDDEN)
         return _DSN_PASSWORD.sub(f"password={HIDDEN}", _URL_PASSWORD.sub(rf"\1:{HIDDEN}@", value))
@@ -137,6 +140,21 @@ def _scrub(value: Any, secrets: Sequence[str]) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and str(value) in secrets:
         return HIDDEN
     return value
+
+
+def _without_beginnings(text: str, secrets: Sequence[str]) -> str:
+    """The text without what is left of a secret where the text was cut, which ``…`` shows."""
+    *cut, end = text.split("…")
+    for number, part in enumerate(cut):
+        found = max((_overlap(part, secret) for secret in secrets), default=0)
+        if found >= SHORTEST_SECRET:
+            cut[number] = part[:-found] + HIDDEN
+    return "…".join([*cut, end])
+
+
+def _overlap(text: str, secret: str) -> int:
+    """With how many letters of the secret's beginning the text ends."""
+    return next((n for n in range(min(len(text), len(secret)), 0, -1) if text.endswith(secret[:n])), 0)
 
 
 def _leaves(value: Any) -> Iterator[str]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +27,7 @@ from tests.servers import http_app as web
 from tests.servers import postgresql as database
 from tests.servers import redis as cache
 
+ROOT = Path(__file__).parents[2]
 PASSWORD = "hunter2-s3cret"
 
 
@@ -323,4 +328,46 @@ def test_checks_that_are_wrong_run_nothing(app: web.Server) -> None:
     app.requests.clear()
     with pytest.raises(BalikError, match="Did you mean http"):
         run_step("main", [{"name": "a", "http": {"url": f"{app.url}/ok"}}, {"name": "b", "htp": {}}], 5)
+    assert app.requests == []
+
+
+# ---- in a play ------------------------------------------------------------------------------------
+
+
+def played(folder: Path, checks: list[dict], *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The role in a play of its own, as an operator who looks closely sees it."""
+    book = folder / "play.yml"
+    known = {"smoke_test_checks": checks, "smoke_test_limit": "0s", **variables}
+    book.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "vars": known, "roles": ["smoke-test"]}]))
+    inventory = f"localhost ansible_connection=local ansible_python_interpreter={sys.executable}\n"
+    (folder / "hosts").write_text(inventory)
+    return subprocess.run(
+        [Path(sys.executable).with_name("ansible-playbook"), "-i", folder / "hosts", "-vvv", *arguments, book],
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_ansible_itself_shows_no_secret_and_no_query(app: web.Server, tmp_path: Path) -> None:
+    checks = [
+        {"name": "app", "http": {"url": f"{app.url}/ok?session=s1-from-the-plan"}},
+        {"name": "queue", "command": {"argv": ["sh", "-c", "echo the key is $0; exit 3", "{{ queue_token }}"]}},
+    ]
+    done = played(tmp_path, checks, queue_token=PASSWORD + "-and-more" * 20)
+    assert done.returncode != 0
+    assert "1 of 2 checks failed: queue: sh: ended with 3, 'the key is ********" in done.stdout, done.stdout
+    assert PASSWORD not in done.stdout
+    assert "s1-from-the-plan" not in done.stdout
+
+
+def test_a_play_with_check_asks_nobody(app: web.Server, tmp_path: Path) -> None:
+    app.requests.clear()
+    done = played(tmp_path, [{"name": "app", "http": {"url": f"{app.url}/ok"}}], "--check")
+    assert done.returncode == 0, done.stdout
+    assert "would ask 1 checks: app" in done.stdout
     assert app.requests == []

@@ -19,7 +19,6 @@ import yaml
 PROJECT = Path(__file__).resolve().parents[2]
 COLLECTION = PROJECT / "collections" / "ansible_collections" / "balik" / "rollback"
 MODULES = sorted(path.stem for path in (PROJECT / "plugins" / "modules").glob("[a-z]*.py"))
-ACTIONS = sorted(path.stem for path in (PROJECT / "plugins" / "action").glob("[a-z]*.py"))
 
 
 def files(*patterns: str) -> list[Path]:
@@ -81,11 +80,12 @@ def test_a_modules_documentation_is_rendered(module: str, documentation: dict[st
 
 
 def arguments_of(module: str) -> dict[str, Any]:
-    """What a module takes: an action's, or its own."""
+    """What a module takes: its own, or an action's where it is documentation only."""
     plugins = "ansible_collections.balik.rollback.plugins"
-    if module in ACTIONS:
-        return importlib.import_module(f"{plugins}.action.{module}").ActionModule.ARGUMENTS
-    return importlib.import_module(f"{plugins}.modules.{module}").OPTIONS
+    own = importlib.import_module(f"{plugins}.modules.{module}")
+    if hasattr(own, "OPTIONS"):
+        return own.OPTIONS
+    return importlib.import_module(f"{plugins}.action.{module}").ActionModule.ARGUMENTS
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -177,6 +177,23 @@ def test_a_secret_that_holds_another_goes_wholly() -> None:
 @pytest.mark.parametrize(
     ("text", "hidden"),
     [
+        ("'the key is geheim…'", f"'the key is {HIDDEN}…'"),
+        ("said geheimnis-und-m…, then geheimni…", f"said {HIDDEN}…, then {HIDDEN}…"),
+        ("said gehei…, geheimer…, and … at last", "said gehei…, geheimer…, and … at last"),
+    ],
+)
+def test_a_text_that_was_cut_shows_no_beginning_of_a_secret(text: str, hidden: str) -> None:
+    assert scrub(text, {"geheimnis", "geheimnis-und-mehr"}) == hidden
+
+
+def test_a_secret_is_known_as_messages_quote_it_too() -> None:
+    secrets = of({"db_password": "a\\b'c\"d"}).secrets()
+    assert scrub("said " + repr("a\\b'c\"d"), secrets) == f"said '{HIDDEN}'"
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
         ("at postgresql://rina:pw@db/x now", f"at postgresql://rina:{HIDDEN}@db/x now"),
         ("redis://:pw@cache:6379/0", f"redis://:{HIDDEN}@cache:6379/0"),
         ("https://rina:p@w@host/", f"https://rina:{HIDDEN}@host/"),
