@@ -531,6 +531,21 @@ def test_what_only_adds_may_stay(product: Product) -> None:
     assert product.applied() == [INIT, BOARD]
 
 
+def test_a_new_table_that_got_its_rows_from_an_old_one_is_not_left(product: Product) -> None:
+    name = "20260104000000_archive"
+    product.write(
+        name,
+        """CREATE TABLE "Archive" ("id" INT);
+        WITH gone AS (DELETE FROM "User" WHERE "id" > 5 RETURNING "id") INSERT INTO "Archive" SELECT "id" FROM gone;""",
+        'DROP TABLE "Archive";',
+    )
+    product.apply(name)
+    with product.untouched():
+        words = why(product.task(INDEX, leave_additive=True))
+        assert f'{name} would destroy table "public"."Archive": 5 rows' in words
+        assert "not known to be safe for the old release (line 2" in words
+
+
 def test_partitions_identities_and_generated_columns_come_back(product: Product) -> None:
     name = "20260104000000_parts"
     product.write(

@@ -27,6 +27,13 @@ BOOKKEEPING = "_prisma_migrations"
 #: From this major version on, a value can be added to an enum within a transaction.
 ENUM_IN_TRANSACTION = 12
 _ALWAYS_ALLOWED = ("pg_catalog", "information_schema")
+# What a migration may call and still only add: PostgreSQL's own functions that change nothing.
+_HARMLESS = {
+    *("now", "clock_timestamp", "timezone", "date_trunc", "extract", "gen_random_uuid", "uuid_generate_v4", "random"),
+    *("nextval", "generate_series", "unnest", "row_number", "count", "sum", "min", "max", "avg", "md5", "lower"),
+    *("upper", "initcap", "btrim", "length", "replace", "substring", "concat", "concat_ws", "format", "round"),
+    *("array_agg", "string_agg", "jsonb_agg", "to_jsonb", "jsonb_build_object", "jsonb_build_array"),
+}
 
 #: Nodes that name something of a schema → where they have its name.
 _NAMED_BY = {
@@ -345,6 +352,12 @@ if ast is not None:
         *(ast.ViewStmt, ast.CreateFunctionStmt, ast.AlterFunctionStmt, ast.CreateTrigStmt, ast.CreatePolicyStmt),
         *(ast.AlterPolicyStmt, ast.CreateDomainStmt, ast.CommentStmt, ast.CreateStatsStmt),
     )
+    _WRITING = (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt)
+    # Of these an index may be made that takes whatever the old code writes.
+    _TAKES_ALL = (
+        *(ast.ColumnRef, ast.A_Const, ast.Integer, ast.Float, ast.Boolean, ast.String, ast.BoolExpr, ast.NullTest),
+        *(ast.BooleanTest, ast.CoalesceExpr, ast.A_Expr, ast.FuncCall, ast.TypeCast, ast.TypeName),
+    )
     _ON_TABLES = (enums.ObjectType.OBJECT_TRIGGER, enums.ObjectType.OBJECT_POLICY, enums.ObjectType.OBJECT_RULE)
     _LOSSY = (enums.AlterTableType.AT_DropColumn, enums.AlterTableType.AT_AlterColumnType)
     #: Kinds of DROP that may take rows with them → kind of threat, and whether they do so without CASCADE too.
@@ -534,26 +547,61 @@ def _disturbs(node: Any, made: set[str]) -> str:
     """Why a statement of a ``migration.sql`` may disturb code that does not know it; ``made``: the tables that the
     migration itself has made, with which it can do what it likes."""
     if isinstance(node, ast.CreateStmt):
-        made.add(_of(node.relation))
-        return _new_constraints(node.tableElts or (), made)
+        return _creating(node, made)
     if isinstance(node, ast.AlterTableStmt):
         reasons = (_altering(one, _of(node.relation) in made, made) for one in node.cmds)
-        return next(filter(None, reasons), "")
-    if isinstance(node, ast.IndexStmt) and node.unique and _of(node.relation) not in made:
-        return "a unique index may refuse what the old code writes"
-    if isinstance(node, ast.InsertStmt) and _of(node.relation) not in made:
-        return "writes into a table of the old code"
+        return next(filter(None, (_strange(node), *reasons)), "")
+    if isinstance(node, ast.IndexStmt) and _of(node.relation) not in made:
+        return _indexing(node)
+    if isinstance(node, ast.InsertStmt):
+        foreign = any(_of(one.relation) not in made for one in walk(node) if isinstance(one, _WRITING))
+        return "writes into a table of the old code" if foreign else _strange(node)
     if isinstance(node, ast.ViewStmt) and node.replace:
         return "replaces a view"
-    return "" if isinstance(node, _ONLY_ADDING) else "is not known to be harmless to the old code"
+    known = isinstance(node, _ONLY_ADDING) and not (isinstance(node, ast.CreateSchemaStmt) and node.schemaElts)
+    return "" if known else "is not known to be harmless to the old code"
+
+
+def _creating(node: Any, made: set[str]) -> str:
+    if not node.if_not_exists:
+        made.add(_of(node.relation))
+    if any(_of(one) not in made for one in node.inhRelations or ()):
+        return "its rows are rows of a table of the old code"
+    return _new_constraints(node.tableElts or (), made)
+
+
+def _strange(node: Any) -> str:
+    """Whether a statement calls a function that is not known to be harmless."""
+    names = (_strings(one.funcname) for one in walk(node) if isinstance(one, ast.FuncCall))
+    strange = (one for one in names if one[-1] not in _HARMLESS or one[:-1] not in ([], ["pg_catalog"]))
+    return next((f"calls {quoted(*one)}, which may do anything" for one in strange), "")
+
+
+def _indexing(node: Any) -> str:
+    """A plain index takes whatever the old code writes; a unique one, or one on an expression, may not."""
+    if node.unique:
+        return "a unique index may refuse what the old code writes"
+    expressions = (*(one.expr for one in node.indexParams if one.expr is not None), node.whereClause)
+    if not all(isinstance(one, _TAKES_ALL) and not _fails(one) for one in walk(expressions)):
+        return "an index on an expression may refuse what the old code writes"
+    return ""
+
+
+def _fails(node: Any) -> bool:
+    """Whether a part of an expression may fail on a value, as a division does."""
+    if isinstance(node, ast.A_Expr):
+        return node.name[-1].sval not in ("=", "<>", "<", ">", "<=", ">=")
+    if isinstance(node, ast.FuncCall):
+        return _strings(node.funcname) not in (["lower"], ["upper"])
+    return isinstance(node, ast.TypeCast) and not isinstance(node.arg, ast.A_Const)
 
 
 def _altering(command: Any, own: bool, made: set[str]) -> str:
     kinds = enums.AlterTableType
-    if command.subtype == kinds.AT_AddConstraint:
-        return _new_constraints([command.def_], made) if own else "a constraint may refuse what the old code writes"
     if own:
-        return ""
+        return _altering_own(command, made)
+    if command.subtype == kinds.AT_AddConstraint:
+        return "a constraint may refuse what the old code writes"
     if command.subtype == kinds.AT_AddColumn:
         constraints = {one.contype for one in command.def_.constraints or ()}
         types = enums.ConstrType
@@ -564,6 +612,14 @@ def _altering(command: Any, own: bool, made: set[str]) -> str:
             return "" if serial else "the old code does not fill the new column, which has no default"
         return ""
     return "changes a table of the old code"
+
+
+def _altering_own(command: Any, made: set[str]) -> str:
+    kinds = enums.AlterTableType
+    if command.subtype in (kinds.AT_AddInherit, kinds.AT_AttachPartition):
+        other = command.def_ if isinstance(command.def_, ast.RangeVar) else command.def_.name
+        return "" if _of(other) in made else "joins a table of the old code with another"
+    return _new_constraints([command.def_] if command.def_ is not None else [], made)
 
 
 def _new_constraints(elements: Iterable[Any], made: set[str]) -> str:

@@ -87,6 +87,10 @@ def test_what_is_refused(text: str, words: str) -> None:
     [
         "CREATE TABLE a (b int REFERENCES u ON DELETE CASCADE); CREATE UNIQUE INDEX i ON a(b); INSERT INTO a SELECT 1",
         "ALTER TABLE u ADD a int, ADD b int NOT NULL DEFAULT 1; CREATE INDEX i ON u(a); CREATE TYPE k AS ENUM ('x')",
+        "CREATE TABLE a (b int); WITH x AS (INSERT INTO a VALUES (1) RETURNING b) INSERT INTO a SELECT b FROM x",
+        "CREATE TABLE a (b int); CREATE TABLE c () INHERITS (a); INSERT INTO c SELECT n FROM generate_series(1, 3) n",
+        "CREATE INDEX i ON u (lower(a), (coalesce(b, c))) WHERE d IS NULL AND e <> 'x'::k",
+        "CREATE TABLE a (b int); CREATE UNIQUE INDEX i ON a ((1 / b))",
     ],
 )
 def test_the_old_release_can_live_with_it(text: str) -> None:
@@ -104,6 +108,22 @@ def test_the_old_release_can_live_with_it(text: str) -> None:
         "ALTER TABLE u DROP a",
         "UPDATE u SET a = 1",
         "CREATE TRIGGER t AFTER INSERT ON u EXECUTE FUNCTION f()",
+        "CREATE TABLE a (b int); WITH x AS (DELETE FROM u RETURNING *) INSERT INTO a SELECT b FROM x",
+        "CREATE TABLE a (b int); WITH x AS (UPDATE u SET c = 1 RETURNING *) INSERT INTO a SELECT b FROM x",
+        "CREATE TABLE a (b int); WITH x AS (INSERT INTO u VALUES (1) RETURNING *) INSERT INTO a SELECT b FROM x",
+        "CREATE TABLE a (b int); INSERT INTO a SELECT f()",
+        "ALTER TABLE u ADD a int DEFAULT f()",
+        "CREATE TABLE a () INHERITS (u); INSERT INTO a VALUES (1)",
+        "CREATE TABLE a PARTITION OF u FOR VALUES IN (1)",
+        "CREATE TABLE a (b int); ALTER TABLE a INHERIT u",
+        "CREATE TABLE a (b int) PARTITION BY LIST (b); ALTER TABLE a ATTACH PARTITION u FOR VALUES IN (1)",
+        "CREATE TABLE a (b int); ALTER TABLE a ADD c int REFERENCES u",
+        "CREATE TABLE IF NOT EXISTS u (b int); INSERT INTO u VALUES (1)",
+        "CREATE SCHEMA s CREATE TABLE a (b int REFERENCES u)",
+        "CREATE INDEX i ON u ((1 / (id - 500)))",
+        "CREATE INDEX i ON u ((a::int))",
+        "CREATE INDEX i ON u (f(a))",
+        "CREATE INDEX i ON u (a) WHERE 1 / b > 0",
         "no SQL",
     ],
 )
