@@ -157,6 +157,10 @@ SPOILED: dict[str, Spoiled] = {
         LATER,
         'psql ended with 3: .*invalid byte sequence for encoding "UTF8"',
     ),
+    "a NUL byte": Spoiled(
+        lambda d, t, s: written((d / "s.sql").read_bytes().replace(b"\n\\.\n", b"\0\n\\.\n", 1))(d, t, s),
+        "line .* has a NUL byte",
+    ),
     "a newer server's": Spoiled(
         replaced("from database version 15", "from database version 19"),
         "taken from PostgreSQL 19; expected 15 or older",

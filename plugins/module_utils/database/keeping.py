@@ -38,6 +38,7 @@ def keep(
         form = ["-Fd", "-j", str(task.workers)] if final.suffix == ".dir" else ["-Fc"]
         command = [programs["pg_dump"], "-w", *form, "-Z", "1", *options, "-f", str(part)]
         environment = task.access.environment(task.database)
+        environment.pop("PGCLIENTENCODING")  # in the database's own: not all of SQL_ASCII is UTF-8
         try:
             run(command, environment, deadline, f"the backup of {task.database} as it is now")
             backup.listed(part, programs, deadline)

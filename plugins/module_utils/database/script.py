@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -25,9 +26,11 @@ _NOTABLE = re.compile(
     rb"|-- (?P<header>PostgreSQL database (?:cluster )?dump)(?P<complete> complete)?$"
     rb"|-- Dumped from database version (?P<from>\d+)"
     rb"|SET client_encoding = '(?P<encoding>[^']+)'"
+    rb"|SET standard_conforming_strings = (?P<strings>on|off);"
     rb"|SET search_path = (?P<path>" + _NAME + rb"), pg_catalog;$"
 )
-_WITHOUT_SCHEMA = re.compile(rb'"(?:[^"]|"")+"|[^\s".]+')
+_WORD = rb'(?:"(?:[^"]|"")+"|[^\s".(]+)'
+_TARGET = re.compile(rb"(?P<schema>" + _WORD + rb"\.)?(?P<table>" + _WORD + rb")(?: (?P<columns>\(.*\))?)?")
 _FIRST = frozenset(b"\\-CDAGRIS")
 # pg_dump never writes these; a server that is told to by a superuser runs programs and reads and writes its files.
 _OUTSIDE = re.compile(
@@ -46,6 +49,24 @@ _OTHERS = {
     b"version https://git-lfs": "a pointer of Git LFS",
     b"{": "a JSON document",
 }
+
+
+_OPENS = re.compile(rb"--[^\n]*|/\*|(?<![\w$\x80-\xff])(?:[eE]'|\$(?:[A-Za-z_\x80-\xff][\w\x80-\xff]*)?\$)|'|\"")
+_CLOSES = {b"'": re.compile(rb"'"), b'"': re.compile(rb'"'), b"/*": re.compile(rb"/\*|\*/")}
+_ESCAPES = re.compile(rb"(?s)\\.|'")
+
+
+def codec_of(encoding: str) -> str:
+    """Python's name for a ``client_encoding``; UTF-8 where it says nothing about letters."""
+    if encoding.startswith("LATIN"):
+        number = int(encoding[5:])  # Latin-5 is ISO 8859-9, and so on
+        return f"iso8859-{number if number <= 4 else {5: 9, 6: 10, 7: 13, 8: 14, 9: 15, 10: 16}[number]}"
+    others = {"SQL_ASCII": "utf-8", "UHC": "cp949", "EUC_CN": "gb2312", "EUC_JIS_2004": "euc_jis_2004"}
+    name = others.get(encoding, re.sub(r"^WIN(\d+)$", r"cp\1", encoding))
+    try:
+        return codecs.lookup(name).name
+    except LookupError:
+        return "utf-8"
 
 
 @dataclass
@@ -90,6 +111,11 @@ class Contents:
     size: int = 0
 
     @property
+    def codec(self) -> str:
+        """Python's name for its encoding."""
+        return codec_of(self.encoding)
+
+    @property
     def copies(self) -> list[tuple[str, int]]:
         """Table as written, and rows, of each COPY."""
         return [(block.table, block.rows) for block in self.blocks]
@@ -98,6 +124,41 @@ class Contents:
     def rows(self) -> int:
         """Rows in all COPY blocks together."""
         return sum(block.rows for block in self.blocks)
+
+
+class Quotes:
+    """Whether a place in SQL stands within a string, a quoted name or a comment, told piece by piece."""
+
+    def __init__(self) -> None:
+        self._closes: re.Pattern[bytes] | None = None
+        self._depth = 0  # of comments in comments
+        self.backslashes = False  # standard_conforming_strings is off
+
+    def feed(self, text: bytes) -> bool:
+        """Takes whole lines; whether what follows them stands within one."""
+        at = 0
+        while True:
+            if not self._closes:
+                found = _OPENS.search(text, at)
+                if not found:
+                    return False
+                if not found[0].startswith(b"--"):
+                    self._open(found[0])
+            else:
+                found = self._closes.search(text, at)
+                if not found:
+                    return True
+                self._depth += (found[0] == b"/*") - (found[0] == b"*/")
+                if not found[0].startswith(b"\\") and self._depth == 0:
+                    self._closes = None
+            at = found.end()
+
+    def _open(self, sign: bytes) -> None:
+        self._depth = int(sign == b"/*")
+        if sign in (b"e'", b"E'") or (sign == b"'" and self.backslashes):
+            self._closes = _ESCAPES
+        else:
+            self._closes = _CLOSES.get(sign) or re.compile(re.escape(sign))
 
 
 class Sink(Protocol):
@@ -129,6 +190,8 @@ class Reader:
         self._open = False  # within the rows of the last block
         self._schema = b""  # of names without one, in dumps made before 2018
         self._sum: RowSum | None = None
+        self._quotes = Quotes()
+        self._codec = "utf-8"
         self._begun = self._whole = False
         self._start = b""
 
@@ -201,7 +264,14 @@ class Reader:
             ANOTHER,
         )
 
+    def _unusual(self, line: bytes) -> BalikError:
+        said = self._text(line[:60])
+        return BalikError(self._name, f"line {self._line}: {said}", "a COPY as pg_dump writes it", ANOTHER)
+
     def _read(self, lines: bytes) -> bytes:
+        if b"\0" in lines:
+            at = self._line + 1 + lines.count(b"\n", 0, lines.index(b"\0"))
+            raise BalikError(self._name, f"line {at} has a NUL byte", "text, which never has one", ANOTHER)
         self._start = self._start or lines[:4096]
         at = 0
         mine: list[int] = []
@@ -250,7 +320,9 @@ class Reader:
             start += len(line) + 1
         if b"copy" in text.lower():
             self._stay_inside(text)
-        begins = mark >= 0 and line.startswith(b"COPY ")
+        begins = not self._quotes.feed(text[: len(text) - len(line) - 1]) and mark >= 0 and line.startswith(b"COPY ")
+        if not begins:
+            self._quotes.feed(text[len(text) - len(line) - 1 :])
         if self._sink:
             self._sink.sql(text[: len(text) - len(line) - 1] if begins else text)
         if begins:
@@ -259,10 +331,12 @@ class Reader:
 
     def _begin(self, line: bytes) -> None:
         target = line[5:].removesuffix(b" FROM stdin;")
-        if self._schema and _WITHOUT_SCHEMA.fullmatch(target.partition(b" (")[0]):
-            target = self._schema + b"." + target
-        table, _, columns = target.decode("utf-8", "replace").partition(" (")
-        self.contents.blocks.append(Block(table, f"({columns}" if columns else "", statement=line + b"\n"))
+        found = _TARGET.fullmatch(target)
+        if not found:
+            raise self._unusual(line)
+        schema = found["schema"] or (self._schema + b"." if self._schema else b"")
+        table, columns = self._text(schema + found["table"]), self._text(found["columns"] or b"")
+        self.contents.blocks.append(Block(table, columns, statement=line + b"\n"))
         self.contents.holds_data = self._open = True
         self._sum = RowSum() if self._sums else None
 
@@ -274,19 +348,17 @@ class Reader:
         elif "insert" in found:
             contents.holds_data = True
         elif "extension" in found:
-            contents.extensions.add(_unquoted(found["extension"]))
+            contents.extensions.add(self._unquoted(found["extension"]))
         elif "default" in found or "grantee" in found:
             name = found.get("default") or found["grantee"]
             if name != b"PUBLIC":
-                contents.roles.add(_unquoted(name))
+                contents.roles.add(self._unquoted(name))
         elif "owner" in found:
             if found["type"] == b"TABLE":
                 contents.tables += 1
-                contents.names.add(
-                    (found["schema"].decode("utf-8", "replace"), found["name"].decode("utf-8", "replace"))
-                )
+                contents.names.add((self._text(found["schema"]), self._text(found["name"])))
             if found["owner"] not in (b"", b"-"):
-                contents.roles.add(found["owner"].decode("utf-8", "replace"))
+                contents.roles.add(self._text(found["owner"]))
         elif "header" in found:
             if b"cluster" in found["header"]:
                 raise BalikError(
@@ -299,8 +371,22 @@ class Reader:
             self._whole = "complete" in found
         elif "from" in found:
             contents.dumped_from = int(found["from"])
-        elif "encoding" in found:
-            contents.encoding = contents.encoding or found["encoding"].decode()
+        elif "encoding" in found or "strings" in found:
+            self._note_setting(found)
+
+    def _note_setting(self, found: dict[str, bytes]) -> None:
+        if "strings" in found:
+            self._quotes.backslashes = found["strings"] == b"off"
+        else:
+            self.contents.encoding = self.contents.encoding or found["encoding"].decode()
+            self._codec = self.contents.codec
+
+    def _text(self, name: bytes) -> str:
+        return name.decode(self._codec, "replace")
+
+    def _unquoted(self, name: bytes) -> str:
+        text = self._text(name)
+        return text[1:-1].replace('""', '"') if text.startswith('"') else text
 
     def _stay_inside(self, text: bytes) -> None:
         found = _OUTSIDE.search(text)
@@ -322,8 +408,3 @@ class Reader:
 def _count_lines(text: bytes) -> int:
     # Five times as fast as text.count(b"\n"), and this is what reading a dump spends its time on.
     return len(text) - len(text.replace(b"\n", b""))
-
-
-def _unquoted(name: bytes) -> str:
-    text = name.decode("utf-8", "replace")
-    return text[1:-1].replace('""', '"') if text.startswith('"') else text

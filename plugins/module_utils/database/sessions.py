@@ -1,8 +1,10 @@
 """A dump carried out by several sessions of ``psql`` at once.
 
 ``psql`` loads a plain dump with one processor. Here its SQL goes to a first session in the dump's own order, and the
-rows of a large table are dealt out among the others; whatever may count on what stands before it waits for that. The
-rows of a table may then lie in another order than in the dump, a megabyte here before a megabyte there.
+rows of a large table are dealt out among the others; whatever may count on what stands before it waits for that: SQL,
+and each table, since a generated column may ask for the rows of another. The rows of a table may then lie in another
+order than in the dump, a megabyte here before a megabyte there. Within a transaction of the script, the first session
+takes the rows, too: nobody else sees what it has made.
 """
 
 from __future__ import annotations
@@ -31,10 +33,12 @@ _SHARED_FROM = 8 * CHUNK
 _WAITING = 4
 _READY = b"balik: ready "
 _ASK = b"SELECT '" + _READY + b"';\n"
-# What the script has set by now, as statements; the encoding first, since the others are written in it.
+# Whether a transaction began before this very statement, and what the script has set by now, as statements; the
+# encoding first, since the others are written in it.
 _APART = b"\x1f"
 _ASK_SETTINGS = (
-    b"SELECT '" + _READY + b"' || coalesce(string_agg(pg_catalog.format('SELECT pg_catalog.set_config(%L, %L, false);',"
+    b"SELECT '" + _READY + b"' || (pg_catalog.now() < pg_catalog.statement_timestamp()) || E'\\x1f'"
+    b" || coalesce(string_agg(pg_catalog.format('SELECT pg_catalog.set_config(%L, %L, false);',"
     b" name, pg_catalog.translate(setting, E'\\n', ' ')), E'\\x1f' ORDER BY name <> 'client_encoding', name), '')"
     b" FROM pg_catalog.pg_settings WHERE source = 'session';\n"
 )
@@ -156,7 +160,7 @@ class Dealer:
         self._busy: set[_Session] = set()  # with what the others must not overtake
         self._taking: list[_Session] = []  # rows of the block that is open
         self._dealt = 0
-        # Where the first session's lines stand in the dump: it gets no rows.
+        # Where the first session's lines stand in the dump: most rows are not among them.
         self._line, self._theirs = 1, 1
         self._places: list[tuple[int, int]] = []
 
@@ -183,7 +187,7 @@ class Dealer:
         """Whole lines of a block; at least once for each block, perhaps with nothing."""
         if not self._taking:
             self._begin(block)
-        if self._dealt > _SHARED_FROM:
+        if self._dealt > _SHARED_FROM and self._first not in self._taking:
             for each in self._others:
                 if each not in self._taking:
                     self._take(each, block)
@@ -198,6 +202,8 @@ class Dealer:
         """The block is complete."""
         for each in self._taking:
             self._give(each, b"\\.\n")
+        if self._first in self._taking:
+            self._theirs += 2 + block.rows
         self._taking = []
         self._line += 2 + block.rows
 
@@ -227,13 +233,16 @@ class Dealer:
             self._give(self._first, self._before_rows)
             self._theirs += self._before_rows.count(b"\n")
             self._before_rows = b""
-        settings = self._wait_for(self._first, _ASK_SETTINGS)
-        if settings is not None and settings != self._settings:
+        for each in self._others:
+            self._wait_for(each)
+        answer = self._wait_for(self._first, _ASK_SETTINGS)
+        within, _, settings = (answer or b"false" + _APART + self._settings).partition(_APART)
+        if settings != self._settings:
             self._settings = settings
             for each in self._others:  # rows are read with what the script has set before them
                 each.give(settings.replace(_APART, b"\n") + b"\n")
         self._dealt = 0
-        self._take(min(self._others, key=lambda each: each.waiting), block)
+        self._take(self._first if within == b"true" else self._others[0], block)
 
     def _take(self, session: _Session, block: Block) -> None:
         session.blocks.append(block)

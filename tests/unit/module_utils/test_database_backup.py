@@ -126,7 +126,7 @@ def test_what_would_use_the_servers_programs_or_files_is_refused(statement):
 
 
 @pytest.mark.parametrize(
-    "statement", [b"-- a copy from 'x'", b"COMMENT ON TABLE t IS 'copy from ''a'';", b"SELECT 'x';"]
+    "statement", [b"-- a copy from 'x'", b"COMMENT ON TABLE t IS 'copy from ''a''';", b"SELECT 'x';"]
 )
 def test_words_that_only_look_like_it_are_not(statement):
     read(DUMP.replace(b"\nCREATE EXTENSION", b"\n" + statement + b"\nCREATE EXTENSION"))
