@@ -55,7 +55,9 @@ def engine() -> Iterator[Engine]:
 
 def image(engine: Engine, folder: Path) -> str:
     """An image that can sleep, of this machine's own program."""
-    libraries = re.findall(r"/\S+", subprocess.run(["ldd", "/bin/sleep"], capture_output=True, text=True).stdout)
+    libraries = re.findall(
+        r"/\S+", subprocess.run(["ldd", "/bin/sleep"], capture_output=True, text=True, check=True).stdout
+    )
     with tarfile.open(folder / "image.tar", "w") as tar:
         for path in ("/bin/sleep", *libraries):
             tar.add(Path(path).resolve(), path)
