@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -192,18 +192,40 @@ def test_a_snapshot_never_stands_there_without_its_manifest(server, tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == [f"{name}.sha256"]
 
 
+def rewritten(**values: Any) -> Callable[[Path], Any]:
+    """The manifest with other values; without those that are ...: they are left out."""
+
+    def change(path: Path) -> None:
+        manifest = {**json.loads(manifest_of(path).read_text()), **values}
+        kept = {key: value for key, value in manifest.items() if value is not ...}
+        manifest_of(path).write_text(json.dumps(kept))
+
+    return change
+
+
+def folder_instead(path: Path) -> None:
+    manifest_of(path).unlink()
+    manifest_of(path).mkdir()
+
+
+AS_WRITTEN = "expected a manifest as balik writes it. Write it anew, or take it away"
 SPOIL = {
     "cut": (lambda path: os.truncate(path, 1000), "size is 1000, .* in the manifest; sha256 is"),
     "another byte": (lambda path: path.write_bytes(path.read_bytes().replace(b"1\t", b"2\t", 1)), "sha256 is"),
-    "another database": (
-        lambda path: manifest_of(path).write_text(manifest_of(path).read_text().replace('"hub"', '"shop"')),
-        "database is hub, shop in the manifest",
-    ),
+    "another database": (rewritten(database="shop"), "database is hub, shop in the manifest"),
     "no manifest": (lambda path: manifest_of(path).write_text("[]"), "is no JSON object; expected a manifest"),
-    "a newer manifest": (
-        lambda path: manifest_of(path).write_text(manifest_of(path).read_text().replace('"format": 1', '"format": 2')),
-        "a manifest of format 2; expected format 1",
-    ),
+    "nothing but brackets": (lambda path: manifest_of(path).write_text("[" * 200_000), "is no JSON object"),
+    "a newer manifest": (rewritten(format=2), "a manifest of format 2; expected format 1"),
+    "another backup's manifest": (rewritten(file="other.sql"), r"the manifest of other\.sql; expected pre-golive-"),
+    "no sum": (rewritten(sha256=...), rf"\.sql\.manifest\.json.*: sha256 is missing; {AS_WRITTEN}"),
+    "null for the sum": (rewritten(sha256=None), f"sha256 is missing; {AS_WRITTEN}"),
+    "true for a number": (rewritten(format=True), f"format is true, no number; {AS_WRITTEN}"),
+    "a list of tables": (rewritten(tables=[1, 2]), rf"tables is \[1, 2\], no object; {AS_WRITTEN}"),
+    "a number for a table": (rewritten(tables={"public.a": 5}), f"tables.public.a is 5, no object; {AS_WRITTEN}"),
+    "a text for rows": (rewritten(tables={"a": {"rows": "x"}}), f'tables.a.rows is "x", no number; {AS_WRITTEN}'),
+    "a list of files": (rewritten(files=[{}]), rf"files is \[{{}}\], no object; {AS_WRITTEN}"),
+    "Latin-1": (lambda path: manifest_of(path).write_bytes(b'{"file": "\xe9"}'), "json: is no text in UTF-8"),
+    "a folder": (folder_instead, r"manifest\.json: cannot be read: Is a directory"),
 }
 
 
@@ -213,8 +235,28 @@ def test_each_difference_from_the_manifest_is_named(made, tmp_path, spoil):
     change, says = SPOIL[spoil]
     change(path)
     place, name = place_of(str(path))
-    with pytest.raises(BalikError, match=says):
-        fetch(place, name, "", tmp_path, limit(), "hub")
+    for asked in (name, PATTERN):
+        with pytest.raises(BalikError, match=says):
+            fetch(place, asked, LAUNCH, tmp_path, limit(), "hub")
+
+
+@pytest.mark.parametrize("kind", ["ssh", "s3"])
+def test_a_spoiled_manifest_of_another_place_is_named(made, remote, endpoint, tmp_path, kind):
+    place, name = place_at(kind, tmp_path / f"spoiled {kind}", remote, endpoint)
+    (tmp_path / f"{made.name}.manifest.json").write_bytes(b'{"file": "\xe9"}')
+    for each in (made, tmp_path / f"{made.name}.manifest.json"):
+        place.store(each, each.name, limit())
+    for asked in (made.name, name):
+        with pytest.raises(BalikError, match=rf"{made.name}\.manifest\.json in .*: is no text in UTF-8"):
+            fetch(place, asked, LAUNCH, tmp_path / "here", limit(), "hub")
+
+
+def test_a_manifest_on_another_host_that_cannot_be_read_is_not_none(made, remote, tmp_path):
+    place, _ = place_at("ssh", tmp_path / "vault", remote, "")
+    (tmp_path / "vault" / made.name).write_bytes(made.read_bytes())
+    manifest_of(tmp_path / "vault" / made.name).mkdir()
+    with pytest.raises(BalikError, match=r"manifest\.json cannot be read: .*Is a directory"):
+        fetch(place, made.name, LAUNCH, tmp_path / "here", limit(), "hub")
 
 
 def copied(made: Path, folder: Path) -> Path:

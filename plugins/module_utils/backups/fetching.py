@@ -50,7 +50,7 @@ def look(place: Place, pattern: str, golive: str) -> tuple[Candidate, str]:
 
 def _manifest(place: Place, name: str, known: set[str]) -> dict[str, Any] | None:
     text = place.read(name + ENDING) if name + ENDING in known else None
-    return None if text is None else parse_manifest(text, f"{name}{ENDING} in {place.title}")
+    return None if text is None else parse_manifest(text, f"{name}{ENDING} in {place.title}", name)
 
 
 def folder_of(place: Place, folder: Path) -> Path:
@@ -130,7 +130,7 @@ def _proved(
         raise BalikError(candidate.name, f"{size} bytes", f"{candidate.size}", "Run it again.")
     text = beside[ENDING]
     if text is not None:
-        manifest = parse_manifest(text, candidate.name + ENDING)
+        manifest = parse_manifest(text, candidate.name + ENDING, candidate.name)
         return manifest, agree(path, manifest, kind_of(path), database)
     checksum = listed_sum(beside[_SUM] or "", candidate.name)
     return None, f"it has no manifest; {verify_checksum(path, checksum)}" if checksum else "it has no manifest"

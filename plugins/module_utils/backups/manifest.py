@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,20 @@ from ..units import parse_time
 FORMAT = 1
 ENDING = ".manifest.json"
 _CHUNK = 1024 * 1024
-_NEEDED = {"format": int, "file": str, "kind": str, "database": str, "size": int, "taken": str, "server_version": str}
+_NEEDED = {
+    "format": int,
+    "file": str,
+    "kind": str,
+    "database": str,
+    "size": int,
+    "sha256": str,
+    "taken": str,
+    "server_version": str,
+}
+_OF_A_FILE = {"size": int, "sha256": str}
+_OF_A_TABLE = {"rows": int, "inserted": int, "changed": int, "deleted": int}
+_TYPES = {int: "number", str: "text"}
+_ANEW = "Write it anew, or take it away."
 
 
 def manifest_of(path: Path) -> Path:
@@ -43,32 +56,79 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     :raises BalikError: there is one, and it cannot be read as such.
     """
     place = manifest_of(path)
-    if not place.is_file():
+    if not os.path.lexists(place):
         return None
+    return parse_manifest(read_text(place), str(place), path.name)
+
+
+def read_text(path: Path) -> str:
+    """A small text file beside a backup.
+
+    :raises BalikError: it cannot be read.
+    """
     try:
-        text = place.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BalikError(str(place), f"cannot be read: {error}", "a manifest") from None
-    return parse_manifest(text, str(place))
+        return decoded(path.read_bytes(), str(path))
+    except OSError as error:
+        raise BalikError(str(path), f"cannot be read: {error.strerror}", "a file", _ANEW) from None
 
 
-def parse_manifest(text: str, what: str) -> dict[str, Any]:
-    """A manifest's text, with what every manifest has.
+def decoded(data: bytes, what: str) -> str:
+    """The text of such a file.
 
     :raises BalikError: it is none.
     """
     try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise BalikError(what, "is no text in UTF-8", "one as balik writes it", _ANEW) from None
+
+
+def parse_manifest(text: str, what: str, name: str) -> dict[str, Any]:
+    """A manifest's text, with what every manifest has.
+
+    :param what: the manifest, for messages.
+    :param name: of the backup that it stands beside.
+    :raises BalikError: it is none, or another backup's.
+    """
+    try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise BalikError(what, "is no JSON object", "a manifest as balik writes it", "Write it anew, or take it away.")
-    wrong = [key for key, kind in _NEEDED.items() if not isinstance(found.get(key), kind)]
-    if wrong or found["format"] != FORMAT:
-        said = f"without {', '.join(wrong)}" if wrong else f"of format {found['format']}"
-        raise BalikError(what, f"a manifest {said}", f"format {FORMAT}", "Write it anew, or take it away.")
+        raise BalikError(what, "is no JSON object", "a manifest as balik writes it", _ANEW)
+    wrong = [*_wrong(found, _NEEDED)]
+    for group, shape, needed in (("files", _OF_A_FILE, True), ("tables", _OF_A_TABLE, False)):
+        each = found.get(group) or {}
+        if isinstance(each, dict):
+            wrong += [said for key, value in each.items() for said in _wrong(value, shape, f"{group}.{key}", needed)]
+        else:
+            wrong.append(f"{group} is {_shown(each)}, no object")
+    if wrong:
+        raise BalikError(what, "; ".join(wrong[:5]), "a manifest as balik writes it", _ANEW)
+    if found["format"] != FORMAT:
+        raise BalikError(what, f"a manifest of format {found['format']}", f"format {FORMAT}", _ANEW)
+    if found["file"] != name:
+        raise BalikError(what, f"the manifest of {found['file']}", name, _ANEW)
     parse_time(found["taken"], f"taken in {what}")
     return found
+
+
+def _wrong(found: object, shape: Mapping[str, type], at: str = "", needed: bool = True) -> Iterator[str]:
+    """Each key that is missing, or of another type, as a sentence."""
+    if not isinstance(found, dict):
+        yield f"{at} is {_shown(found)}, no object"
+        return
+    for key, kind in shape.items():
+        value, where = found.get(key), f"{at}.{key}" if at else key
+        if value is None:
+            if needed:
+                yield f"{where} is missing"
+        elif type(value) is not kind:  # true is an int to Python
+            yield f"{where} is {_shown(value)}, no {_TYPES[kind]}"
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)[:40]
 
 
 def sums(path: Path) -> dict[str, Any]:

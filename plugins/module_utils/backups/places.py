@@ -22,10 +22,13 @@ from urllib.parse import unquote, urlsplit
 from ..database.access import Deadline, limited, too_long, without_values
 from ..errors import BalikError, Unreachable
 from .choosing import Candidate
+from .manifest import decoded, read_text
 
 _CHUNK = 1024 * 1024
 #: Bytes of a file that is read as a whole.
 _SMALL = 16 * 1024**2
+#: How a remote shell says that a file is not there; ssh's own errors are 255.
+_MISSING = 44
 #: How often a fetch that broke off is gone on with.
 _ATTEMPTS = 5
 _SSH = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
@@ -147,7 +150,7 @@ class Local:
 
     def read(self, name: str) -> str | None:
         path = self.folder / name
-        return path.read_text() if path.is_file() else None
+        return read_text(path) if os.path.lexists(path) else None
 
     def fetch(self, name: str, part: Path, deadline: Deadline) -> None:
         with (self.folder / name).open("rb") as source, _appended(part) as target:
@@ -232,12 +235,12 @@ class Ssh:
 
     def read(self, name: str) -> str | None:
         path = _quoted(f"{self.folder}/{name}")
-        done = self._shell(f"test -f {path} && head -c {_SMALL} {path}")
-        if done.returncode == 1 and not done.stdout:
+        done = self._shell(f"test -e {path} || exit {_MISSING}; head -c {_SMALL} {path}")
+        if done.returncode == _MISSING:
             return None
         if done.returncode:
             raise Unreachable(self.title, f"{name} cannot be read: {_complaint(done.stderr)}")
-        return done.stdout.decode()
+        return decoded(done.stdout, f"{name} in {self.title}")
 
     def fetch(self, name: str, part: Path, deadline: Deadline) -> None:
         _appended(part).close()
@@ -347,7 +350,8 @@ class Bucket:
     def read(self, name: str) -> str | None:
         client = self._client()
         with _told(self.title, missing=True):
-            return str(client.get_object(Bucket=self.bucket, Key=self._key(name))["Body"].read(_SMALL).decode())
+            data = client.get_object(Bucket=self.bucket, Key=self._key(name))["Body"].read(_SMALL)
+            return decoded(data, f"{name} in {self.title}")
         return None
 
     def fetch(self, name: str, part: Path, deadline: Deadline) -> None:
