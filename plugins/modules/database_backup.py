@@ -50,6 +50,14 @@ options:
     description: How long it may take.
     type: str
     default: 2h
+  lock_limit:
+    description: How long V(made) waits for a lock that another session holds, which is named then.
+    type: str
+    default: 10s
+  ignore_space:
+    description: Whether V(made) goes on when the estimate says that the disk is too small.
+    type: bool
+    default: false
   jobs:
     description: How many processes dump a directory; 0 for one per processor.
     type: int
@@ -128,6 +136,8 @@ OPTIONS: dict[str, Any] = {
     "folder": {"type": "path", "default": ""},
     "database": {"type": "str", "default": ""},
     "limit": {"type": "str", "default": "2h"},
+    "lock_limit": {"type": "str", "default": "10s"},
+    "ignore_space": {"type": "bool", "default": False},
     "jobs": {"type": "int", "default": 0},
     **PLACE,
     **CONNECTION,
@@ -162,6 +172,8 @@ def act(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         given["golive"],
         given["jobs"] or min(os.cpu_count() or 1, 8),
         limit,
+        parse_duration(given["lock_limit"], "lock_limit"),
+        given["ignore_space"],
         given["maintenance_database"],
         given["bin_dir"],
     )

@@ -25,6 +25,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.backups.places impo
 from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access, Deadline
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
 
+from tests.integration.database_restores import small_disk
 from tests.servers.moto import moto
 from tests.servers.postgresql import Server, postgresql
 from tests.servers.sshd import Sshd, sshd
@@ -155,6 +156,32 @@ def test_a_dump_that_fails_leaves_nothing(server, tmp_path):
         with pytest.raises(BalikError, match="not done within"):
             make(wanted(server, tmp_path, limit=1))
     assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("ending", [".sql", ".sql.gz", ".dir"])
+def test_whoever_keeps_a_table_locked_is_named(server, tmp_path, ending):
+    with psycopg.connect(server.dsn("hub"), application_name="nightly import") as somebody:
+        somebody.execute("LOCK TABLE documents IN ACCESS EXCLUSIVE MODE")
+        pid = somebody.info.backend_pid
+        said = rf"tables are locked by pid {pid} \(postgres, nightly import, .*raise db_restore_lock_limit"
+        with pytest.raises(BalikError, match=said):
+            make(wanted(server, tmp_path, f"x{ending}", lock_limit=1, limit=30))
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_role_that_may_not_read_a_table_is_told_what_to_do(server, tmp_path):
+    server.psql("CREATE ROLE reader LOGIN")
+    as_reader = replace(wanted(server, tmp_path), access=Access(server.host, server.port, "reader"))
+    with pytest.raises(BalikError, match=r"permission denied for table .*GRANT pg_read_all_data TO reader"):
+        make(as_reader)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_disk_that_looks_too_small_can_be_ignored(server, tmp_path):
+    with small_disk(tmp_path / "small", "6m") as folder:
+        with pytest.raises(BalikError, match=r"6 MB free; expected about .* or set db_restore_ignore_space"):
+            make(wanted(server, folder))
+        assert make(wanted(server, folder, "x.sql.gz", ignore_space=True))["changed"]
 
 
 def test_killed_before_it_is_whole_its_name_is_free(server, tmp_path):

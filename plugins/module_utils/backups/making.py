@@ -13,13 +13,14 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..database import backup
 from ..database.access import Access, Deadline, Programs, complaint, limited, run, too_long
 from ..database.space import human
+from ..database.topology import LOCKERS, lock_wait, lockers_named
 from ..errors import BalikError
 from ..loss.compare import counters, tables
 from ..loss.psql import Psql, literal, reach
@@ -43,6 +44,7 @@ class Wanted:
 
     :param pattern: path whose name may hold ``YYYYMMDD`` and the like; its ending says the format.
     :param golive: ISO 8601; a name's date is written in its zone (UTC without it).
+    :param lock_limit: seconds to wait for a lock that another session holds.
     """
 
     access: Access
@@ -51,6 +53,8 @@ class Wanted:
     golive: str = ""
     jobs: int = 1
     limit: float = 7200
+    lock_limit: float = 10
+    ignore_space: bool = False
     maintenance: str = "postgres"
     programs: str = ""
 
@@ -73,7 +77,7 @@ def make(wanted: Wanted, dry: bool = False) -> dict[str, Any]:
         raise taken(final.name, str(final.parent))
     database = server.to(wanted.database)
     about = database.one(_ABOUT)
-    _room(final, about["size"])
+    _room(final, about["size"], wanted.ignore_space)
     late = _late(wanted.golive)
     if dry:
         return {
@@ -106,7 +110,7 @@ def _late(golive: str) -> str:
     return f". BEWARE: go-live was at {golive}; this backup is younger, and no rollback of that release will choose it"
 
 
-def _room(final: Path, size: int) -> None:
+def _room(final: Path, size: int, ignore_space: bool) -> None:
     parent = final.parent
     while not parent.is_dir() and parent != parent.parent:
         parent = parent.parent
@@ -115,8 +119,13 @@ def _room(final: Path, size: int) -> None:
     # Without its indexes, a database as SQL is rarely larger than itself; compressed, than half of it.
     wanted = size if final.name.endswith(".sql") else size // 2
     free = shutil.disk_usage(parent).free
-    if wanted > free:
-        raise BalikError(f"the disk of {parent}", f"{human(free)} free", f"about {human(wanted)}", "Make room.")
+    if wanted > free and not ignore_space:
+        raise BalikError(
+            f"the disk of {parent}",
+            f"{human(free)} free",
+            f"about {human(wanted)}",
+            "Make room, or set db_restore_ignore_space after having looked.",
+        )
 
 
 def _dumped(wanted: Wanted, database: Psql, final: Path, part: Path, deadline: Deadline) -> dict[str, Any]:
@@ -124,8 +133,17 @@ def _dumped(wanted: Wanted, database: Psql, final: Path, part: Path, deadline: D
     before = counters(database)
     with database.steady() as now, ThreadPoolExecutor(1) as counter:
         moment = utc_now()
-        counted = counter.submit(_counted, now)
-        _dump(wanted, now, programs, part, deadline, final.name)
+        patient = {**now.settings, "lock_timeout": f"{round(wanted.lock_limit * 1000)}ms"}
+        counted = counter.submit(_counted, replace(now, settings=patient))
+        with lockers_named(wanted.database, lambda: [(row["datname"], row["who"]) for row in database.rows(LOCKERS)]):
+            try:
+                _dump(wanted, now, programs, part, deadline, final.name)
+            except BalikError as error:
+                if "permission denied" in error.found:
+                    error.do = (
+                        f"Take a role that may read all, or: GRANT pg_read_all_data TO {wanted.access.user or 'it'}"
+                    )
+                raise
         rows = counted.result()
     kind = backup.kind_of(part)
     backup.glance(part, kind, programs, deadline)
@@ -153,7 +171,7 @@ def _counted(now: Psql) -> dict[str, int | None]:
 
 def _dump(wanted: Wanted, now: Psql, programs: Programs, part: Path, deadline: Deadline, name: str) -> None:
     environment = wanted.access.environment(wanted.database)
-    command = [programs["pg_dump"], "-w", f"--snapshot={now.snapshot}"]
+    command = [programs["pg_dump"], "-w", f"--snapshot={now.snapshot}", lock_wait(wanted.lock_limit)]
     what = f"the backup of {wanted.database}"
     packer = next((pack for ending, pack in _PACKERS.items() if name.endswith(ending)), None)
     if packer:

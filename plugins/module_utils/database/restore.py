@@ -237,14 +237,9 @@ class _Work:
         return result
 
     def _keep(self) -> Path:
-        wait = [f"--lock-wait-timeout={round(self.task.lock_limit * 1000)}"]
-        try:
-            return keep(self.task, self.programs, self.deadline, place(self.task), wait)
-        except BalikError as error:
-            if "timeout" in error.found:  # pg_dump waits for locks with one on its statements
-                error.found += f"; tables are locked by {topology.lockers(self.admin, self.task)}"
-                error.do = "End these sessions (pg_terminate_backend), or raise db_restore_lock_limit."
-            raise
+        task, wait = self.task, [topology.lock_wait(self.task.lock_limit)]
+        with topology.lockers_named(task.database, lambda: self.admin.execute(topology.LOCKERS)):
+            return keep(task, self.programs, self.deadline, place(task), wait)
 
     def _fill(self, path: Path, kind: str) -> Any:
         task = self.task

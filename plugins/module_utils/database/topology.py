@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BalikError, Unreachable
@@ -37,11 +39,12 @@ select pid, coalesce(usename, backend_type), coalesce(nullif(application_name, '
 from pg_stat_activity where datname = %s and xact_start < now() - make_interval(secs => %s) and pid <> pg_backend_pid()
 order by xact_start limit 20
 """
-_LOCKERS = """
-select distinct format('pid %%s (%%s, %%s, %%s) since %%s', a.pid, usename, application_name, state,
-                       to_char(xact_start, 'YYYY-MM-DD HH24:MI:SS TZ'))
+#: Who holds locks that even a reader waits for; database by database.
+LOCKERS = """
+select d.datname, concat('pid ', a.pid, ' (', usename, ', ', application_name, ', ', state, ') since ',
+                         to_char(xact_start, 'YYYY-MM-DD HH24:MI:SS TZ')) as who
 from pg_locks l join pg_stat_activity a using (pid) join pg_database d on d.oid = l.database
-where d.datname = %s and l.granted and l.locktype = 'relation' and l.mode = 'AccessExclusiveLock' limit 10
+where l.granted and l.locktype = 'relation' and l.mode = 'AccessExclusiveLock' group by 1, 2
 """
 _PUBLICATIONS = "select pubname from pg_publication order by 1"
 _SUBSCRIPTIONS = """
@@ -81,10 +84,25 @@ def free_to_rename(admin: Connection[Any], name: str) -> None:
         )
 
 
-def lockers(admin: Connection[Any], task: Task) -> str:
-    """Who holds locks that even a reader waits for."""
-    rows = admin.execute(_LOCKERS, [task.database]).fetchall()
-    return ", ".join(row[0] for row in rows) or "somebody who is gone by now"
+def lock_wait(limit: float) -> str:
+    """pg_dump's option for waiting no longer than ``limit`` seconds for its locks."""
+    return f"--lock-wait-timeout={round(limit * 1000)}"
+
+
+@contextmanager
+def lockers_named(database: str, look: Callable[[], Iterable[Sequence[Any]]]) -> Iterator[None]:
+    """A dump that waited too long for its locks says who has them.
+
+    :param look: asks the server for :data:`LOCKERS`.
+    """
+    try:
+        yield
+    except BalikError as error:
+        if "timeout" in error.found:  # pg_dump waits for locks with one on its statements
+            who = ", ".join([who for of, who in look() if of == database][:10]) or "somebody who is gone by now"
+            error.found += f"; tables are locked by {who}"
+            error.do = "End these sessions (pg_terminate_backend), or raise db_restore_lock_limit."
+        raise
 
 
 def _subscriptions(admin: Connection[Any], name: str) -> list[tuple[str, bool]]:
