@@ -660,6 +660,29 @@ def test_what_was_hidden_from_every_parser_is_seen_by_the_servers_counters_and_t
 
 
 @pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("SET LOCAL track_counts = off;", "sets track_counts, which prisma-down sets itself or goes by"),
+        ("INSERT INTO \"Log\" SELECT length(set_config('track_counts', 'off', true));", "calls set_config()"),
+        ('INSERT INTO "Log" SELECT uncounted();', "track_counts is off"),
+    ],
+)
+def test_no_script_switches_the_counting_off(product: Product, text: str, words: str) -> None:
+    product.sql(PURGE)
+    product.sql(
+        """CREATE FUNCTION uncounted() RETURNS int LANGUAGE sql AS
+        'SELECT length(set_config(''track_counts'', ''off'', true))';
+        CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN DELETE FROM "Score"; RETURN NEW; END';
+        CREATE TRIGGER t BEFORE UPDATE ON "User" FOR EACH ROW EXECUTE FUNCTION f()"""
+    )
+    fill(product)
+    (product.migrations / INDEX / "down.sql").write_text(text + '\nUPDATE "User" SET "name" = "name" WHERE "id" = 1;')
+    with product.untouched():
+        task = product.task(BOARD, destroys=[INDEX])
+        assert words in why(task, lambda task: down.main(task, check_mode=False))
+
+
+@pytest.mark.parametrize(
     "text",
     [
         'DELETE FROM "Dice" WHERE random() < 0.5;',

@@ -423,7 +423,8 @@ def _carry_out(
     covered = watch.covered(connection, statement, lost)
     if not any(each.takes for each in lost):
         connection.execute(statement.text)  # type: ignore[arg-type]
-    if wrong := watch.compare(before, watch.look(connection), covered):
+    uncounted = [] if watch.counts(connection) else ["track_counts is off, so nobody can see what it took"]
+    if wrong := watch.compare(before, watch.look(connection), covered) + uncounted:
         raise BalikError(
             f"{one.name}, down.sql line {statement.line}: {statement.short}",
             f"did more than was kept: {', '.join(wrong)}",

@@ -42,17 +42,11 @@ _NAMED_BY = {
     **{"CreateFunctionStmt": "funcname", "RenameStmt": "object"},
 }
 
-# What this project sets itself, and what would take its limits and its right to the bookkeeping away.
+# What a script may set, beside settings of the product's own (app.quiet). Any other may take away a limit, a guard
+# (track_counts, row_security), or the sense of what is read (standard_conforming_strings) and kept (datestyle).
 _SETTINGS = {
-    *("lock_timeout", "statement_timeout", "transaction_timeout", "idle_in_transaction_session_timeout"),
-    *(
-        "search_path",
-        "role",
-        "session_authorization",
-        "session_replication_role",
-        "transaction",
-        "session characteristics",
-    ),
+    *("work_mem", "maintenance_work_mem", "max_parallel_maintenance_workers", "max_parallel_workers_per_gather"),
+    *("client_min_messages", "check_function_bodies", "default_tablespace", "default_table_access_method", "timezone"),
 }
 # Statements whose effect the grammar shows. Whatever is not here is refused: to be unknown is not to be safe.
 _KNOWN = (
@@ -266,10 +260,12 @@ def _beside_the_rules(node: Any) -> Iterator[str]:
     if isinstance(node, ast.SelectStmt) and not _only_setval(node):
         yield "a SELECT may do anything through the functions that it calls; only setval() is taken"
     if isinstance(node, ast.VariableSetStmt):
-        if (node.name or "").lower() in _SETTINGS:
-            yield f"sets {node.name}, which prisma-down sets itself"
         if node.kind == enums.VariableSetKind.VAR_RESET_ALL:
             yield "takes back what prisma-down has set"
+        elif "." not in node.name and node.name.lower() not in _SETTINGS:
+            yield f"sets {node.name}, which prisma-down sets itself or goes by; leave it out"
+    if any(_strings(one.funcname)[-1] == "set_config" for one in walk(node) if isinstance(one, ast.FuncCall)):
+        yield "calls set_config(), which may set anything; write SET LOCAL"
     if isinstance(node, ast.ClusterStmt) and node.relation is None:
         yield "is about all tables"
     if isinstance(node, ast.DropStmt) and _cascades(node) and node.removeType not in _DROPS:

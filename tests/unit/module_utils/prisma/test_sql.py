@@ -72,6 +72,15 @@ def test_an_enum_grows_within_a_transaction_since_version_12() -> None:
         ("DROP FUNCTION f() CASCADE", "CASCADE takes what is not named"),
         ("SET ROLE x", "sets role"),
         ("RESET ALL", "takes back what prisma-down has set"),
+        ("SET LOCAL track_counts = off", "sets track_counts"),
+        ("SET LOCAL standard_conforming_strings = off", "sets standard_conforming_strings"),
+        ("SET LOCAL DateStyle = 'SQL'", "sets datestyle"),
+        ("SET NAMES 'LATIN1'", "sets client_encoding"),
+        ("RESET row_security", "sets row_security"),
+        ("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", "sets TRANSACTION"),
+        ("SELECT setval('s', length(set_config('track_counts', 'off', true)))", "only setval() is taken"),
+        ("INSERT INTO a SELECT set_config('track_counts', 'off', true)", "calls set_config()"),
+        ("DELETE FROM a WHERE pg_catalog.set_config('role', b, true) = b", "calls set_config()"),
         ("SELECT setval('s', 1), f()", "only setval() is taken"),
         ("ALTER TYPE t DROP ATTRIBUTE a", "make a new type"),
         ("COPY a TO PROGRAM 'x'", "reads or writes a file"),
@@ -80,6 +89,20 @@ def test_an_enum_grows_within_a_transaction_since_version_12() -> None:
 )
 def test_what_is_refused(text: str, words: str) -> None:
     assert any(words in problem for problem in read(text, ["public"]).problems)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SET LOCAL work_mem = '1GB'",
+        "SET check_function_bodies = off",
+        "SET LOCAL app.quiet = 'on'",
+        "SET CONSTRAINTS ALL DEFERRED",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET search_path = public AS 'SELECT 1'",
+    ],
+)
+def test_a_setting_that_takes_nothing_from_prisma_down_is_taken(text: str) -> None:
+    assert read(text, ["public"]).problems == []
 
 
 @pytest.mark.parametrize(
