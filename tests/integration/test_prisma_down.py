@@ -531,6 +531,23 @@ def test_what_only_adds_may_stay(product: Product) -> None:
     assert product.applied() == [INIT, BOARD]
 
 
+def test_what_only_adds_above_what_does_not_is_not_advised_to_stay(product: Product) -> None:
+    grow, table = "20260104000000_grow", "20260105000000_table"
+    product.write(grow, "ALTER TYPE \"Kind\" ADD VALUE 'MONTH';", "-- balik: nothing to undo\n")
+    product.write(table, 'CREATE TABLE "Prize" ("id" INT); INSERT INTO "Prize" VALUES (1);', 'DROP TABLE "Prize";')
+    for each in (grow, table):
+        product.apply(each)
+    for given in (False, True):
+        words = why(product.task(INDEX, leave_additive=given))
+        assert f"It only adds, but cannot be left: {grow} below it goes, which does not only add" in words
+        assert "prisma_down_leave_additive" not in words
+    # Right above the target it is, whatever stands above it.
+    assert "(prisma_down_leave_additive: true)" in why(product.task(grow))
+    fill(product)
+    board = next(line for line in why(product.task()).splitlines() if line.startswith(f"- {BOARD}"))
+    assert "(prisma_down_leave_additive: true)" in board
+
+
 def test_a_new_table_that_got_its_rows_from_an_old_one_is_not_left(product: Product) -> None:
     name = "20260104000000_archive"
     product.write(

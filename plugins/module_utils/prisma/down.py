@@ -233,7 +233,7 @@ def _explore(connection: Connection[Any], task: Task, counting: bool) -> Way:
         problems += [f"{name}: {one.says}" for name, found in losses.items() for one in found if one.kind == "view"]
         problems += _unsure_outside(connection, task, scripts)
         if counting:
-            problems += [words for one in down if (words := _unwilling(task, one, losses[one.name]))]
+            problems += [words for one in down if (words := _unwilling(task, one, losses[one.name], down))]
         elsewhere = database.others(connection)
     if down:
         seen = workload.look(task.places)
@@ -324,8 +324,11 @@ def _unsure_outside(connection: Connection[Any], task: Task, scripts: Mapping[st
                     yield f"{name}: down.sql, line {statement.line}: {one.says}: no transaction can take it back"
 
 
-def _unwilling(task: Task, migration: Migration, losses: Sequence[Loss]) -> str:
-    """Why a migration that destroys something is not taken down without a yes; empty where it may be."""
+def _unwilling(task: Task, migration: Migration, losses: Sequence[Loss], down: Sequence[Migration]) -> str:
+    """Why a migration that destroys something is not taken down without a yes; empty where it may be.
+
+    :param down: all that go, newest first: what only adds can be left only where nothing below it must go.
+    """
     lost = [one.sentence for one in losses if not one.harmless]
     if not lost or migration.name in task.destroys:
         return ""
@@ -334,6 +337,10 @@ def _unwilling(task: Task, migration: Migration, losses: Sequence[Loss]) -> str:
         f"{migration.name} would destroy {'; '.join(lost)}. If it shall: prisma_down_destroys: [{migration.name}]; "
         f"it is kept in {task.kept} first."
     )
+    older = down[down.index(migration) + 1 :]
+    below = next((one.name for one in reversed(older) if sql.additive(one.up)), "")
+    if not reasons and below:
+        return f"{words} It only adds, but cannot be left: {below} below it goes, which does not only add"
     if not reasons:
         return f"{words} It only adds: leaving it is safe for the old release (prisma_down_leave_additive: true)"
     return f"{words} Leaving it is not known to be safe for the old release ({reasons[0]})"
