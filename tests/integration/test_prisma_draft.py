@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
-from ansible_collections.balik.rollback.plugins.module_utils.prisma import address, down
+from ansible_collections.balik.rollback.plugins.module_utils.prisma import address, down, sql
 from ansible_collections.balik.rollback.plugins.module_utils.prisma.draft import Project, write
 from ansible_collections.balik.rollback.plugins.module_utils.prisma.sql import DRAFT
 
@@ -101,6 +101,24 @@ def test_drafts_are_written_once_read_and_then_lead_back(server: Server, tmp_pat
     down.main(task, check_mode=False)
     status = prisma.run("migrate", "status")
     assert f"Following migration have not yet been applied:\n{BOARD}" in status.output
+
+
+def test_what_prisma_writes_wrongly_is_left_to_a_person_and_the_others_are_drafted(
+    server: Server, tmp_path: Path
+) -> None:
+    prisma, shadow = made(server, tmp_path / "project", "7.10.0")
+    quoted, last = "20260103000000_quoted", "20260104000000_last"
+    for name, up in {quoted: 'CREATE TABLE "Skör ""q""" ("id" INT);', last: 'CREATE TABLE "Last" ("id" INT);'}.items():
+        (prisma.migrations / name).mkdir()
+        (prisma.migrations / name / "migration.sql").write_text(up)
+    project = Project(prisma.folder, prisma.migrations, address.read(shadow), shadow, environment=prisma.environment)
+    says = write(project, check_mode=False)["says"]
+    assert f"drafted {INIT}, {BOARD}, {quoted}, {last}; " in says and f"to be written by hand: {quoted}" in says
+    drafts = {name: (prisma.migrations / name / "down.sql").read_text() for name in (*UP, quoted, last)}
+    assert drafts[last].endswith('DROP TABLE "Last";\n')
+    assert "what Prisma wrote cannot be read (line 2: syntax error" in drafts[quoted]
+    # Whoever deletes the first line only is told again.
+    assert "down.sql, line" in " ".join(sql.read(drafts[quoted].partition("\n")[2], ["public"]).problems)
 
 
 def test_a_shadow_database_with_anything_in_it_is_refused(server: Server, tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ except ImportError:  # said by `sql.require`, on the host where it is missing
     scan = None  # type: ignore[assignment]
 
 LOOK = "-- balik: look: "
+_HEAD = f"{sql.DRAFT} It was written by `prisma migrate diff`, which sees the schema, not the rows."
+_BY_HAND = f"{LOOK}to be written by hand: "
 #: What `migrate diff` knows of, so that the way back of these is in the draft.
 _SEEN = (
     *("CreateStmt", "AlterTableStmt", "IndexStmt", "DropStmt", "CreateEnumStmt", "AlterEnumStmt", "CreateSchemaStmt"),
@@ -101,9 +103,11 @@ def write(project: Project, check_mode: bool) -> dict[str, Any]:
             file.write(text)
     names = ", ".join(one.name for one in drafts)
     marks = sum(text.count(LOOK) for text in drafts.values())
+    hard = [one.name for one, text in drafts.items() if _BY_HAND in text]
+    by_hand = f"; to be written by hand: {', '.join(hard)}, which cannot be read" if hard else ""
     return {
         "changed": True,
-        "says": f"{'would draft' if check_mode else 'drafted'} {names}; {marks} places to look at",
+        "says": f"{'would draft' if check_mode else 'drafted'} {names}; {marks} places to look at{by_hand}",
         "drafts": [str(one.folder / "down.sql") for one in drafts],
         "diff": {
             "before": "",
@@ -113,8 +117,16 @@ def write(project: Project, check_mode: bool) -> dict[str, Any]:
 
 
 def draft(project: Project, migrations: Sequence[Migration], number: int) -> str:
-    """One draft: Prisma's script from this migration back to the one before it, with comments."""
-    return marked(_diff(project, migrations[: number + 1]), migrations[number].up)
+    """One draft: Prisma's script from this migration back to the one before it, with comments; as it is where it or the
+    migration cannot be read (Prisma does not double the quotes in a name)."""
+    text, up = _diff(project, migrations[: number + 1]), migrations[number].up
+    for what, script in (("what Prisma wrote", text), ("migration.sql", up)):
+        try:
+            sql.split(script)
+        except BalikError as error:
+            body = text.strip("\n")
+            return f"{_HEAD}\n{_BY_HAND}{what} cannot be read ({error}), so nothing else is said here\n\n{body}\n"
+    return marked(text, up)
 
 
 def _empty(shadow: Address) -> None:
@@ -216,8 +228,7 @@ def marked(text: str, up: str) -> str:
         if number not in dropped:
             indent = line[: len(line) - len(line.lstrip())]
             body += [f"{indent}{LOOK}{note}" for note in notes.get(number, [])] + [line]
-    head = [f"{sql.DRAFT} It was written by `prisma migrate diff`, which sees the schema, not the rows."]
-    head += [f"{LOOK}{note}" for note in _unseen(up)]
+    head = [_HEAD, *(f"{LOOK}{note}" for note in _unseen(up))]
     if not statements:
         head.append(f"{LOOK}Prisma sees nothing to undo. If that is so, write the line: {sql.NOTHING}")
         body = []
