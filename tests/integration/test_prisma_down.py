@@ -972,6 +972,31 @@ def test_a_role_without_the_rights_is_told_before_anything(product: Product) -> 
     product.sql(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
+@pytest.mark.parametrize("user", ["owner", "postgres"])
+def test_rows_that_the_owner_cannot_see_are_found_by_the_check(product: Product, user: str) -> None:
+    fill(product)
+    role = f"owner_{next(numbers)}"
+    product.sql(
+        f"""CREATE ROLE {role} LOGIN; GRANT ALL ON SCHEMA public TO {role}; ALTER TABLE _prisma_migrations OWNER TO {role};
+        ALTER TABLE "Score" OWNER TO {role}; ALTER TABLE "User" OWNER TO {role}; ALTER TYPE "Kind" OWNER TO {role};
+        ALTER TABLE "Score" ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+        CREATE POLICY few ON "Score" USING ("id" = 1)"""
+    )
+    name = role if user == "owner" else user
+    task = replace(product.task(destroys=[BOARD]), address=address.read(product.url.replace("postgres@", f"{name}@")))
+    with product.untouched():
+        words = f'the row security of "public"."Score" hides rows from {role}, who would go down'
+        assert words in why(task)
+        assert words in why(task, lambda task: down.main(task, check_mode=False))
+    # A down.sql may let its owner see them.
+    text = f'ALTER TABLE "Score" NO FORCE ROW LEVEL SECURITY;\n{DOWN[BOARD]}'
+    (product.migrations / BOARD / "down.sql").write_text(text)
+    down.check(task)
+    lost = down.main(task, check_mode=False)["evidence"]["migrations"][1]["lost"]
+    assert lost['table "public"."Score"'] == 5
+    product.sql(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+
+
 def test_a_killed_server_has_lost_nothing_and_the_next_run_goes_on(tmp_path: Path, deployed: Product) -> None:
     with postgresql(fsync="on") as server:
         server.psql("CREATE DATABASE product")

@@ -229,7 +229,7 @@ def _explore(connection: Connection[Any], task: Task, counting: bool) -> Way:
         problems += _server(connection, schema, bool(down))
         problems += _announced(task, history, scripts)
         losses = {one.name: _losses(connection, task, scripts[one.name], counting) for one in down}
-        problems += _owned(connection, task, losses)
+        problems += _owned(connection, task, losses, scripts)
         problems += [f"{name}: {one.says}" for name, found in losses.items() for one in found if one.kind == "view"]
         problems += _unsure_outside(connection, task, scripts)
         if counting:
@@ -302,16 +302,28 @@ def _losses(connection: Connection[Any], task: Task, script: Script, counting: b
     return found
 
 
-def _owned(connection: Connection[Any], task: Task, losses: Mapping[str, list[Loss]]) -> Iterator[str]:
-    """Only a table's owner can alter or drop it."""
+def _owned(
+    connection: Connection[Any], task: Task, losses: Mapping[str, list[Loss]], scripts: Mapping[str, Script]
+) -> Iterator[str]:
+    """Only a table's owner can alter or drop it; and what goes is kept only by who sees all of its rows."""
     relations = sorted({one.relation for found in losses.values() for one in found if one.select})
-    for relation in relations:
-        row = connection.execute(
-            "SELECT relowner::regrole::text, pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(%s)",
-            [relation],
-        ).fetchone()
-        if row and not row[1]:
-            yield f"{relation} belongs to {row[0]}, whose rights this role does not have"
+    shown = {sql.quoted(name) for script in scripts.values() for name in sql.shown(script)}
+    with connection.transaction():
+        database.as_owner(connection, task.address.schema, "SET LOCAL")
+        for relation in relations:
+            row = connection.execute(
+                "SELECT relowner::regrole::text, pg_has_role(relowner, 'USAGE'), row_security_active(oid), current_user"
+                " FROM pg_class WHERE oid = to_regclass(%s)",
+                [relation],
+            ).fetchone()
+            if row and not row[1]:
+                yield f"{relation} belongs to {row[0]}, whose rights {row[3]}, who would go down, does not have"
+            elif row and row[2] and not relation.endswith(tuple(f".{name}" for name in shown)):
+                yield (
+                    f"the row security of {relation} hides rows from {row[3]}, who would go down, so they could not be "
+                    "kept; write ALTER TABLE … NO FORCE ROW LEVEL SECURITY into the down.sql before, or "
+                    f"give {row[3]} BYPASSRLS"
+                )
 
 
 def _unsure_outside(connection: Connection[Any], task: Task, scripts: Mapping[str, Script]) -> Iterator[str]:

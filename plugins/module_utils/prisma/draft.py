@@ -66,6 +66,10 @@ class Project:
     limit: float = 120
     environment: dict[str, str] = field(default_factory=dict, repr=False)
 
+    def __post_init__(self) -> None:
+        if not self.limit:
+            raise BalikError("prisma_draft_limit", "found 0s", "more than that, such as 2m")
+
     @property
     def major(self) -> int:
         """Of the project's Prisma.

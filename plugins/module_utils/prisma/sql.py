@@ -209,6 +209,14 @@ def walk(node: Any) -> Iterator[Any]:
             yield from walk(getattr(node, slot))
 
 
+def shown(script: Script) -> Iterator[str]:
+    """The tables whose rows a script itself makes all visible to their owner."""
+    kinds = (enums.AlterTableType.AT_NoForceRowSecurity, enums.AlterTableType.AT_DisableRowSecurity)
+    for one in script.statements:
+        if isinstance(one.node, ast.AlterTableStmt) and any(each.subtype in kinds for each in one.node.cmds):
+            yield one.node.relation.relname
+
+
 def quoted(*parts: str) -> str:
     """A name as SQL takes it, whatever letters it has."""
     return ".".join('"' + part.replace('"', '""') + '"' for part in parts)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from ansible_collections.balik.rollback.plugins.module_utils.prisma import sql
-from ansible_collections.balik.rollback.plugins.module_utils.prisma.draft import LOOK, marked
+from pathlib import Path
+
+import pytest
+from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
+from ansible_collections.balik.rollback.plugins.module_utils.prisma import address, sql
+from ansible_collections.balik.rollback.plugins.module_utils.prisma.draft import LOOK, Project, marked
 
 BY_PRISMA = """
 -- AlterEnum
@@ -66,3 +70,9 @@ def test_what_prisma_does_not_see_is_no_draft_that_could_be_run() -> None:
     text = marked("-- This is an empty migration.\n\n", "UPDATE a SET b = 1;")
     assert "UPDATE a SET b = 1: changes rows; the draft does not put them back" in text
     assert any("has no statement" in problem for problem in sql.read(text, ["public"]).problems)
+
+
+def test_no_time_at_all_is_no_limit() -> None:
+    url = "postgresql://me@localhost/shadow"
+    with pytest.raises(BalikError, match="prisma_draft_limit: found 0s; expected more than that, such as 2m"):
+        Project(Path(), Path(), address.read(url), url, limit=0)
