@@ -258,6 +258,32 @@ def test_a_chain_of_tables_to_whose_last_another_refers(live, job, tmp_path, val
     assert content(live, "chain") == before
 
 
+def test_foreign_keys_on_types_with_operators_of_their_own(live, job, tmp_path):
+    """Each compares as its key does: citext whatever the case, ltree with an operator outside of pg_catalog."""
+    live.psql(
+        """
+        CREATE EXTENSION citext; CREATE EXTENSION ltree;
+        CREATE TABLE cities (name citext PRIMARY KEY, path ltree UNIQUE, tags int[] UNIQUE,
+          code text COLLATE "C" UNIQUE);
+        CREATE TABLE people (id int, city citext REFERENCES cities, path ltree REFERENCES cities (path),
+          tags int[] REFERENCES cities (tags), code varchar(9) COLLATE "POSIX" REFERENCES cities (code));
+        INSERT INTO cities VALUES ('Jakarta', 'id.jawa', '{1,2}', 'j');
+        INSERT INTO people VALUES (1, 'JAKARTA', 'id.jawa', '{1,2}', 'j'), (2, NULL, NULL, NULL, NULL);
+        """,
+        DATABASE,
+    )
+    at_the_backup = dump(live, tmp_path / "then.sql", database=DATABASE)
+    live.psql("DELETE FROM people; UPDATE cities SET tags = '{3}'", DATABASE)
+    checks = [{"query": "SELECT count(*) FROM people JOIN cities ON city = name", "expect": 1}]
+    people = replace(job, source=str(at_the_backup), tables=["public.people"], drop_tables=[], checks=checks)
+    with untouched(live), pytest.raises(BalikError, match=r"would violate people_tags_fkey .* \(1 rows\); expected"):
+        tables.check(people)
+    both = replace(people, tables=["public.people", "public.cities"])
+    assert "people_city_fkey from public.people to public.cities" in tables.check(both)["says"]
+    assert tables.restore(both)["changed"]
+    tables.verify(both)
+
+
 def test_a_plan_that_was_edited_between_two_starts_is_not_taken_for_done(live, job):
     began = replace(job, tables=["public.badges"], drop_tables=[])
     tables.restore(began)

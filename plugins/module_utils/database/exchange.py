@@ -26,12 +26,20 @@ if TYPE_CHECKING:
 
 # Both sides of a comparison write values alike, and catalogs name everything with its schema.
 ALIKE = {"search_path": "", "timezone": "UTC", "datestyle": "ISO", "intervalstyle": "postgres", "bytea_output": "hex"}
+# The last column compares as the key itself does, whatever the search_path: with its own operators, types, collation.
 _FOREIGN_KEYS = """
 select k.conname, k.conrelid::regclass::text, k.confrelid::regclass::text, r.oid, f.oid, k.confmatchtype,
        array(select quote_ident(attname) from unnest(k.conkey) with ordinality u(n, o)
              join pg_attribute on attrelid = k.conrelid and attnum = n order by o),
        array(select quote_ident(attname) from unnest(k.confkey) with ordinality u(n, o)
-             join pg_attribute on attrelid = k.confrelid and attnum = n order by o)
+             join pg_attribute on attrelid = k.confrelid and attnum = n order by o),
+       array(select format('f.%%I::%%s OPERATOR(%%I.%%s) r.%%I::%%s', p.attname, oprleft::regtype, n.nspname, oprname,
+                           a.attname, oprright::regtype) || coalesce(' COLLATE ' || l.oid::regcollation, '')
+             from unnest(k.conkey, k.confkey, k.conpfeqop) with ordinality u(c, f, op, o)
+             join pg_attribute a on a.attrelid = k.conrelid and a.attnum = u.c
+             join pg_attribute p on p.attrelid = k.confrelid and p.attnum = u.f
+             join pg_operator q on q.oid = u.op join pg_namespace n on n.oid = oprnamespace
+             left join pg_collation l on l.oid = p.attcollation and p.attcollation <> a.attcollation order by o)
 from pg_constraint k join pg_class r on r.oid = k.conrelid join pg_class f on f.oid = k.confrelid
 where k.contype = 'f' and (k.convalidated or not %(valid)s) and k.conparentid = 0
 and (k.conrelid = any(%(oids)s) or k.confrelid = any(%(oids)s))
@@ -186,16 +194,15 @@ def named(key: tuple[Any, ...]) -> str:
 
 def orphans(connection: Connection[Any], key: tuple[Any, ...], sources: Sources | None = None) -> int:
     """How many rows violate a foreign key; a column that ``sources`` do not have holds nothing that could."""
-    _, referring, referred, referring_oid, referred_oid, match, columns, keys = key
+    _, referring, referred, referring_oid, referred_oid, match, columns, keys, equal = key
     stands = sources or {}
     referring, here = stands.get(referring_oid, (referring, set(columns)))
     referred, there = stands.get(referred_oid, (referred, set(keys)))
     if not here.issuperset(columns) or not there.issuperset(keys):
         return 0
-    joined = " and ".join(f"r.{column} = f.{of}" for column, of in zip(columns, keys))
     some = (" or " if match == "f" else " and ").join(f"r.{column} is not null" for column in columns)
     row = connection.execute(
-        f"select count(*) from {referring} r left join {referred} f on {joined}"  # type: ignore[arg-type]
+        f"select count(*) from {referring} r left join {referred} f on {' and '.join(equal)}"  # type: ignore[arg-type]
         f" where f.{keys[0]} is null and ({some})"
     ).fetchone()
     assert row
