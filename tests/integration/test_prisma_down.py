@@ -977,7 +977,8 @@ def test_rows_that_the_owner_cannot_see_are_found_by_the_check(product: Product,
     fill(product)
     role = f"owner_{next(numbers)}"
     product.sql(
-        f"""CREATE ROLE {role} LOGIN; GRANT ALL ON SCHEMA public TO {role}; ALTER TABLE _prisma_migrations OWNER TO {role};
+        f"""CREATE ROLE {role} LOGIN;
+        GRANT ALL ON SCHEMA public TO {role}; ALTER TABLE _prisma_migrations OWNER TO {role};
         ALTER TABLE "Score" OWNER TO {role}; ALTER TABLE "User" OWNER TO {role}; ALTER TYPE "Kind" OWNER TO {role};
         ALTER TABLE "Score" ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
         CREATE POLICY few ON "Score" USING ("id" = 1)"""
