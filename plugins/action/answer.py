@@ -33,7 +33,9 @@ class ActionModule(RollbackAction):
     def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
         problems = list(self._missing(arguments))
         if problems:
-            raise BalikError("; ".join(str(problem) for problem in problems), "nothing was written down")
+            raise BalikError(
+                "nothing was written down", "; ".join(str(each).removesuffix(".") for each in problems) + "."
+            )
         kind = KIND_OF[arguments["answer"]]
         body = {**arguments, "by": arguments["by"].strip() or self.operator, "reason": arguments["reason"].strip()}
         self._check(kind, body)
@@ -51,6 +53,8 @@ class ActionModule(RollbackAction):
             if body["answer"] == runs.NO_GO:
                 says += LATE
             says += ")"
+        if self.check_mode:
+            says = f"would write down: {says}"
         self.say(says)
         return {"changed": not self.check_mode, "says": says}
 

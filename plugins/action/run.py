@@ -138,7 +138,7 @@ class ActionModule(RollbackAction):
             return self._never_opened(outcome, reason)
         if not self.holds_lock():
             # It was taken over: the run's end is for whoever has it now to say.
-            return {"good": False, "says": f"{WORDS[runs.FAILED]}: {reason}"}
+            return {"good": False, "held": True, "says": f"{WORDS[runs.FAILED]}: {reason}"}
         found = self.run_of(run)
         self.tell(outcome, run, {"remedy": (found.decided or {}).get("remedy", ""), "reason": reason})
         body = {"outcome": outcome, "reason": reason, "by": self.operator}
@@ -165,13 +165,14 @@ class ActionModule(RollbackAction):
 
     def _never_opened(self, outcome: str, reason: str) -> dict[str, Any]:
         """The plan or the call was refused, or the lock is somebody else's. That is not for the record."""
-        if not self._somebody_runs():
+        held = self._somebody_runs()
+        if not held:
             product = self.variables.get("rollback_product")
             try:
                 self._write_outcome({"product": product, "run": None, "outcome": outcome, "reason": reason})
             except BalikError as error:
                 reason = f"{reason}\n  - {error.what}: {error.found}"
-        return {"good": False, "says": f"{WORDS[outcome]}: {reason}"}
+        return {"good": False, "held": held, "says": f"{WORDS[outcome]}: {reason}"}
 
     def _somebody_runs(self) -> bool:
         """Whether somebody else's run is going on: what was refused is no news of it."""

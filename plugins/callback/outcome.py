@@ -36,7 +36,9 @@ class CallbackModule(CallbackBase):
             self.lines = [found["says"]]
             if found.get("report"):
                 self.lines.append(f"report: {found['report']}")
-            if found.get("outcome", "failed") == "failed" and not found["good"]:
+            # Where somebody else's run goes on, the reason says what to do, and it is not to run again at once.
+            failed = found.get("outcome", "failed") == "failed" and not found["good"]
+            if failed and not found.get("held"):
                 goes_on = "; it goes on from there" if "outcome" in found else ""
                 self.lines.append(f"What to do: mend what is said above, then run the same command again{goes_on}.")
 

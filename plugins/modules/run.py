@@ -43,6 +43,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 good: {description: Whether the outcome is rolled-back or nothing-to-do., type: bool, returned: when closed}
+held: {description: Whether somebody else's run holds the lock., type: bool, returned: when closed without an outcome}
 outcome: {description: "One of rolled-back, nothing-to-do, not-decided, failed.", type: str, returned: when closed}
 says: {description: One sentence., type: str, returned: always}
 """

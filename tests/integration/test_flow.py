@@ -394,8 +394,9 @@ def test_of_two_operators_the_second_is_told_and_the_first_is_not_disturbed(prod
         before, outcome = record_dump(product), product.outcome()
         second = product.play(*BREAK_GLASS, "-e", "rollback_by=budi")
         assert second.returncode != 0
-        told = said(second.stdout)[-2]
+        told = said(second.stdout)[-1]
         assert f"rina (process {first.pid} on " in told, second.stdout
+        assert "What to do" not in second.stdout, "nothing is to be mended, and to run again at once is wrong"
         assert re.search(r"has held the lock since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \(.* ago\)", told)
         assert (record_dump(product), product.outcome()) == (before, outcome)
         assert first.wait() == 0, first.stdout()
@@ -416,7 +417,7 @@ def test_whose_lock_was_taken_over_stops_and_leaves_the_end_to_the_other(product
         before = record_dump(product)
         first.wake_up()
         assert first.wait() != 0
-    assert "the lock of flow: it was taken over: and has been given back since" in first.stdout().splitlines()[-2]
+    assert "the lock of flow: it was taken over: and has been given back since" in first.stdout().splitlines()[-1]
     assert record_dump(product) == before
     assert (product.outcome()["outcome"], product.times("verify-it")) == ("rolled-back", 1)
 
@@ -692,7 +693,15 @@ def test_a_variable_of_one_run_that_cannot_be_read_is_refused(
 def test_a_persons_word_that_means_nothing_or_is_too_long_is_not_written_down(product: Product) -> None:
     for found, message in (
         (product.decide("go", decide_item="zzz"), "decide_item: found 'zzz'; expected none with go"),
-        (product.decide("go", "x" * 4001), "decide_reason: found 4001 characters; expected at most 4000"),
+        (
+            product.decide("go", "x" * 4001),
+            "nothing was written down: decide_reason: found 4001 characters; expected at most 4000. Write it "
+            "elsewhere, and say here where.",
+        ),
+        (
+            product.decide("perhaps", "x" * 4001),
+            "found 'perhaps'; expected one of go, no-go, sign-off, refuse, unsafe, safe; decide_reason: found 4001",
+        ),
         (
             product.play(*BREAK_GLASS, "-e", json.dumps({"rollback_reason": "x" * 4001})),
             "rollback_reason: found 4001 characters; expected at most 4000",
@@ -700,6 +709,10 @@ def test_a_persons_word_that_means_nothing_or_is_too_long_is_not_written_down(pr
     ):
         assert found.returncode != 0
         assert message in " ".join(found.stdout.split()), found.stdout
+    word = {"decide_role": "lead", "decide_answer": "no-go", "decide_reason": "besok", "decide_by": "rina"}
+    only = product.play("--check", "-e", json.dumps(word), playbook="playbooks/decide.yml")
+    assert only.returncode == 0, only.stdout
+    assert said(only.stdout)[0].startswith("balik: would write down: rina (Lead Engineer"), only.stdout
     assert product.entries() == []
     assert product.decide("go", "x" * 4000).returncode == 0
 

@@ -108,8 +108,9 @@ def test_prepare_says_what_is_missing_then_loads_it_once(bare: Entrance) -> None
     first = bare.maintenance.prepare(PAGE)
     assert first["changed"]
     assert any(word in first["missing"][0] for word in ("hub.example", "frontend hub"))
-    with pytest.raises(BalikError, match=r"first line of the block|frontend\.cfg"):
+    with pytest.raises(BalikError, match=r"first line of the block|frontend\.cfg") as refused:
         bare.maintenance.check(PAGE)
+    assert "Run maintenance-page's `prepare`" in str(refused.value)
     bare.server.configure(bare.lines)
     with pytest.raises(BalikError, match=r"Was \w+ reloaded|Run maintenance-page's `prepare`"):
         replace(bare.maintenance, within=0.2).check(PAGE)

@@ -82,7 +82,11 @@ class Maintenance:
         state = self.balancer.read()
         missing = self.balancer.missing()
         if missing:
-            raise BalikError(f"{self.host}: {self.balancer.title}", "; ".join(missing))
+            raise BalikError(
+                f"{self.host}: {self.balancer.title}",
+                "; ".join(missing),
+                do="Run maintenance-page's `prepare` before that, where it has not been run, and once more after it.",
+            )
         last, good, seconds = self.door.wait(lambda a: a.revision is not None, self.within, {PREVIEW: self.bypass})
         if not isinstance(last, Answer) or not good:
             raise self._not_previewed(last)
