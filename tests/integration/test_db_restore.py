@@ -238,6 +238,24 @@ def test_settings_that_mean_something_else_are_refused(live, dumps, tmp_path, ac
         act(task(live, tmp_path, dumps / "s.sql", **given))
 
 
+def test_a_question_that_is_no_sql_is_refused_before_anything_has_begun(live, dumps, tmp_path):
+    with untouched(live), pytest.raises(BalikError, match=r"check 1: syntax error .* Correct it in db_restore_checks"):
+        check(task(live, tmp_path, dumps / "s.sql", checks=[{"query": "SELEC 1", "expect": 1}]))
+
+
+def test_a_question_about_what_only_the_backup_has_is_told(live, dumps, tmp_path):
+    live.psql("DROP TABLE written", DATABASE)
+    checks = [
+        {"query": "SELECT count(*) FROM written", "expect": 0, "name": "writes"},
+        {"query": "SHOW server_encoding", "expect": "UTF8"},
+    ]
+    job = task(live, tmp_path, dumps / "s.sql", checks=checks)
+    says = check(job)["says"]
+    assert 'check writes cannot be asked of the live database (relation "written" does not exist), only of' in says
+    assert "check 2" not in says
+    assert restore(job)["evidence"]["checks"] == "2 checks hold"
+
+
 def test_a_database_that_somebody_else_replaced_is_left_alone(live, dumps, tmp_path):
     job = replace(task(live, tmp_path, dumps / "s.sql"), saved={"oid": 1})
     with untouched(live), pytest.raises(BalikError, match="somebody else replaced it"):

@@ -151,6 +151,7 @@ def test_tables_come_back_and_new_ones_go_and_all_can_be_undone(live, snapshots,
     before = catalog(live), content(live)
     looked = tables.check(job)
     assert "public.leaderboard (350 rows, 300 in it)" in looked["says"]
+    assert "public.scores (51 rows, 51 in it)" in looked["says"]
     assert "would drop public.seasons, public.season_top" in looked["says"]
     assert "user_badges_badge_id_fkey from public.user_badges to public.badges" in looked["evidence"]["foreign_keys"]
     job = replace(job, saved=looked["before"])
@@ -282,6 +283,11 @@ def test_foreign_keys_on_types_with_operators_of_their_own(live, job, tmp_path):
     assert "people_city_fkey from public.people to public.cities" in tables.check(both)["says"]
     assert tables.restore(both)["changed"]
     tables.verify(both)
+
+
+def test_a_question_that_is_no_sql_is_refused_before_anything_has_begun(live, job):
+    with untouched(live), pytest.raises(BalikError, match=r"check 1: syntax error .*; expected one query"):
+        tables.check(replace(job, checks=[{"query": "SELEC 1", "expect": 1}]))
 
 
 def test_a_plan_that_was_edited_between_two_starts_is_not_taken_for_done(live, job):

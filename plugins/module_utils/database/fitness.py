@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BalikError
 from . import topology
+from .access import first_line
 from .catalog import Database
 from .script import Contents
 from .task import Task, scalar
+
+try:
+    import psycopg
+    from psycopg.errors import error_from_result
+except ImportError:  # said by `check`, on the host where it is missing
+    psycopg = error_from_result = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -120,3 +127,24 @@ def same_product(names: set[tuple[str, str]], live: set[tuple[str, str]], what: 
         "a backup of this database",
         f"If it is the right one all the same, list '{ANOTHER_PRODUCT}' in db_restore_accept.",
     )
+
+
+def unasked(task: Task) -> list[str]:
+    """Which of the plan's own questions the live database cannot be asked; the backup may have what it lacks.
+
+    They are parsed only: their answers say nothing of the backup, and may take long.
+
+    :raises BalikError: one is no SQL.
+    """
+    said = []
+    with task.access.connect(task.database) as connection:
+        connection.execute("select set_config('lock_timeout', '5s', false)")
+        for number, asked in enumerate(task.checks, 1):
+            result = connection.pgconn.prepare(b"", asked["query"].encode())
+            if result.status == psycopg.pq.ExecStatus.COMMAND_OK:
+                continue
+            error, what = error_from_result(result), f"check {asked.get('name') or number}"
+            if isinstance(error, psycopg.errors.SyntaxError):
+                raise BalikError(what, first_line(error), "one query", "Correct it in db_restore_checks.")
+            said.append(f"{what} cannot be asked of the live database ({first_line(error)}), only of the restored one")
+    return said

@@ -18,7 +18,7 @@ from . import backup, pgbouncer, scratch, space, topology, verification
 from .access import Deadline, Programs, find_programs
 from .catalog import Database, Names, carry_over, find, marking
 from .filling import fill
-from .fitness import TABLES, contents_fit, opening, same_product, server_fits
+from .fitness import TABLES, contents_fit, opening, same_product, server_fits, unasked
 from .keeping import keep, place
 from .swap import swap
 from .task import Result, Task, alone, chosen, live_database, same_as_before, scalar, server
@@ -61,11 +61,12 @@ def check(task: Task) -> Result:
         size = scalar(admin, "select pg_database_size(%s::oid)", live.oid)
         sessions = scalar(admin, "select count(*) from pg_stat_activity where datid = %s", live.oid)
         around = topology.look(admin, task)
+        questions = unasked(task)
         pooler = pgbouncer.ready(task.pgbouncer, live.name, programs)
         left = find(admin, known.beside)
     rows = f"{contents.rows:,} rows in " if contents.rows else ""
     also = "".join(f"; {kind}: {', '.join(lines)}" for kind, lines in around.items())
-    also += f"; {pooler}" if pooler else ""
+    also += "".join(f"; {each}" for each in [pooler, *questions] if each)
     stale = f"; {left.name} is what an interrupted start of this run left, and will be dropped" if left else ""
     return {
         "says": f"{live.name} ({space.human(size)}, {sessions} sessions) would be restored from {path} "

@@ -37,7 +37,7 @@ from .exchange import (
     transaction,
 )
 from .filling import fill
-from .fitness import contents_fit, server_fits
+from .fitness import contents_fit, server_fits, unasked
 from .keeping import keep, place, sync
 from .script import Contents
 from .task import Result, Task, alone, chosen, live_database, same_as_before, scalar, server
@@ -169,6 +169,7 @@ def check(task: Task) -> Result:
                 parts.append(f"would put {counted or _said(wanted)} back from {path} ({kind}, {checksum}); {room}")
                 parts += [f"foreign keys that hold with its rows: {', '.join(keys)}"] if keys else []
                 parts += _stale(connection, wanted, dropped)
+        parts += unasked(task)
         left = find(admin, known.beside)
     parts += [f"{left.name} is what an interrupted start of this run left, and will be dropped"] if left else []
     return {"says": f"{live.name}: {'; '.join(parts)}", "before": before, "evidence": evidence}
@@ -396,11 +397,11 @@ def _looked(
         for each in wanted:
             now = Rows(each, ["tableoid"], describe(connection, each)["around"]["kind"] == "p")
             stage = stages.get(each)
-            count = "select count(*) from "
-            then = scalar(connection, count + stage[0]) if stage else 0
-            rows[each.said] = (scalar(connection, count + now.source), then)
+            members = family(connection, each)
+            then = sum(block.rows for block in contents.blocks if table(block.table) in [of for _, of, _ in members])
+            rows[each.said] = (scalar(connection, f"select count(*) from {now.source}"), then)
             if stage:
-                sources[family(connection, each)[0][0]] = (stage[0], columns_of(connection, stage[0]))
+                sources[members[0][0]] = (stage[0], columns_of(connection, stage[0]))
         keys = refuse_orphans(connection, list(sources), sources)
     return contents, rows, keys
 
