@@ -250,6 +250,24 @@ def replay(server: Server, folder: Path, manifest: dict[str, Any]) -> None:
         )
 
 
+def test_a_value_with_the_line_that_ends_a_copy_is_written_again_as_the_docs_say(server, tmp_path):
+    server.psql("CREATE DATABASE dots")
+    server.psql("CREATE TABLE documents (id int PRIMARY KEY, title text, created_at timestamptz)", "dots")
+    path = tmp_path / "dots.dump"
+    subprocess.run([server.bin / "pg_dump", "-d", server.dsn("dots"), "-Fc", "-f", path], check=True, timeout=60)
+    server.psql(r"INSERT INTO documents VALUES (1, E'a\n\\.\nb', now()), (2, '\.', NULL), (3, '', NULL)", "dots")
+    done = export(replace(asked(server, path), database="dots"), str(tmp_path))
+    query = "SELECT md5(string_agg(t::text, ';' ORDER BY id)) FROM documents t"
+    before = server.psql(query, "dots")
+    server.psql("TRUNCATE documents", "dots")
+    code = (Path(__file__).parents[2] / "docs" / "loss.md").read_text().split("```python\n")[1].split("```")[0]
+    script = code.replace("dbname=lawyers_hub", server.dsn("dots"))
+    script = script.replace("003-public.documents.inserted.csv", str(Path(done["folder"]) / done["files"][0]["file"]))
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    assert server.psql(query, "dots") == before
+    server.psql("DROP DATABASE dots")
+
+
 def test_with_nothing_lost_it_says_so(server, tmp_path):
     server.psql("CREATE DATABASE calm")
     server.psql("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 10)", "calm")
