@@ -290,6 +290,8 @@ def main() -> int:
     )
     print(f"  report    {outcome['report']}")
     print(f"\n  {WEB} and {API} stay up; `make demo-down` removes all of it.")
+    print("  Its customers are gone, and without them the criteria are unknown: before you type the command yourself,")
+    print("  `docker restart balik-lh-traffic`, and give the monitoring half a minute.")
     print(f"  The demo took {format_duration(time.monotonic() - began)}.")
     return 0 if all(right for _, _, right in found) else 1
 
