@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import functools
 import itertools
 import json
 import os
@@ -536,6 +537,59 @@ def test_argo_cd_is_held_off_by_the_plans_wish_and_acts_again_after(shop: Shop, 
     assert shop.step("undo", "web", owners="suspend", saved=before)["changed"]
     assert spec(name) == app["spec"] and shop.image() == BAD
     shop.cluster.delete([app, root])
+
+
+def test_what_was_switched_on_again_is_not_held_off_and_what_another_product_holds_is_refused(
+    shop: Shop, gitops: None
+) -> None:
+    shop.run()
+    name = f"app-of-{shop.name}"
+    manages = {"group": "apps", "kind": "Deployment", "namespace": shop.name, "name": "web"}
+    app = {
+        "apiVersion": ARGO,
+        "kind": "Application",
+        "metadata": {"name": name, "namespace": "argocd"},
+        "spec": {"syncPolicy": {"automated": {"prune": True}}},
+        "status": {"resources": [manages], "sync": {"status": "OutOfSync"}},
+    }
+    shop.cluster.apply(app)
+
+    def switch_on() -> None:
+        path = shop.cluster.api.path(ARGO, "Application", "argocd", name)
+        body = {"spec": {"syncPolicy": {"automated": {"selfHeal": True}}}}
+        shop.cluster.api.request("PATCH", path, body, "application/merge-patch+json")
+
+    def seen() -> tuple[Json, bool]:
+        found = shop.cluster.get(ARGO, "Application", name, "argocd")
+        return found["spec"], "balik.rollback/held" in found["metadata"].get("annotations", {})
+
+    held = shop.step("check", "web", owners="suspend")["before"]
+    shop.step("main", "web", owners="suspend")
+    switch_on()
+    assert "which would put the version back" in refused(lambda: shop.step("check", "web", already="accept"))
+    assert "will be held off" in shop.step("check", "web", owners="suspend", already="accept")["says"]
+    assert shop.step("main", "web", owners="suspend")["changed"]
+    assert seen() == ({"syncPolicy": {}}, True)
+
+    for policy in ("refuse", "suspend"):
+        other: Json = {"product": "another", "owners": policy, "already": "accept"}
+        says = refused(functools.partial(shop.step, "check", "web", **other))
+        assert f"is held off by the rollback of {shop.name}" in says
+    assert f"held off by the rollback of {shop.name}" in refused(
+        lambda: shop.step("main", "web", owners="suspend", product="another")
+    )
+    assert "(accepted by the plan)" in shop.step("check", "web", **{**other, "owners": "accept"})["says"]
+
+    # It gets what stood there when it was held off the second time; switched on by hand, only the note goes.
+    assert shop.step("resume", resume="always")["changed"]
+    assert seen() == ({"syncPolicy": {"automated": {"selfHeal": True}}}, False)
+    assert shop.step("undo_resume", saved=held)["changed"]
+    switch_on()
+    assert shop.step("undo_resume", saved=held)["changed"] and seen() == ({"syncPolicy": {}}, True)
+    switch_on()
+    assert "acting again" in shop.step("resume")["says"]
+    assert seen() == ({"syncPolicy": {"automated": {"selfHeal": True}}}, False)
+    shop.cluster.delete(app)
 
 
 def test_flux_helm_and_operators_are_recognised(shop: Shop, gitops: None) -> None:

@@ -119,7 +119,7 @@ class Revert:
         changes = found.changes
         require(self.cluster, gitops.flux_permissions(changes, self.owners), MANIFEST)
         owners = gitops.find(self.cluster, changes, self.argocd)
-        refusals, notes = gitops.judge(owners, self.owners)
+        refusals, notes = gitops.judge(owners, self.owners, self.product)
         findings = guards.examine(self.cluster, found)
         refusals += findings.refusals
         notes += [*findings.notes, *self._running_jobs(changes)]
@@ -200,7 +200,8 @@ class Revert:
     def undo_resume(self, check_mode: bool) -> Json:
         """Hold off again those that were."""
         paths = self.saved.get("held") or []
-        loose = [path for path in paths if gitops.held_at(self.cluster, path, self.product) is None]
+        found = {path: gitops.held_at(self.cluster, path, self.product) for path in paths}
+        loose = [path for path, one in found.items() if one is None or one.acts]
         for path in () if check_mode else loose:
             gitops.hold(self.cluster, path, self.product, self.limit)
         says = f"held off again: {', '.join(map(name_of, loose))}" if loose else "nothing was resumed"
@@ -239,7 +240,7 @@ class Revert:
         return changes, gone
 
     def _holds(self, owner: Owner) -> bool:
-        return self.owners == "suspend" and bool(owner.path) and not owner.cannot and (owner.fights or owner.held)
+        return self.owners == "suspend" and bool(owner.path) and not owner.cannot and (owner.fights or bool(owner.held))
 
     def _nothing_to_revert(self, changes: Sequence[Change]) -> list[str]:
         """Where the target is what runs: a name that has moved, or the release's own image."""

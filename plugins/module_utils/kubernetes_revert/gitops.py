@@ -36,7 +36,7 @@ class Owner:
     """Something that writes workloads. ``path`` is empty where it does not stand in this cluster.
 
     ``fights``: it puts its own version back by itself. ``cannot``: why it cannot be held off from here.
-    ``held``: it has been already, by this project.
+    ``held``: the product whose rollback has done so already; empty also where somebody has switched it on again since.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Owner:
     kind: str
     fights: bool
     cannot: str = ""
-    held: bool = False
+    held: str = ""
     state: Json = field(default_factory=dict)
     workloads: list[str] = field(default_factory=list)
 
@@ -133,7 +133,7 @@ class _Applications:
     def _owner(self, key: str) -> Owner:
         namespace, name = key.split("/")
         raw = self._raw[key]
-        automated = (raw["spec"].get("syncPolicy") or {}).get("automated")
+        path = path_of(*_ARGO, namespace, name)
         made_by = next((one for one in raw["metadata"].get("ownerReferences") or [] if one.get("controller")), None)
         cannot = ""
         if made_by and made_by["kind"] == "ApplicationSet":
@@ -143,12 +143,12 @@ class _Applications:
             )
         return Owner(
             f"Argo CD's Application {key}",
-            path_of(*_ARGO, namespace, name),
+            path,
             "Application",
-            isinstance(automated, dict) and automated.get("enabled") is not False,
+            _acts(path, raw),
             cannot,
-            HELD in (raw["metadata"].get("annotations") or {}),
-            {"automated": automated},
+            _holder(path, raw),
+            _switch(path, raw),
         )
 
 
@@ -170,10 +170,8 @@ def _flux(cluster: Cluster, workload: Workload, known: Mapping[str, Owner]) -> I
         if raw is None:
             yield Owner(said, "", kind, True, "it does not stand in this cluster")
             continue
-        suspended = bool(raw["spec"].get("suspend"))
-        held = HELD in (raw["metadata"].get("annotations") or {})
-        state = {"suspend": raw["spec"].get("suspend")}
-        yield Owner(said, path, kind, not suspended and not left_alone, held=held, state=state)
+        fights = _acts(path, raw) and not left_alone
+        yield Owner(said, path, kind, fights, held=_holder(path, raw), state=_switch(path, raw))
 
 
 def _helm(workload: Workload) -> Iterable[Owner]:
@@ -183,10 +181,48 @@ def _helm(workload: Workload) -> Iterable[Owner]:
         yield Owner(f"Helm release {namespace}/{release}", "", "Release", False)
 
 
-def judge(owners: Sequence[Owner], policy: str) -> tuple[list[str], list[str]]:
+def _switch(path: str, raw: Json) -> Json:
+    """The field that lets it act by itself, as it stands."""
+    if "/applications/" in path:
+        return {"automated": (raw["spec"].get("syncPolicy") or {}).get("automated")}
+    return {"suspend": raw["spec"].get("suspend")}
+
+
+def _acts(path: str, raw: Json) -> bool:
+    switch = _switch(path, raw)
+    if "suspend" in switch:
+        return not switch["suspend"]
+    return isinstance(switch["automated"], dict) and switch["automated"].get("enabled") is not False
+
+
+def _note(path: str, raw: Json) -> tuple[str, Json] | None:
+    """The product that a rollback has held it off for, and the field as it was.
+
+    :raises BalikError: the annotation cannot be read.
+    """
+    note = (raw["metadata"].get("annotations") or {}).get(HELD)
+    try:
+        kept = json.loads(note or "null")
+        return (str(kept["product"]), dict(kept["was"])) if kept else None
+    except (ValueError, TypeError, KeyError):
+        raise BalikError(
+            f"{name_of(path)}: annotation {HELD}",
+            f"is {note!r}, which this project has not written",
+            do="Switch it on by hand, and remove the annotation.",
+        ) from None
+
+
+def _holder(path: str, raw: Json) -> str:
+    """The product whose rollback holds it off; empty: none, or somebody has switched it on again since."""
+    note = _note(path, raw)
+    return note[0] if note and not _acts(path, raw) else ""
+
+
+def judge(owners: Sequence[Owner], policy: str, product: str) -> tuple[list[str], list[str]]:
     """(refusals, notes), each a sentence.
 
     :param policy: ``refuse``, ``suspend`` or ``accept``.
+    :param product: whose rollback this is.
     """
     refusals, notes = [], []
     for one in owners:
@@ -194,9 +230,14 @@ def judge(owners: Sequence[Owner], policy: str) -> tuple[list[str], list[str]]:
             notes.append(
                 f"{one.line} belongs to {one.name}: `helm upgrade` will put its own image back, `helm rollback` too"
             )
-        elif one.held:
+        elif one.held == product:
             notes.append(f"{one.name} of {one.line} is held off already")
-        elif not one.fights:
+        elif one.held and policy != "accept":
+            refusals.append(
+                f"{one.name} of {one.line} is held off by the rollback of {one.held}, which would let it put the "
+                "version back. Let that end first, or set image_revert_owners: accept"
+            )
+        elif not one.fights and not one.held:
             notes.append(f"{one.line} belongs to {one.name}, which does not act by itself now; a sync by hand would")
         elif policy == "accept":
             notes.append(f"{one.line} belongs to {one.name}, which may put the version back (accepted by the plan)")
@@ -260,16 +301,16 @@ def hold(cluster: Cluster, path: str, product: str, limit: float) -> bool:
     """Keep an owner from acting, and wait until what it is doing just now has ended; whether there was need to.
 
     :param limit: seconds for the latter.
-    :raises BalikError: it is gone, or a sync of Argo CD's goes on and on.
+    :raises BalikError: it is gone, another product's rollback holds it off, or a sync of Argo CD's goes on and on.
     """
     raw = cluster.get(path)
     argo = "/applications/" in path
-    was = {"automated": (raw["spec"].get("syncPolicy") or {}).get("automated")}
-    if not argo:
-        was = {"suspend": raw["spec"].get("suspend")}
-    begun = HELD not in (raw["metadata"].get("annotations") or {})
+    holder = _holder(path, raw)
+    if holder not in ("", product):
+        raise BalikError(name_of(path), f"held off by the rollback of {holder}", do="Let that end first.")
+    begun = not holder
     if begun:
-        note = {"annotations": {HELD: json.dumps({"product": product, "was": was})}}
+        note = {"annotations": {HELD: json.dumps({"product": product, "was": _switch(path, raw)})}}
         change = {"syncPolicy": {"automated": None}} if argo else {"suspend": True}
         cluster.patch(path, {"metadata": note, "spec": change})
     end = time.monotonic() + limit
@@ -289,11 +330,16 @@ def hold(cluster: Cluster, path: str, product: str, limit: float) -> bool:
 
 @dataclass(frozen=True)
 class Held:
-    """Something that a product's rollback holds off. ``apart``: how Git differs from what runs; empty: it does not."""
+    """Something that a product's rollback holds off.
+
+    ``apart``: how Git differs from what runs; empty: it does not. ``acts``: somebody has switched it on again, so that
+    what is left of it is the annotation.
+    """
 
     path: str
     was: Json
     apart: str
+    acts: bool = False
 
     @property
     def name(self) -> str:
@@ -326,18 +372,12 @@ def held_at(cluster: Cluster, path: str, product: str) -> Held | None:
 
 
 def _held(path: str, raw: Json, product: str) -> Held | None:
-    note = (raw["metadata"].get("annotations") or {}).get(HELD)
-    try:
-        kept = json.loads(note or "null")
-        if not kept or kept["product"] != product:
-            return None
-        was = dict(kept["was"])
-    except (ValueError, TypeError, KeyError):
-        raise BalikError(
-            f"{name_of(path)}: annotation {HELD}",
-            f"is {note!r}, which this project has not written",
-            do="Switch it on by hand, and remove the annotation.",
-        ) from None
+    note = _note(path, raw)
+    if not note or note[0] != product:
+        return None
+    if _acts(path, raw):
+        return Held(path, _switch(path, raw), "", True)
+    was = note[1]
     apart = "Flux does not tell what Git wants"
     if "automated" in was:
         synced = ((raw.get("status") or {}).get("sync") or {}).get("status") or "not compared"
