@@ -77,5 +77,6 @@ class ActionModule(RollbackAction):
             "changed": not self.check_mode,
             "ask": bool(wished) or found.verdict != criteria.SAFE,
             "hold": list(self.plan.hold),
+            "revert": list(remedy.revert),
             "evaluation": found.as_dict(),
         }

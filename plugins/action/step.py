@@ -44,9 +44,12 @@ class ActionModule(RollbackAction):
 
     def _ready(self) -> dict[str, Any]:
         """After ``check`` before the decision: keep what stands there, so that it need not be read again, or stop
-        before anybody is asked to decide on what cannot be done."""
+        before anybody is asked to decide on what cannot be done. What the steps before a remedy's change is not kept:
+        it is checked again in its phase."""
         if failures := self._failures():
             return self._failed("check", failures, "Nothing was touched, and nobody was asked.")
+        if self.phase != "hold":
+            return {}
         ready = {**self._ready_steps(), self.step: self._before()}
         return {"ansible_facts": {"rollback_step_ready": ready}}
 

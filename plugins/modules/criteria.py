@@ -33,5 +33,6 @@ scope: {description: What the unsafe criteria touch., type: list, elements: str,
 remedy: {description: The fastest remedy that covers the scope., type: str, returned: success}
 ask: {description: Whether there is something to decide., type: bool, returned: success}
 hold: {description: The steps of the hold phase., type: list, elements: str, returned: success}
+revert: {description: The steps of the remedy., type: list, elements: str, returned: success}
 evaluation: {description: Every criterion with its evidence., type: dict, returned: success}
 """

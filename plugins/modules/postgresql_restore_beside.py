@@ -157,6 +157,12 @@ options:
     description: Whether the copy stays for a look at it when the restore failed. The next start of the run drops it.
     type: bool
     default: false
+  early:
+    description:
+      - For V(ready), whether it comes before the decision. The steps before this one may change that the server does
+        not answer, which does not forbid the restore then; and the backup is not read to its end.
+    type: bool
+    default: false
   saved:
     description: What V(ready) returned as RV(before) at the start of this run.
     type: dict
@@ -210,7 +216,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.database.arguments 
     access_of,
 )
 from ansible_collections.balik.rollback.plugins.module_utils.database.task import Task  # noqa: E402
-from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError, Unreachable  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.units import parse_duration  # noqa: E402
 
 OPTIONS: dict[str, Any] = {
@@ -247,6 +253,7 @@ OPTIONS: dict[str, Any] = {
     "pgbouncer_limit": {"type": "str", "default": "10s"},
     "ignore_space": {"type": "bool", "default": False},
     "keep_failed": {"type": "bool", "default": False},
+    "early": {"type": "bool", "default": False},
     "saved": {"type": "dict", "default": {}},
     **CONNECTION,
 }
@@ -266,7 +273,7 @@ def task(options: dict[str, Any]) -> Task:
         settings=options["session_settings"],
         maintenance=options["maintenance_database"],
         programs=options["bin_dir"],
-        inspect=options["inspect"],
+        inspect=options["inspect"] and not options["early"],
         compare=options["compare"],
         amcheck=options["amcheck"],
         accept=options["accept"],
@@ -296,7 +303,9 @@ def main() -> None:
         else:
             result = {"restored": scope.restore, "undone": scope.undo}[state](wanted, module.check_mode)
     except BalikError as error:
-        module.fail_json(msg=str(error))
+        if not (module.params["early"] and isinstance(error, Unreachable)):
+            module.fail_json(msg=str(error))
+        result = {"says": f"{error}: so it would be refused now", "before": {}}
     module.exit_json(**{"changed": False, **result})
 
 

@@ -108,6 +108,12 @@ options:
   context:
     description: Its context, if not the current one.
     type: str
+  early:
+    description:
+      - For V(check), whether it comes before the decision. What the steps before this one may change does not forbid
+        going down then, that the new release runs and that the database does not answer.
+    type: bool
+    default: false
   saved:
     description: What V(check) gave back as C(before) the first time in this run. For V(undo).
     type: dict
@@ -148,7 +154,7 @@ evidence:
 from typing import Any  # noqa: E402 - documentation comes first in a module
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError, Unreachable  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.prisma import address, down  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.prisma.workload import Places  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.units import parse_duration  # noqa: E402
@@ -175,6 +181,7 @@ OPTIONS: dict[str, Any] = {
     "namespaces": _LIST,
     "kubeconfig": {"type": "path"},
     "context": {"type": "str"},
+    "early": {"type": "bool", "default": False},
     "saved": {"type": "dict", "default": {}},
 }
 
@@ -207,7 +214,7 @@ def task(options: dict[str, Any], check_mode: bool) -> down.Task:
             options["context"] or "",
         ),
         saved=options["saved"],
-        rehearsal=check_mode,
+        rehearsal=check_mode or options["early"],
     )
 
 
@@ -221,7 +228,9 @@ def main() -> None:
         else:
             result = {"main": down.main, "undo": down.undo}[entry](wanted, module.check_mode)
     except BalikError as error:
-        module.fail_json(msg=str(error))
+        if not (module.params["early"] and isinstance(error, Unreachable)):
+            module.fail_json(msg=str(error))
+        result = {"says": f"{error}: so it would be refused now", "before": {}}
     module.exit_json(**result)
 
 

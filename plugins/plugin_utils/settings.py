@@ -17,7 +17,7 @@ from .action import read_defaults, read_specs
 from .variables import Variables
 
 #: Set by the wrapper when a step is called, not by a plan.
-FROM_WRAPPER = ("rollback_step_saved", "rollback_run_saved", "rollback_run_id")
+FROM_WRAPPER = ("rollback_step_saved", "rollback_step_early", "rollback_run_saved", "rollback_run_id")
 #: Read by the wrapper, whatever the role's specs say.
 FOR_WRAPPER = ("hosts", "limit")
 #: Durations whose default is a template; all others are known by a default such as 30s.

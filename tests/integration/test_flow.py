@@ -207,6 +207,46 @@ def test_a_run_goes_on_as_it_was_decided_or_not_at_all(product: Product) -> None
     assert product.lines() == ALL_ON
 
 
+def test_what_the_remedy_could_not_do_is_known_before_anybody_is_asked(product: Product) -> None:
+    early = product.folder / "revert-it" / "refuse-early-web-2"
+    early.write_text("it may: not be patched")
+    for arguments in (("--check",), ()):
+        refused = product.play("-e", "rollback_reason=keluhan", *arguments)
+        assert refused.returncode != 0
+        told = "revert-it failed on web-2: it may: not be patched. Nothing was touched, and nobody was asked."
+        assert any(told in line for line in said(refused.stdout)), refused.stdout
+        assert product.lines() == ALL_OFF
+    assert product.entries("asked", "decided", "step-started") == []
+    (entry,) = product.entries("step-failed")
+    assert (entry.body["phase"], entry.body["stage"], list(entry.body["failures"])) == ("revert", "check", ["web-2"])
+    assert product.outcome()["outcome"] == "failed"
+
+    early.unlink()
+    assert product.play(*BREAK_GLASS).returncode == 0
+    assert product.lines() == ALL_ON
+    assert len(product.entries("run-opened")) == 1
+
+
+def test_a_step_of_the_remedy_is_checked_again_when_its_turn_comes(product: Product) -> None:
+    """``rollback_step_early`` tells its two checks apart. A run that is taken up again makes only the second."""
+    (product.folder / "revert-it" / "refuse-web-2").write_text("web-2: it is paused by now")
+    failed = product.play(*BREAK_GLASS)
+    assert failed.returncode != 0
+    assert any("it is paused by now. Nothing of this step was done" in line for line in said(failed.stdout))
+    assert (product.line("hold-it"), product.line("revert-it")) == ("on", "off")
+
+    (product.folder / "revert-it" / "refuse-web-2").rename(product.folder / "revert-it" / "refuse-early-web-2")
+    (product.folder / "verify-it" / "break-localhost").write_text("not yet")
+    assert product.play(*BREAK_GLASS).returncode != 0
+    assert product.line("revert-it", "web-2") == "on"
+
+    (product.folder / "revert-it" / "refuse-web-2").write_text("it is done")
+    (product.folder / "verify-it" / "break-localhost").unlink()
+    resumed = product.play(*BREAK_GLASS)
+    assert resumed.returncode == 0, resumed.stdout
+    assert product.lines() == ALL_ON
+
+
 def edit_record(product: Product, *statements: str) -> None:
     """What somebody with the file may do, round the triggers."""
     with sqlite3.connect(product.state / "record.sqlite") as database:

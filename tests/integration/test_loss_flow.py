@@ -205,24 +205,33 @@ def going_down(tmp_path: Path, server: Server, hook: Hook) -> Product:
     )
 
 
-def test_whoever_decides_reads_that_going_down_wants_a_yes_first(
+def test_nobody_is_asked_before_going_down_has_the_yes_that_it_wants(
     going_down: Product, server: Server, hook: Hook
 ) -> None:
-    with going_down.started("-e", "rollback_reason='data korup'") as rollback:
-        rollback.until(lambda: hook.bodies)
-        text = hook.bodies[0]["text"]
-        assert "prisma-down would be REFUSED as things stand, also after a Go" in text
-        assert f'{BOARD} would destroy table "public"."Score": 5 rows' in text
-        assert f"prisma_down_destroys: [{BOARD}]" in text
-        going_down.decide("no-go", "tanpa persetujuan itu tidak bisa")
-        rollback.wait()
+    alone = going_down.play(playbook="playbooks/loss.yml")
+    assert "prisma-down would be REFUSED as things stand, also after a Go" in alone.stdout
+    refused = going_down.play("-e", "rollback_reason='data korup'")
+    assert refused.returncode != 0
+    assert hook.bodies == []
+    (entry,) = going_down.entries("step-failed")
+    why = entry.body["failures"]["localhost"]
+    assert f'{BOARD} would destroy table "public"."Score": 5 rows' in why
+    assert f"prisma_down_destroys: [{BOARD}]" in why
+    assert "Nothing was touched, and nobody was asked." in going_down.outcome()["reason"]
+    assert going_down.line("hold-it") == "off"
     assert server.psql('SELECT count(*) FROM "Score"', "hub") == "5"
-    told = going_down.entries("loss")[0].body["hosts"]["localhost"]
-    assert "5 rows" in told["down"]["refused"]
-    report = Path(going_down.outcome()["report"])
-    for ending in (".html", ".md"):
-        assert "prisma-down would be REFUSED" in report.with_suffix(ending).read_text()
     assert [name for name, text in going_down.everything_written().items() if SECRET in text] == []
+
+
+def test_a_database_that_the_release_keeps_busy_keeps_nobody_from_deciding(going_down: Product, hook: Hook) -> None:
+    """Once the new release is gone, it may answer again."""
+    going_down.write(
+        prisma_down_url=f"postgresql://postgres:{SECRET}@127.0.0.1:1/hub",
+        rollback_decision={**going_down.plan["rollback_decision"], "wait": "1m"},
+    )
+    run = going_down.play("-e", "rollback_reason='data korup'")
+    assert "NOT DECIDED: no answer from Lead" in run.stdout, run.stdout
+    assert "no connection" in hook.bodies[0]["text"]
 
 
 def test_what_going_down_destroys_is_told_before_and_reported_after(

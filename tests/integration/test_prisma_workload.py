@@ -12,6 +12,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.errors import Balik
 from ansible_collections.balik.rollback.plugins.module_utils.prisma import address, down
 from ansible_collections.balik.rollback.plugins.module_utils.prisma.workload import Places, look
 
+from tests.integration.roles_in_a_play import play
 from tests.servers.docker_engine import docker, docker_lab
 from tests.servers.kubernetes import control_plane
 from tests.servers.kubernetes_nodes import nodes
@@ -41,7 +42,8 @@ def test_a_container_of_the_new_release_is_found_by_its_image_whatever_its_name(
 
 
 def way_down_is_refused(image: str, container: str, folder: Path) -> None:
-    """While it runs nothing goes down; a run in check mode, before which nothing was reverted, only says so."""
+    """While it runs nothing goes down; a check run, and a look before the decision, before which nothing was reverted,
+    only say so."""
     (folder / "m1").mkdir()
     (folder / "m1" / "migration.sql").write_text("CREATE TABLE a (b int);")
     (folder / "m1" / "down.sql").write_text("DROP TABLE a;")
@@ -58,6 +60,17 @@ def way_down_is_refused(image: str, container: str, folder: Path) -> None:
             down.main(task, check_mode=False)
         assert server.psql("SELECT count(*) FROM _prisma_migrations") == "1"
         found = down.check(replace(task, rehearsal=True))
+        assert f"container {container} still runs" in found["says"] and "would be refused now" in found["says"]
+        before_the_decision = {
+            "rollback_step_early": True,
+            "prisma_down_url": f"postgresql://postgres@{server.host}:{server.port}/postgres",
+            "prisma_down_migrations": str(folder),
+            "prisma_down_to": "no-migration",
+            "prisma_down_keep_dir": str(folder),
+            "prisma_down_new_images": [image],
+            "prisma_down_docker_hosts": [ENGINE],
+        }
+        (found,) = play(folder, [("prisma-down", "check")], before_the_decision, {})
         assert f"container {container} still runs" in found["says"] and "would be refused now" in found["says"]
 
 

@@ -31,7 +31,7 @@ Json = dict[str, Any]
 class Task:
     """What the plan says; times are seconds. The names are those of the role's variables without its prefix.
 
-    :param rehearsal: a run in check mode, in which the steps before this one have changed nothing either.
+    :param rehearsal: in check mode, or before the decision: the steps before this one have changed nothing either.
     """
 
     address: Address
