@@ -41,11 +41,10 @@ options:
     elements: str
   recorded:
     description:
-      - With V(ready_to_thaw), V(thawed) and V(verified_thawed) in Kubernetes, what the record says that the run froze;
-        it is let go too, wherever O(kubernetes) looks by now.
-    type: list
-    elements: str
-    default: []
+      - In Kubernetes, the settings that the record has of what the run froze, by C(Kind namespace/name). A thaw lets
+        these go too, wherever O(kubernetes) looks by now; where the annotation is gone, these settings are given back.
+    type: dict
+    default: {}
   frozen_in:
     description:
       - With V(ready_to_thaw), V(thawed) and V(verified_thawed) in AWS, the region that the record says the run froze
@@ -111,7 +110,7 @@ OPTIONS = {
     "product": {"type": "str", "required": True},
     "run": {"type": "str", "default": ""},
     "only": {"type": "list", "elements": "str"},
-    "recorded": {"type": "list", "elements": "str", "default": []},
+    "recorded": {"type": "dict", "default": {}},
     "frozen_in": {"type": "str", "default": ""},
     "kubernetes": {
         "type": "dict",

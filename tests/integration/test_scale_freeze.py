@@ -271,6 +271,48 @@ def test_what_was_changed_meanwhile_stays(cluster: Cluster, namespace: str) -> N
     assert "behavior" not in cluster.get("autoscaling/v2beta2", HPA, "api", namespace)["spec"]
 
 
+def test_of_half_a_freeze_the_other_half_goes_back(cluster: Cluster, namespace: str) -> None:
+    cluster.apply([hpa("web", namespace)])
+    it = freezer(cluster, namespace)
+    it.freeze()
+    path = cluster.api.path("autoscaling/v2beta2", HPA, namespace, "web")
+    owners = {"spec": {"behavior": {"scaleUp": {"selectPolicy": "Min"}}}}
+    cluster.api.request("PATCH", path, owners, "application/merge-patch+json")
+    it.thaw()
+    behavior = cluster.get("autoscaling/v2beta2", HPA, "web", namespace)["spec"]["behavior"]
+    assert behavior["scaleUp"]["selectPolicy"] == "Min"
+    assert behavior.get("scaleDown", {}).get("selectPolicy") != "Disabled"
+
+
+def test_a_note_that_was_taken_away_is_made_up_for_by_the_record(cluster: Cluster, namespace: str) -> None:
+    cluster.apply([hpa("web", namespace, behavior=BEHAVIOR), hpa("api", namespace)])
+    before = settings(cluster, namespace)
+    recorded = freezer(cluster, namespace).ready()["before"]["autoscalers"]
+    it = freezer(cluster, namespace, recorded=recorded)
+
+    def lose(name: str) -> None:
+        path = cluster.api.path("autoscaling/v2beta2", HPA, namespace, name)
+        cluster.api.request("PATCH", path, {"metadata": {"annotations": {NOTE: None}}}, "application/merge-patch+json")
+
+    it.freeze()
+    lose("web")
+    with pytest.raises(BalikError, match=rf"{HPA} {namespace}/web: not frozen"):
+        it.verify_frozen()
+    with pytest.raises(BalikError, match=r"stands still already \(selectPolicy: Disabled both ways\) without the ann"):
+        freezer(cluster, namespace).ready()
+    assert it.ready()["before"]["autoscalers"] == recorded
+    it.freeze()
+    it.verify_frozen()
+    # And with no freeze in between.
+    lose("api")
+    with pytest.raises(BalikError, match=f"{HPA} {namespace}/api: still frozen"):
+        it.verify_thawed()
+    assert it.thaw()["evidence"]["thawed"] == 2
+    it.verify_thawed()
+    after = settings(cluster, namespace)
+    assert {name: spec for name, (spec, _, _) in after.items()} == {name: spec for name, (spec, _, _) in before.items()}
+
+
 def test_frozen_again_after_a_change_it_is_the_change_that_comes_back(cluster: Cluster, namespace: str) -> None:
     cluster.apply([hpa("web", namespace, behavior=BEHAVIOR)])
     it = freezer(cluster, namespace)
@@ -363,9 +405,9 @@ def test_the_record_says_what_to_thaw_wherever_the_plan_looks_by_now(cluster: Cl
     other = f"{namespace}-b"
     cluster.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other}}])
     cluster.apply([hpa("web", namespace), hpa("web", other)])
-    recorded = list(freezer(cluster, namespace, other).ready()["before"]["autoscalers"])
+    recorded = freezer(cluster, namespace, other).ready()["before"]["autoscalers"]
     freezer(cluster, namespace, other).freeze()
-    edited = freezer(cluster, namespace, wanted=["ScaledObject"], recorded=[*recorded, f"{HPA} {other}/gone"])
+    edited = freezer(cluster, namespace, wanted=["ScaledObject"], recorded={**recorded, f"{HPA} {other}/gone": {}})
     seen = edited.ready_to_thaw()
     assert seen["before"]["frozen"] == [f"{HPA} {namespace}/web", f"{HPA} {other}/web"]
     assert f"{HPA} {other}/gone, which the record names, is not there" in seen["says"]
@@ -421,6 +463,8 @@ def test_a_note_that_nobody_can_read_is_named(cluster: Cluster, namespace: str) 
     cluster.api.request("PATCH", path, broken, "application/merge-patch+json")
     with pytest.raises(BalikError, match=r"annotation balik\.dev/frozen cannot be read"):
         freezer(cluster, namespace).thaw()
+    with pytest.raises(BalikError, match=r"annotation balik\.dev/frozen cannot be read"):
+        freezer(cluster, namespace).freeze()
 
 
 def test_an_autoscaler_that_keda_made_is_frozen_by_its_scaled_object(cluster: Cluster, namespace: str) -> None:

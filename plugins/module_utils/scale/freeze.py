@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -61,8 +61,9 @@ class Freezer:
     :param labels: a label selector; empty: all in the namespaces.
     :param names: ``name`` or ``namespace/name``; empty: all that the labels choose.
     :param wanted: kinds to hold still, of :data:`kinds.NAMES`; those that the cluster does not have are left out.
-    :param recorded: what this run's record says it was about to freeze, by ``Kind namespace/name``. A thaw looks for
-        these too, wherever the plan says the autoscalers are by now.
+    :param recorded: what this run's record says it was about to freeze: its settings by ``Kind namespace/name``. A thaw
+        looks for these too, wherever the plan says the autoscalers are by now; and where a note is gone from what
+        stands as the freeze left it, these settings are the ones to give back.
     """
 
     cluster: Cluster
@@ -73,7 +74,7 @@ class Freezer:
     names: Sequence[str] = ()
     wanted: Sequence[str] = kinds.NAMES
     dry: bool = False
-    recorded: Sequence[str] = ()
+    recorded: Mapping[str, Values] = field(default_factory=dict)
 
     # Before
 
@@ -90,7 +91,7 @@ class Freezer:
             )
         pins = [one for one in chosen if one.kind.pins and not (one.note and one.is_still)]
         self._each(pins, self._replicas, "ready")
-        before = {str(one): one.note.was if one.note else one.kind.values(one.thing) for one in chosen}
+        before = {str(one): self._kept_settings(one) or one.kind.values(one.thing) for one in chosen}
         return {
             "changed": False,
             "before": {"autoscalers": before},
@@ -139,7 +140,7 @@ class Freezer:
             self._each(frozen, self._thaw, "thawed")
         says = f"{_counted(frozen)} {'would be' if self.dry else 'are'} let go" if frozen else "no autoscaler is frozen"
         if changed:
-            says += f"; the settings of {_listed(changed)} were changed by somebody else meanwhile, and stay"
+            says += f"; what somebody else changed meanwhile of {_listed(changed)} stays"
         return {
             "changed": bool(frozen),
             "says": says + _told(gone),
@@ -159,16 +160,26 @@ class Freezer:
     def _freeze(self, one: Autoscaler) -> None:
         values = one.kind.values(one.thing)
         # What is frozen and was changed since has new settings, which are the ones to keep.
-        was = one.note.was if one.note and one.kind.holds(values) else values
+        was = (self._kept_settings(one) if one.kind.holds(values) else None) or values
         still = one.kind.still(values, self._replicas(one) if one.kind.pins else 0)
         got = self._patch(one, still, Note(self.product, self.run, was))
         if not got.is_still:
             raise BalikError(str(one), "the API took the change and dropped it", "an API that has the field")
 
     def _thaw(self, one: Autoscaler) -> None:
-        note = one.note
-        if note:
-            self._patch(one, note.was if one.is_still else {}, None)
+        was = self._kept_settings(one)
+        if was is not None:
+            self._patch(one, was if one.is_still else one.kind.rest(was, one.kind.values(one.thing)), None)
+
+    def _kept_settings(self, one: Autoscaler) -> Values | None:
+        """What the note has, or, where it is gone from what stands as the freeze left it, the record."""
+        return one.note.was if one.note else self._recorded_of(one)
+
+    def _recorded_of(self, one: Autoscaler) -> Values | None:
+        """The record's settings of one that has no note, and stands still although these did not."""
+        was = self.recorded.get(str(one), {})
+        fits = not one.note and set(was) == set(one.kind.settings)
+        return was if fits and one.is_still and not one.kind.holds(was) else None
 
     def _patch(self, one: Autoscaler, values: Values, note: Note | None) -> Autoscaler:
         body = kinds.patch(one.thing, values, note)
@@ -301,6 +312,16 @@ class Freezer:
             raise BalikError(
                 _listed(foreign), f"frozen by the rollback of {', '.join(holders)}", do="Let that end first."
             )
+        self._readable(chosen)
+        if strange := [
+            one for one in chosen if one.kind.rare and one.is_still and not one.note and self._recorded_of(one) is None
+        ]:
+            raise BalikError(
+                _listed(strange),
+                f"stands still already (selectPolicy: {kinds.DISABLED} both ways) without the annotation {NOTE}",
+                "settings to give back when it is let go",
+                "Put its settings back by hand, or leave it out (scale_freeze_names, scale_freeze_labels).",
+            )
         return self._kept(chosen)
 
     def _kept(self, chosen: list[Autoscaler]) -> list[Autoscaler]:
@@ -320,7 +341,7 @@ class Freezer:
         return [one for one in chosen if str(one) not in owned]
 
     def _named(self, names: set[str]) -> list[Autoscaler]:
-        return [one for one in self._with_recorded._all() if str(one) in names]
+        return self._readable([one for one in self._with_recorded._all() if str(one) in names])
 
     @cached_property
     def _with_recorded(self) -> Freezer:
@@ -333,11 +354,17 @@ class Freezer:
     def _frozen(self) -> tuple[list[Autoscaler], list[str]]:
         """All that this product's freeze holds, whatever labels and names the plan has by now; and those of the record
         that are not there any more.
-
-        :raises BalikError: a note cannot be read, so that nobody knows what stood there.
         """
-        every = list(self._with_recorded._all())
-        noted = [one for one in every if NOTE in (one.thing["metadata"].get("annotations") or {})]
+        every = self._readable(list(self._with_recorded._all()))
+        there = {str(one) for one in every}
+        gone = [name for name in self.recorded if name not in there]
+        ours = [one for one in every if one.note and one.note.product == self.product]
+        return [*ours, *(one for one in every if self._recorded_of(one) is not None)], gone
+
+    @staticmethod
+    def _readable(found: list[Autoscaler]) -> list[Autoscaler]:
+        """:raises BalikError: a note cannot be read, so that nobody knows what stood there."""
+        noted = [one for one in found if NOTE in (one.thing["metadata"].get("annotations") or {})]
         if broken := [one for one in noted if not one.note]:
             raise BalikError(
                 _listed(broken),
@@ -345,9 +372,7 @@ class Freezer:
                 "what the freeze wrote",
                 "Put its settings back by hand (the record has them: playbooks/record.yml), and remove the annotation.",
             )
-        there = {str(one) for one in every}
-        gone = [name for name in self.recorded if name not in there]
-        return [one for one in noted if one.note and one.note.product == self.product], gone
+        return found
 
 
 def _minor(version: Json) -> int:

@@ -44,6 +44,8 @@ class Kind:
     :ivar still: the settings that hold it still, from those that it has and the replicas that its target has.
     :ivar holds: whether settings hold it still.
     :ivar pins: ``still`` needs to know the replicas.
+    :ivar rest: of one that was changed while frozen, what is to be put back: from the settings before and those now.
+    :ivar rare: nobody but a freeze leaves it standing still.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Kind:
     still: Callable[[Values, int], Values]
     holds: Callable[[Values], bool]
     pins: bool = False
+    rest: Callable[[Values, Values], Values] = lambda _was, _values: {}
+    rare: bool = False
 
     def values(self, thing: Object) -> Values:
         """The settings as they stand."""
@@ -75,7 +79,13 @@ def behaviour(version: str) -> Kind:
         behavior = values["/spec/behavior"] or {}
         return all((behavior.get(way) or {}).get("selectPolicy") == DISABLED for way in ("scaleUp", "scaleDown"))
 
-    return Kind(*_HPA[:2], version, _HPA[2], ("/spec/behavior",), still, holds)
+    def rest(was: Values, values: Values) -> Values:
+        before, now = was["/spec/behavior"] or {}, values["/spec/behavior"] or {}
+        disabled = {way for way, one in now.items() if (one or {}).get("selectPolicy") == DISABLED}
+        kept = {way: one for way, one in now.items() if way not in disabled}
+        return {"/spec/behavior": {**kept, **{way: before[way] for way in disabled if before.get(way)}} or None}
+
+    return Kind(*_HPA[:2], version, _HPA[2], ("/spec/behavior",), still, holds, rest=rest, rare=True)
 
 
 def pinned() -> Kind:
