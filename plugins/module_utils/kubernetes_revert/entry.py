@@ -157,20 +157,20 @@ class Revert:
         return {**result, "diff": _diff(changes)}
 
     def undo(self, check_mode: bool) -> Json:
-        """Put the saved images back, then let those act again that were held off."""
-        changes, gone = self._saved_changes(self.saved.get("workloads") or {})
+        """Put the saved images back, then let those act again that were held off. What was deleted is told."""
+        changes, gone, bad = self._saved_changes(self.saved.get("workloads") or {})
         if check_mode:
             needed = [one for one in changes if one.needed]
-            says = _sentence([one.line for one in needed], list(gone.values())) or "nothing to put back"
+            says = _sentence([one.line for one in needed], [*gone, *bad.values()]) or "nothing to put back"
             return {"changed": bool(needed), "says": says, "evidence": {}, "diff": _diff(changes)}
         done = rollout.carry_out(self.cluster, changes)
-        done.bad.update(gone)
+        done.bad.update(bad)
         done.refuse("Put these back by hand, or run again once that is mended.")
         resumed = [gitops.held_at(self.cluster, path, self.product) for path in self.saved.get("held") or []]
         for one in filter(None, resumed):
             gitops.give_back(self.cluster, one)
         names = ", ".join(one.name for one in resumed if one)
-        more = f"; acting again: {names}" if names else ""
+        more = "".join(f"; {one}" for one in gone) + (f"; acting again: {names}" if names else "")
         return self._result(done.good, bool(done.patched or names), more, done)
 
     def check_resume(self) -> Json:
@@ -223,21 +223,20 @@ class Revert:
         ]
         return "; ".join(parts) or f"nothing is held off for {self.product}"
 
-    def _saved_changes(self, saved: Mapping[str, Json]) -> tuple[list[Change], dict[str, str]]:
-        """What puts each back, and (by key) why some cannot be."""
+    def _saved_changes(self, saved: Mapping[str, Json]) -> tuple[list[Change], list[str], dict[str, str]]:
+        """What puts each back, a line for each that is gone, and (by key) why others cannot be put back."""
         places = {(kind, namespace) for kind, namespace, _ in map(parts_of, saved)}
         there: dict[str, Workload] = {}
         for kind, namespace in sorted(places):
             there.update((one.key, one) for one in selection.read(self.cluster, kind, namespace))
-        changes, gone = [], {}
-        for key, before in saved.items():
+        changes, bad = [], {}
+        gone = [f"{key} does not exist any more" for key in saved if key not in there]
+        for key in (one for one in saved if one in there):
             try:
-                if key not in there:
-                    raise BalikError(key, "does not exist any more")
-                changes.append(selection.back(there[key], before, self.limit))
+                changes.append(selection.back(there[key], saved[key], self.limit))
             except BalikError as error:
-                gone[key] = str(error)
-        return changes, gone
+                bad[key] = str(error)
+        return changes, gone, bad
 
     def _holds(self, owner: Owner) -> bool:
         return self.owners == "suspend" and bool(owner.path) and not owner.cannot and (owner.fights or bool(owner.held))
@@ -285,6 +284,7 @@ class Revert:
         evidence = account.evidence() if account else {"workloads": dict(good)}
         seconds = round(time.monotonic() - self.begun, 2)
         says = _sentence([f"{key}: {words}" for key, words in good.items()], []) + more
+        says = says.removeprefix("; ")
         return {"changed": changed, "says": says or "nothing to do", "evidence": {**evidence, "seconds": seconds}}
 
 
