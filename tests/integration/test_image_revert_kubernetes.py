@@ -335,6 +335,11 @@ def test_a_tag_that_means_two_things_is_told(shop: Shop, lab: Nodes) -> None:
         ({"image": ""}, "has no image to go back to"),
         ({"image": "other/app:1"}, f"no container runs other/app:1 in any version; it has migrate ({BAD})"),
         ({"images": [GOOD]}, "has two targets"),
+        ({"image": REPOSITORY}, f"image '{REPOSITORY}': it names neither a tag nor a digest"),
+        (
+            {"workloads": [{"name": "web", "containers": {"app": REPOSITORY}}]},
+            f"image '{REPOSITORY}': it names neither a tag nor a digest",
+        ),
         ({"limit": "soon"}, "found 'soon'"),
         ({"labels": {"a": "b"}}, "both workloads and labels are given"),
         ({"workloads": []}, "nothing is named"),

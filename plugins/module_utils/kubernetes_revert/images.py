@@ -42,6 +42,22 @@ class Image(NamedTuple):
             repository = repository.removeprefix("index.")
         return cls(repository, tag or ("" if digest else "latest"), digest)
 
+    @classmethod
+    def target(cls, reference: str) -> Image:
+        """The same of what a plan goes back to, which says what release it is.
+
+        :raises BalikError: it is none, or names neither a tag nor a digest, which a node takes for ``latest``.
+        """
+        image = cls.of(reference)
+        found = _REFERENCE.fullmatch(reference)
+        if found and not found["tag"] and not found["digest"]:
+            raise BalikError(
+                f"image {reference!r}",
+                "it names neither a tag nor a digest, so that it could be any release",
+                "repository@sha256:<64 hex digits> or repository:tag",
+            )
+        return image
+
     def same(self, other: Image) -> bool:
         """Whether both name the same content: a digest is the content, whatever tag stands beside it."""
         if self.repository != other.repository or bool(self.digest) != bool(other.digest):

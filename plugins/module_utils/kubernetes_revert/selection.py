@@ -131,11 +131,11 @@ class Selection(NamedTuple):
 def targets(images: Iterable[str]) -> tuple[str, ...]:
     """The images, each checked.
 
-    :raises BalikError: one is no reference, or two are for the same repository.
+    :raises BalikError: one is no reference, says no release, or two are for the same repository.
     """
     found: dict[str, str] = {}
     for one in images:
-        repository = Image.of(one).repository
+        repository = Image.target(one).repository
         if found.setdefault(repository, one) != one:
             raise BalikError(
                 f"image {repository}", f"has two targets, {found[repository]} and {one}", "one image for a repository"
@@ -163,7 +163,7 @@ def wanted_of(entries: Sequence[Mapping[str, Any]], images: tuple[str, ...], lim
             parse_duration(entry["limit"], f"limit of {entry['name']}") if entry.get("limit") else limit,
         )
         for image in containers.values():
-            Image.of(image)
+            Image.target(image)
         if kind != "Job" and not one.images and not containers:
             raise BalikError(one.key, "has no image to go back to", "its own `image` or `containers`, or a common one")
         if one.key in wanted:
