@@ -81,10 +81,12 @@ class StepSettings:
             return
         try:
             value = hostvars[name]
+            # Empty there: only the API's objects are read.
+            optional = name == "maintenance_page_url" and hostvars.get("maintenance_page_backend") == "kubernetes"
         except AnsibleError as error:
             yield name, f"it cannot be read: {str(error).splitlines()[0]}"
             return
-        if option.get("required") and value in ("", [], {}):
+        if option.get("required") and value in ("", [], {}) and not (optional and value == ""):
             yield name, f"found {value!r}; expected a value"
             return
         messages = ArgumentSpecValidator({name: option}).validate({name: value}).error_messages
@@ -109,6 +111,8 @@ class StepSettings:
 
         for name in ("containers", "workloads"):
             for number, item in enumerate(get(name) if isinstance(get(name), list) else ()):
+                if isinstance(item, dict) and name == "workloads" and item.get("namespace") == "":
+                    yield f"{self.prefix}{name}[{number}].namespace", "found ''; expected the workload's namespace"
                 if isinstance(item, dict) and item.get("limit"):
                     yield from _no_duration(f"{self.prefix}{name}[{number}].limit", item["limit"])
         backend = str(get("backend"))
@@ -117,6 +121,8 @@ class StepSettings:
             wanted = " or ".join(self.prefix + name for name in SELECTIONS.get(backend, ()))
             if wanted:
                 yield self.prefix + "backend", f"found {backend}, and nothing is selected; expected {wanted}"
+        elif backend == "kubernetes" and len(names) > 1:
+            yield self.prefix + "workloads", f"given beside {self.prefix}labels; expected one of the two"
         elif backend != "compose" and not get("image") and not (backend == "kubernetes" and get("images")):
             for name in names:
                 if name == "labels":
