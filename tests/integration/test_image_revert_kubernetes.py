@@ -679,6 +679,7 @@ def test_deleted_meanwhile(shop: Shop, lab: Nodes) -> None:
         says = refused(lambda: shop.step("main", "gone", "web"))
         other.join(30)
         assert f"1 of 2 workloads: Deployment {shop.name}/gone: was deleted meanwhile" in says
+        assert "was deleted meanwhile; leave it out of the plan, or create it again" in says
         assert f"As asked for: Deployment {shop.name}/web" in says
     finally:
         lab.delays(ready=0)

@@ -214,7 +214,7 @@ def _look(
 def _gone(cluster: Cluster, change: Change, now: Workload | None) -> str:
     """Why it makes no sense to wait any longer: deleted, or its image changed again; empty while it does."""
     if now is None or now.uid != change.workload.uid:
-        return "was deleted meanwhile"
+        return "was deleted meanwhile; leave it out of the plan, or create it again"
     for one in change.replaced:
         image = now.image(one.container)
         if image != change.workload.image(one.container):
