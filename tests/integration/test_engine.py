@@ -31,8 +31,10 @@ class Engine:
         self.environment = {**os.environ, "XDG_CACHE_HOME": str(folder), "DOCKER_HOST": socket}
         own = [f"--{name}={folder}/{name}" for name in ("data-root", "exec-root")]
         alone = ["--bridge=none", "--iptables=false", "--storage-driver=vfs", f"--pidfile={state}/dockerd.pid"]
+        # In a network of its own: without a bridge, it takes the machine's docker0 away.
+        command = ["unshare", "--net", "dockerd", "--host", socket, *own, *alone]
         with (folder / "log").open("w") as log:
-            self.process = subprocess.Popen(["dockerd", "--host", socket, *own, *alone], stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
         # Else what has ended would stay there as a zombie, and seem to go on.
         threading.Thread(target=self.process.wait, daemon=True).start()
         eventually(lambda: self.run(DOCKER, "version").returncode == 0, says=f"the engine of {folder}/log")
