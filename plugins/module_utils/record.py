@@ -16,6 +16,7 @@ import os
 import re
 import socket
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -298,10 +299,22 @@ class Record:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         self._connection: Any = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._write_ahead()
         # FULL: an entry that was appended is on the disk even if the machine loses power.
         self._connection.execute("PRAGMA synchronous = FULL")
         self._make_tables(_TABLES + _SQLITE_TRIGGERS)
+
+    def _write_ahead(self) -> None:
+        # A new record that another opens at the same moment: SQLite's own timeout does not hold for this change.
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                    raise
+            time.sleep(0.02)
 
     def _open_postgresql(self, dsn: str) -> None:
         # Not conninfo's own default, which waits for ever on a host that swallows packets.

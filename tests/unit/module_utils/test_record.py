@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -87,6 +88,18 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     )
     assert "Permission denied" in done.stdout, done.stderr
     assert not (tmp_path / "record.sqlite").exists()
+
+
+def test_a_new_record_that_another_opens_at_the_same_moment_is_waited_for(tmp_path: Path) -> None:
+    place = tmp_path / "record.sqlite"
+    other = sqlite3.connect(place, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    ends = threading.Timer(0.3, other.execute, ["COMMIT"])
+    ends.start()
+    with Record(str(place), "shop") as record:
+        assert record.append("note", {"n": 1}).seq == 1
+    ends.join()
+    other.close()
 
 
 def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path: Path) -> None:
