@@ -39,6 +39,7 @@ class ActionModule(RollbackAction):
         kind = KIND_OF[arguments["answer"]]
         body = {**arguments, "by": arguments["by"].strip() or self.operator, "reason": arguments["reason"].strip()}
         self._check(kind, body)
+        self.believe_record()
         found = runs.unfinished_run(self.entries())
         if found and runs.why_not_resumed(found, self.plan.release, utc_now()):
             found = None  # the next rollback leaves that run as it is, and must not leave this answer with it

@@ -76,6 +76,7 @@ class ActionModule(RollbackAction):
         return {"changed": bool(found and self.run_id) and not self.check_mode, "says": says, "found": found}
 
     def _due(self) -> dict[str, Any]:
+        self.believe_record()
         run = self._newest()
         step = run.steps.get(STEP) if run else None
         # Single tables are kept by the step itself, as dumps; only a whole database is replaced by another.

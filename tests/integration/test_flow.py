@@ -270,8 +270,12 @@ def test_an_edited_record_is_not_acted_upon(product: Product, statement: str, en
     (product.folder / "revert-it" / "break-web-2").write_text("broken")
     assert product.play(*BREAK_GLASS).returncode != 0
     edit_record(product, statement)
-    for playbook in ("rollback.yml", "playbooks/status.yml"):
-        refused = product.play(*BREAK_GLASS, playbook=playbook)
+    for refused in (
+        product.play(*BREAK_GLASS),
+        product.play(playbook="playbooks/status.yml"),
+        product.decide("no-go"),
+        product.play("-e", "loss_export=true", playbook="playbooks/loss.yml"),
+    ):
         assert refused.returncode != 0
         assert f"the chain is broken at {entry}" in " ".join(refused.stdout.split()), refused.stdout
         assert "Keep a copy" in refused.stdout
