@@ -334,5 +334,11 @@ def read_defaults(role: Path) -> dict[str, Any]:
     return (_load_yaml(path) or {}) if path.exists() else {}
 
 
+def read_above_zero(role: Path) -> set[str]:
+    """A role's durations and numbers of which zero makes no sense, by its ``meta/settings.yml``; none without it."""
+    path = role / "meta" / "settings.yml"
+    return set((_load_yaml(path) or {}).get("above_zero", [])) if path.exists() else set()
+
+
 def _load_yaml(path: Path) -> Any:
     return yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))

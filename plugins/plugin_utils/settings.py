@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,14 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ..module_utils.errors import BalikError
 from ..module_utils.units import parse_duration
-from .action import read_defaults, read_specs
+from .action import read_above_zero, read_defaults, read_specs
 from .variables import Variables
 
 #: Set by the wrapper when a step is called, not by a plan.
 FROM_WRAPPER = ("rollback_step_saved", "rollback_step_early", "rollback_run_saved", "rollback_run_id")
 #: Read by the wrapper, whatever the role's specs say.
 FOR_WRAPPER = ("hosts", "limit")
-#: Durations whose default is a template; all others are known by a default such as 30s.
-DURATIONS = ("maintenance_page_within",)
 HIGHEST_PORT = 65535
-#: Numbers of which there must be one; any other may be 0, and none is less.
-AT_LEAST_ONE = ("image_revert_parallel", "maintenance_page_kubernetes_replicas")
 #: What selects something for image-revert, by backend.
 SELECTIONS = {
     "docker": ("containers", "labels"),
@@ -32,6 +29,11 @@ SELECTIONS = {
     "kubernetes": ("workloads", "labels"),
 }
 
+#: The place in a list, of a key path.
+_INDEX = re.compile(r"\[\d+\]")
+
+Option = dict[str, Any]
+"""A setting's spec."""
 Problem = tuple[str, str]
 """A setting's name, and what is wrong with it."""
 
@@ -56,7 +58,8 @@ class StepSettings:
         limit = self.prefix + "limit"
         self.options.setdefault(limit, {"type": "raw"})
         self.defaults = read_defaults(role)
-        self._durations = {limit, *DURATIONS, *(name for name, value in self.defaults.items() if _is_duration(value))}
+        self._durations = {limit, *(name for name, value in self.defaults.items() if _is_duration(value))}
+        self._above_zero = read_above_zero(role)
         self.known = {*every, *self.defaults, *(self.prefix + name for name in FOR_WRAPPER)}
 
     def problems(self, hostvars: Any, variables: Variables) -> Iterator[Problem]:
@@ -74,7 +77,7 @@ class StepSettings:
         if self.prefix == "image_revert_":
             yield from self._selection(variables)
 
-    def _refused(self, name: str, option: dict[str, Any], hostvars: Any) -> Iterator[Problem]:
+    def _refused(self, name: str, option: Option, hostvars: Any) -> Iterator[Problem]:
         if name not in hostvars:
             if option.get("required"):
                 yield name, "it is missing"
@@ -94,14 +97,12 @@ class StepSettings:
             yield name, message
         if value is None or messages:
             return
-        if name in self._durations:
-            yield from _no_duration(name, value)
-        if option.get("type") == "int":
-            least = 1 if name in AT_LEAST_ONE else 0
-            most = HIGHEST_PORT if name.endswith("_port") else math.inf
-            if not least <= int(value) <= most:
-                expected = f"{least} to {most}" if name.endswith("_port") else f"{least} or more"
-                yield name, f"found {value!r}; expected {expected}"
+        for where, known, part in _parts(name, option, value):
+            above_zero = _INDEX.sub("", where) in self._above_zero
+            if where in self._durations or (above_zero and known.get("type") != "int"):
+                yield from _no_duration(where, part, above_zero)
+            elif known.get("type") == "int" and (where == name or above_zero):
+                yield from _out_of_range(where, part, int(above_zero))
 
     def _selection(self, variables: Variables) -> Iterator[Problem]:
         """A step that would select nothing, or goes back to no image: a spec takes an empty value for a value."""
@@ -109,12 +110,9 @@ class StepSettings:
         def get(name: str) -> Any:
             return variables.get(self.prefix + name, self.defaults.get(self.prefix + name))
 
-        for name in ("containers", "workloads"):
-            for number, item in enumerate(get(name) if isinstance(get(name), list) else ()):
-                if isinstance(item, dict) and name == "workloads" and item.get("namespace") == "":
-                    yield f"{self.prefix}{name}[{number}].namespace", "found ''; expected the workload's namespace"
-                if isinstance(item, dict) and item.get("limit"):
-                    yield from _no_duration(f"{self.prefix}{name}[{number}].limit", item["limit"])
+        for number, item in enumerate(get("workloads") if isinstance(get("workloads"), list) else ()):
+            if isinstance(item, dict) and item.get("namespace") == "":
+                yield f"{self.prefix}workloads[{number}].namespace", "found ''; expected the workload's namespace"
         backend = str(get("backend"))
         names = [name for name in SELECTIONS.get(backend, ()) if get(name)]
         if not names:
@@ -134,11 +132,33 @@ class StepSettings:
                         yield where, f"found no image; expected one here, or in {self.prefix}image for all"
 
 
-def _no_duration(name: str, value: Any) -> Iterator[Problem]:
+def _parts(where: str, option: Option, value: Any) -> Iterator[tuple[str, Option, Any]]:
+    """A value and all within it that the spec knows: each with its key path and its own spec."""
+    yield where, option, value
+    if isinstance(value, list) and option.get("elements"):
+        of_each = {"type": option["elements"], "options": option.get("options")}
+        for number, item in enumerate(value):
+            yield from _parts(f"{where}[{number}]", of_each, item)
+    elif isinstance(value, dict):
+        for name, sub in (option.get("options") or {}).items():
+            if value.get(name) not in (None, ""):
+                yield from _parts(f"{where}.{name}", sub, value[name])
+
+
+def _no_duration(name: str, value: Any, above_zero: bool = False) -> Iterator[Problem]:
     try:
-        parse_duration(value, name)
+        seconds = parse_duration(value, name)
+        if above_zero and not seconds:
+            yield name, f"found {value!r}; expected a duration above zero"
     except BalikError as problem:
         yield name, f"{problem.found}; expected {problem.expected}"
+
+
+def _out_of_range(name: str, value: Any, least: int) -> Iterator[Problem]:
+    most = HIGHEST_PORT if name.endswith("_port") else math.inf
+    if not least <= int(value) <= most:
+        expected = f"{least} to {most}" if name.endswith("_port") else f"{least} or more"
+        yield name, f"found {value!r}; expected {expected}"
 
 
 def _is_duration(value: Any) -> bool:
@@ -146,7 +166,7 @@ def _is_duration(value: Any) -> bool:
     return isinstance(value, str) and value[-1:].isalpha() and not any(_no_duration("", value))
 
 
-def _without_text(option: dict[str, Any]) -> dict[str, Any]:
+def _without_text(option: Option) -> dict[str, Any]:
     kept = {key: value for key, value in option.items() if key not in ("description", "version_added")}
     if kept.get("options"):
         kept["options"] = {name: _without_text(sub) for name, sub in kept["options"].items()}

@@ -134,6 +134,16 @@ def unset(role: Path) -> set[str]:
 
 
 @steps
+def test_what_must_be_above_zero_is_an_input(role: Path) -> None:
+    def paths(options: dict[str, Any], before: str) -> set[str]:
+        here = {before + name for name in options}
+        return here.union(*(paths(option.get("options") or {}, f"{before}{name}.") for name, option in options.items()))
+
+    named = (read(role / "meta" / "settings.yml") or {"above_zero": []}).pop("above_zero")
+    assert set(named) - paths(specs(role)["main"].get("options") or {}, "") == set()
+
+
+@steps
 def test_every_input_is_described(role: Path) -> None:
     def described(options: dict[str, Any], where: str) -> list[str]:
         bare = [f"{where}.{name}" for name, option in options.items() if not option.get("description")]

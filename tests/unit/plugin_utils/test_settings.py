@@ -29,3 +29,45 @@ def test_workloads_beside_labels_and_an_empty_namespace() -> None:
     both = problems("image-revert", {**kubernetes, "image_revert_labels": {"app": "web"}})
     assert both["image_revert_workloads"] == "given beside image_revert_labels; expected one of the two"
     assert "image_revert_workloads" not in problems("image-revert", kubernetes)
+
+
+@pytest.mark.parametrize("zero", [0, "0", "0s", "0m"])
+@pytest.mark.parametrize(
+    ("role", "name"),
+    [
+        ("image-revert", "image_revert_limit"),
+        ("maintenance-page", "maintenance_page_within"),
+        ("maintenance-page", "maintenance_page_kubernetes_limit"),
+        ("db-restore", "db_restore_limit"),
+        ("db-restore", "db_restore_lock_limit"),
+        ("prisma-down", "prisma_down_limit"),
+        ("prisma-down", "prisma_down_count_limit"),
+        ("prisma-down", "prisma_down_lock_timeout"),
+    ],
+)
+def test_a_limit_of_zero_is_refused(role: str, name: str, zero: object) -> None:
+    assert problems(role, {name: zero})[name] == f"found {zero!r}; expected a duration above zero"
+    assert name not in problems(role, {name: "1s"})
+
+
+@pytest.mark.parametrize(
+    ("role", "name"),
+    [
+        ("smoke-test", "smoke_test_limit"),
+        ("image-revert", "image_revert_steady"),
+        ("db-restore", "db_restore_pgbouncer_limit"),
+        ("db-restore", "db_restore_jobs"),
+    ],
+)
+def test_zero_is_taken_where_it_means_something(role: str, name: str) -> None:
+    assert name not in problems(role, {name: 0})
+
+
+def test_a_limit_within_a_list_is_named_by_its_key_path() -> None:
+    workloads = [{"namespace": "shop", "name": "web", "limit": limit} for limit in ("", "1s", 0, "soon")]
+    found = problems("image-revert", {"image_revert_backend": "kubernetes", "image_revert_workloads": workloads})
+    limits = {name: what for name, what in found.items() if name.endswith("limit")}
+    assert limits == {
+        "image_revert_workloads[2].limit": "found 0; expected a duration above zero",
+        "image_revert_workloads[3].limit": "found 'soon'; expected a duration such as 30s, 15m, 1h30m or 7d",
+    }
