@@ -32,6 +32,7 @@ server, dumps, live = database_restores.server, database_restores.dumps, databas
 
 Make = Callable[[Path, Path, Server], Path]
 LATER = "only the restore into the copy can know"
+NOT_COMPARED = "NOT compared with the backup's rows: "
 COPIES = "ALTER TABLE ONLY public.documents"
 
 
@@ -290,7 +291,60 @@ def test_rows_that_the_copy_has_not_are_a_failure(live, dumps, tmp_path):
         pytest.raises(BalikError, match=r"not the backup's rows in public\.documents \(4,000 rows; 4,000"),
     ):
         restore(task(live, tmp_path, spoiled))
-    assert restore(task(live, tmp_path, spoiled, compare=False))["changed"]
+    unproved = restore(task(live, tmp_path, spoiled, compare=False))
+    assert (
+        "NOT compared with the backup's rows: public.documents, public.written, since db_restore_compare is false"
+        in (unproved["says"])
+    )
+
+
+def test_tables_that_cannot_be_compared_are_named(live, dumps, tmp_path):
+    path = dump(live, tmp_path / "x.sql", "--inserts", "--rows-per-insert=100")
+    named = f"{NOT_COMPARED}public.documents, public.written, since the backup has them otherwise than by COPY"
+    assert named in check(task(live, tmp_path, path))["says"]
+    done = restore(task(live, tmp_path, path))
+    assert named in done["says"]
+    assert done["evidence"]["tables_compared"] == 0
+    assert done["evidence"]["tables_not_compared"] == ["public.documents", "public.written"]
+
+
+def test_only_the_table_that_is_written_otherwise_is_not_compared(live, dumps, tmp_path):
+    path = edited(
+        dumps, tmp_path / "x.sql", "public.written (n) FROM stdin;\n", "public.written (n) FROM stdin CSV;\n5\n"
+    )
+    named = f"{NOT_COMPARED}public.written, since"
+    assert named in check(task(live, tmp_path, path))["says"]
+    done = restore(task(live, tmp_path, path))
+    assert named in done["says"]
+    assert (done["evidence"]["tables_compared"], done["evidence"]["tables_not_compared"]) == (1, ["public.written"])
+
+
+@pytest.mark.parametrize("end", [" from stdin;", " FROM STDIN WITH (FORMAT text);", "FROM stdin (format 'text') ;"])
+def test_a_copy_that_means_the_same_is_compared(live, dumps, tmp_path, end):
+    """Columns without a space before them, too."""
+    copy = "COPY public.documents (id, title, body) FROM stdin;"
+    path = edited(dumps, tmp_path / "x.sql", copy, f"copy public.documents(id, title, body) {end}")
+    said = check(task(live, tmp_path, path))["says"]
+    assert "4,000 rows in 2 tables" in said and NOT_COMPARED not in said
+    done = restore(task(live, tmp_path, path))
+    assert (done["evidence"]["tables_compared"], NOT_COMPARED in done["says"]) == (2, False)
+
+
+def test_partitions_whose_rows_go_through_the_whole_are_compared(live, dumps, tmp_path):
+    live.psql("CREATE DATABASE parted TEMPLATE known_good")
+    try:
+        live.psql(
+            "CREATE TABLE days (n int) PARTITION BY RANGE (n);"
+            "CREATE TABLE days_1 PARTITION OF days FOR VALUES FROM (0) TO (5);"
+            "CREATE TABLE days_2 PARTITION OF days DEFAULT; INSERT INTO days SELECT generate_series(1, 9)",
+            "parted",
+        )
+        path = dump(live, tmp_path / "x.dump", "-Fc", "--load-via-partition-root", database="parted")
+    finally:
+        live.psql("DROP DATABASE parted")
+    job = task(live, tmp_path, path, accept=["another product"])
+    assert NOT_COMPARED not in check(job)["says"]
+    assert restore(job)["evidence"]["tables_not_compared"] == []
 
 
 @pytest.mark.parametrize("kind", ["s.sql", "s.dump", "s.dir"])

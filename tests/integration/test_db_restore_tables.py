@@ -187,6 +187,28 @@ def test_tables_come_back_and_new_ones_go_and_all_can_be_undone(live, snapshots,
     }  # fmt: skip
 
 
+def test_tables_that_cannot_be_compared_are_named(live, job, tmp_path):
+    path = dump(live, tmp_path / "x.sql", "--inserts", "--rows-per-insert=50")
+    job = replace(job, source=str(path), tables=["public.badges", "public.scores"], drop_tables=[])
+    named = "NOT compared with the backup's rows: {}, since the backup has them otherwise"
+    says = tables.check(job)["says"]
+    assert "public.badges (20 rows, uncounted in it)" in says
+    assert named.format("public.badges, public.scores") in says
+    done = tables.restore(job)
+    assert named.format("public.badges, public.scores_1, public.scores_2") in done["says"]
+    assert done["evidence"]["tables_not_compared"] == ["public.badges", "public.scores_1", "public.scores_2"]
+
+
+def test_rows_of_partitions_that_only_the_backup_has_are_counted(live, job):
+    live.psql("DROP TABLE scores_2", DATABASE)
+    job = replace(job, tables=["public.scores"], drop_tables=[])
+    looked = tables.check(job)
+    assert looked["evidence"]["rows"] == {"public.scores": (31, 51)}
+    assert "partitions that only the backup has: public.scores_2" in looked["says"]
+    with pytest.raises(BalikError, match='no partition of relation "scores" found for row'):
+        tables.restore(job)
+
+
 def test_only_dropping_needs_no_backup(live, job):
     job = replace(job, source="", tables=[])
     before = catalog(live), content(live)

@@ -63,11 +63,12 @@ def check(task: Task) -> Result:
         around = topology.look(admin, task)
         questions = unasked(task)
         pooler = pgbouncer.ready(task.pgbouncer, live.name, programs)
-        left = find(admin, known.beside)
+        begun = find(admin, known.beside)
     rows = f"{contents.rows:,} rows in " if contents.rows else ""
     also = "".join(f"; {kind}: {', '.join(lines)}" for kind, lines in around.items())
-    also += "".join(f"; {each}" for each in [pooler, *questions] if each)
-    stale = f"; {left.name} is what an interrupted start of this run left, and will be dropped" if left else ""
+    left = verification.not_compared(verification.uncopied(contents) if task.compare else [], task.compare)
+    also += "".join(f"; {each}" for each in [pooler, *questions, *left] if each)
+    stale = f"; {begun.name} is what an interrupted start of this run left, and will be dropped" if begun else ""
     return {
         "says": f"{live.name} ({space.human(size)}, {sessions} sessions) would be restored from {path} "
         f"({kind}, {space.human(backup.size_of(path))}, {rows}{contents.tables} tables, {checksum}); "
@@ -125,6 +126,7 @@ def restore(task: Task, check_mode: bool = False) -> Result:
         f"{evidence['swap_ms']} ms; the old one is kept as {known.kept}, its backup is "
         f"{evidence['backup_of_now']}{stale}"
     )
+    says = "; ".join([says, *verification.not_compared(evidence["tables_not_compared"], task.compare)])
     return {"changed": True, "says": says, "evidence": evidence, "diff": diff}
 
 

@@ -13,12 +13,15 @@ from .rows import RowSum
 CHUNK = 1024 * 1024
 ANOTHER = "Take another copy of this backup, or an earlier backup."
 _NAME = rb'(?:"(?:[^"]|"")+"|[^\s",;]+)'
+_WORD = rb'(?:"(?:[^"]|"")+"|[^\s".(]+)'
+_PLACE = rb"(?:" + _WORD + rb"\.)?" + _WORD
 _NOTABLE = re.compile(
     rb"(?P<restrict>\\(?:un)?restrict\b)"
     rb"|\\(?P<meta>(?!\.).*)"
     rb"|(?P<database>(?:CREATE|DROP|ALTER) DATABASE .*)"
     rb"|(?P<insert>INSERT INTO |SELECT pg_catalog\.lo_)"
     rb"|CREATE EXTENSION (?:IF NOT EXISTS )?(?P<extension>" + _NAME + rb")"
+    rb"|ALTER TABLE ONLY (?P<parent>" + _PLACE + rb") ATTACH PARTITION (?P<partition>" + _PLACE + rb") "
     rb"|ALTER DEFAULT PRIVILEGES FOR ROLE (?P<default>" + _NAME + rb") .*"
     rb"|(?:GRANT|REVOKE) .* (?:TO|FROM) (?P<grantee>" + _NAME + rb")(?: WITH GRANT OPTION)?;$"
     rb"|-- (?:Data for )?Name: (?P<name>.*); Type: (?P<type>[A-Z ]+); Schema: (?P<schema>.*);"
@@ -29,8 +32,9 @@ _NOTABLE = re.compile(
     rb"|SET standard_conforming_strings = (?P<strings>on|off);"
     rb"|SET search_path = (?P<path>" + _NAME + rb"), pg_catalog;$"
 )
-_WORD = rb'(?:"(?:[^"]|"")+"|[^\s".(]+)'
-_TARGET = re.compile(rb"(?P<schema>" + _WORD + rb"\.)?(?P<table>" + _WORD + rb")(?: (?P<columns>\(.*\))?)?")
+_TARGET = re.compile(rb"(?P<schema>" + _WORD + rb"\.)?(?P<table>" + _WORD + rb") ?(?P<columns>\(.*\))? ?")
+# As pg_dump ends it, and what means the same: small letters, and the format that it has anyway.
+_FROM_STDIN = re.compile(rb"(?i) FROM[ ]+stdin(?:[ ]+WITH)?(?:[ ]*\([ ]*FORMAT[ ]+'?text'?[ ]*\))?[ ]*;\n")
 _FIRST = frozenset(b"\\-CDAGRIS")
 # pg_dump never writes these; a server that is told to by a superuser runs programs and reads and writes its files.
 _OUTSIDE = re.compile(
@@ -96,6 +100,7 @@ class Contents:
     :param roles: owners and grantees that must exist on the server.
     :param tables: how many tables it creates.
     :param names: schema and name of each; empty when only a table of contents was read.
+    :param partitions: of what each is one, both as they are written.
     :param blocks: each COPY, in order.
     :param size: bytes of SQL.
     """
@@ -106,6 +111,7 @@ class Contents:
     extensions: set[str] = field(default_factory=set)
     tables: int = 0
     names: set[tuple[str, str]] = field(default_factory=set)
+    partitions: dict[str, str] = field(default_factory=dict)
     blocks: list[Block] = field(default_factory=list)
     holds_data: bool = False
     size: int = 0
@@ -304,8 +310,8 @@ class Reader:
         return end + 3
 
     def _read_sql(self, lines: bytes, at: int, restricts: list[int]) -> int:
-        mark = lines.find(b" FROM stdin;\n", at)
-        end = lines.index(b"\n", mark) + 1 if mark >= 0 else len(lines)
+        mark = _FROM_STDIN.search(lines, at)
+        end = mark.end() if mark else len(lines)
         text, line, start = lines[at:end], b"", at
         for line in text[:-1].split(b"\n"):
             self._line += 1
@@ -320,17 +326,17 @@ class Reader:
             start += len(line) + 1
         if b"copy" in text.lower():
             self._stay_inside(text)
-        begins = not self._quotes.feed(text[: len(text) - len(line) - 1]) and mark >= 0 and line.startswith(b"COPY ")
-        if not begins:
+        inside = self._quotes.feed(text[: len(text) - len(line) - 1])
+        copy = mark if not inside and line[:5].upper() == b"COPY " else None
+        if not copy:
             self._quotes.feed(text[len(text) - len(line) - 1 :])
         if self._sink:
-            self._sink.sql(text[: len(text) - len(line) - 1] if begins else text)
-        if begins:
-            self._begin(line)
+            self._sink.sql(text[: len(text) - len(line) - 1] if copy else text)
+        if copy:
+            self._begin(line, line[5 : copy.start() - end + 1])
         return end
 
-    def _begin(self, line: bytes) -> None:
-        target = line[5:].removesuffix(b" FROM stdin;")
+    def _begin(self, line: bytes, target: bytes) -> None:
         found = _TARGET.fullmatch(target)
         if not found:
             raise self._unusual(line)
@@ -347,6 +353,8 @@ class Reader:
             self._refuse(notable[0], self._line, "leave the database that it is restored into")
         elif "insert" in found:
             contents.holds_data = True
+        elif "partition" in found:
+            contents.partitions[self._text(found["partition"])] = self._text(found["parent"])
         elif "extension" in found:
             contents.extensions.add(self._unquoted(found["extension"]))
         elif "default" in found or "grantee" in found:
@@ -369,13 +377,13 @@ class Reader:
                 )
             self._begun = True
             self._whole = "complete" in found
-        elif "from" in found:
-            contents.dumped_from = int(found["from"])
-        elif "encoding" in found or "strings" in found:
+        elif found:
             self._note_setting(found)
 
     def _note_setting(self, found: dict[str, bytes]) -> None:
-        if "strings" in found:
+        if "from" in found:
+            self.contents.dumped_from = int(found["from"])
+        elif "strings" in found:
             self._quotes.backslashes = found["strings"] == b"off"
         else:
             self.contents.encoding = self.contents.encoding or found["encoding"].decode()

@@ -165,9 +165,15 @@ def check(task: Task) -> Result:
                 room = space.check(admin, task.access.host, live, contents.size, path, task.folder, task.ignore_space)
                 before |= {"backup": str(path), "backup_size": backup.size_of(path)}
                 evidence = {"kind": kind, "rows": rows, "foreign_keys": keys}
-                counted = ", ".join(f"{each} ({now:,} rows, {then:,} in it)" for each, (now, then) in rows.items())
+                counted = ", ".join(
+                    f"{each} ({now:,} rows, {'uncounted' if then is None else f'{then:,}'} in it)"
+                    for each, (now, then) in rows.items()
+                )
                 parts.append(f"would put {counted or _said(wanted)} back from {path} ({kind}, {checksum}); {room}")
                 parts += [f"foreign keys that hold with its rows: {', '.join(keys)}"] if keys else []
+                uncounted = [each for each, (_, then) in rows.items() if then is None]
+                parts += verification.not_compared(uncounted, compare=True)
+                parts += _lacking(connection, wanted, contents)
                 parts += _stale(connection, wanted, dropped)
         parts += unasked(task)
         left = find(admin, known.beside)
@@ -205,19 +211,22 @@ def restore(task: Task, check_mode: bool = False) -> Result:
             alike(connection)
             _fits(connection, task, wanted, dropped)
         leftover = scratch.drop_leftover(admin, task, known.beside)
+        left: list[str] = []
         with ExitStack() as stack:
             if wanted:
                 path, kind = chosen(task)
                 backup.verify_checksum(path, task.checksum)
                 contents_fit(admin, backup.glance(path, kind, programs, deadline), path, major, live, task.accept)
-                stack.enter_context(_restored_beside(admin, task, live, known, path, kind, programs, deadline))
-            evidence = _exchange(task, state, known, wanted, dropped, programs, deadline)
+                proof = _restored_beside(admin, task, live, known, path, kind, programs, deadline)
+                left = stack.enter_context(proof)["tables_not_compared"]
+            evidence = _exchange(task, state, known, wanted, dropped, programs, deadline, left)
         _drop_scratch(admin, task, known)
     took = format_duration(time.monotonic() - began)
     says = (
         f"{live.name}: {listed} put back or dropped in {took}, writers held for {evidence['held_ms']} ms; "
         f"{'; '.join(['what stood there is kept in ' + ', '.join(evidence['kept']), *evidence['stale']])}"
     )
+    says = "; ".join([says, *verification.not_compared(evidence["tables_not_compared"], task.compare)])
     evidence |= {"leftover_dropped": leftover}
     return {"changed": True, "says": says, "evidence": evidence, "diff": diff}
 
@@ -371,11 +380,14 @@ def _looked(
     kind: str,
     programs: Programs,
     deadline: Deadline,
-) -> tuple[Contents, dict[str, tuple[int, int]], list[str]]:
-    """The backup, each table's rows now and in it, and the foreign keys that hold; what was read is thrown away."""
+) -> tuple[Contents, dict[str, tuple[int, int | None]], list[str]]:
+    """The backup, each table's rows now and in it, and the foreign keys that hold; what was read is thrown away.
+
+    Nobody knows how many are in it where it has them otherwise than by COPY as ``pg_dump`` writes it.
+    """
     if not task.inspect:
         return backup.glance(path, kind, programs, deadline), {}, []
-    rows: dict[str, tuple[int, int]] = {}
+    rows: dict[str, tuple[int, int | None]] = {}
     with connection.transaction(force_rollback=True):
         staged = verification.Staged(connection, lambda name: table(name) in wanted)
         try:
@@ -398,12 +410,20 @@ def _looked(
             now = Rows(each, ["tableoid"], describe(connection, each)["around"]["kind"] == "p")
             stage = stages.get(each)
             members = family(connection, each)
-            then = sum(block.rows for block in contents.blocks if table(block.table) in [of for _, of, _ in members])
+            mine = {*(of for _, of, _ in members), *_partitions_in(contents, each)}
+            blocks = [block for block in contents.blocks if table(block.table) in mine]
+            then = sum(block.rows for block in blocks) if blocks else None
             rows[each.said] = (scalar(connection, f"select count(*) from {now.source}"), then)
             if stage:
                 sources[members[0][0]] = (stage[0], columns_of(connection, stage[0]))
         keys = refuse_orphans(connection, list(sources), sources)
     return contents, rows, keys
+
+
+def _partitions_in(contents: Contents, each: Table) -> set[Table]:
+    """The partitions that a table has in the backup; the live one may lack some of them."""
+    found = {table(partition) for partition, parent in contents.partitions.items() if table(parent) == each}
+    return found.union(*(_partitions_in(contents, partition) for partition in found))
 
 
 def _empty_in(contents: Contents, each: Table) -> bool:
@@ -421,14 +441,13 @@ def _restored_beside(
     kind: str,
     programs: Programs,
     deadline: Deadline,
-) -> Iterator[None]:
-    """The whole backup in a scratch database, proved."""
+) -> Iterator[dict[str, Any]]:
+    """The whole backup in a scratch database, proved; what the proof found."""
     with scratch.beside(admin, task, live, known.beside, task.keep_failed):
         contents = fill(
             task.access, known.beside, path, kind, programs, deadline, task.workers, task.settings, task.compare
         )
-        verification.prove(task, known.beside, contents, path, kind, programs, deadline)
-        yield
+        yield verification.prove(task, known.beside, contents, path, kind, programs, deadline)
 
 
 def _drop_scratch(admin: Connection[Any], task: Task, known: Names) -> None:
@@ -443,8 +462,12 @@ def _exchange(
     dropped: list[Table],
     programs: Programs,
     deadline: Deadline,
+    left: list[str],
 ) -> dict[str, Any]:
-    """The transaction of :func:`restore`."""
+    """The transaction of :func:`restore`.
+
+    :param left: tables of the scratch database whose rows were not compared with the backup.
+    """
     access, database = task.access, task.database
     with transaction(access, database, task.lock_limit, deadline) as live, ExitStack() as stack:
         began = time.monotonic()
@@ -459,6 +482,8 @@ def _exchange(
         if there:
             alike(there)
             then = {each: _then(there, each) for each in wanted}
+            mine = {member for each in wanted for _, member, _ in family(there, each)}
+            left = [name for name in left if table(name) in mine]
         changes = _changes(task, before, then)
         xid = scalar(live, "select pg_current_xact_id()::text")
         after: dict[str, Any] = {}
@@ -487,6 +512,7 @@ def _exchange(
     return {
         "restored": {name: after[name]["rows"][0] for name in after},
         "dropped": gone,
+        "tables_not_compared": left,
         "definitions_changed": {each.said: differences(*each_change) for each, each_change in changes.items()},
         "foreign_keys": keys,
         "stale": stale,
@@ -500,6 +526,14 @@ def _stale(connection: Connection[Any], wanted: list[Table], dropped: list[Table
     oids = [oid for each in wanted for oid, _, _ in family(connection, each)]
     left = [each for each in materialized_on(connection, oids) if each not in dropped]
     return [f"materialized views that keep their rows until REFRESH MATERIALIZED VIEW: {_said(left)}"] if left else []
+
+
+def _lacking(connection: Connection[Any], wanted: list[Table], contents: Contents) -> list[str]:
+    """What people must hear of partitions that are only in the backup: no others may take their rows."""
+    found: set[Table] = set()
+    for each in wanted:
+        found |= _partitions_in(contents, each) - {of for _, of, _ in family(connection, each)}
+    return [f"partitions that only the backup has: {_said(sorted(found))}; create them first"] if found else []
 
 
 def _lockable(live: Connection[Any], tables: list[Table]) -> list[Table]:

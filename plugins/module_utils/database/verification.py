@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import BalikError
 from . import backup
 from .access import Access, Deadline, Programs, complaint, first_line, limited, run, too_long
+from .definition import Table, table
 from .fitness import TABLES, same_product
 from .rows import RowSum
 from .script import CHUNK, Block, Contents, codec_of
@@ -47,6 +48,14 @@ select i.indexrelid::regclass::text from pg_index i join pg_class c on c.oid = i
 where c.relkind = 'i' and not (i.indisvalid and i.indisready and i.indislive)
 """
 _NOT_VALID = "select conname || ' on ' || conrelid::regclass from pg_constraint where not convalidated order by 1"
+# Tables that may have rows of their own and are in no COPY of the backup, nor is what they are partitions of.
+_NOT_COPIED = f"""
+select format('%%I.%%I', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where c.relkind = 'r' and (n.nspname, c.relname) in ({TABLES})
+and not exists (select from unnest(%s::text[]) b where to_regclass(b) = c.oid
+  or to_regclass(b) in (select relid from pg_partition_ancestors(c.oid)))
+order by 1
+"""
 _AMCHECK = "select default_version from pg_available_extensions where name = 'amcheck'"
 _OUR_SCHEMA = "balik_amcheck"
 
@@ -72,12 +81,15 @@ def prove(
         if broken:
             raise BalikError(f"the copy restored from {path}", f"invalid indexes: {', '.join(broken[:10])}", "none")
         not_valid = [row[0] for row in connection.execute(_NOT_VALID)]
+        # All of them, where no comparison was wanted.
+        left = not_copied(connection, contents.blocks if task.compare else [])
     compared = same_rows(task, copy, contents, path, kind, programs, deadline) if task.compare else 0
     checked = amcheck(task, copy, programs, deadline)
     return {
         "rows": contents.rows,
         "tables": contents.tables,
         "tables_compared": compared,
+        "tables_not_compared": left,
         "constraints_not_valid": not_valid,
         "amcheck": checked,
         "checks": hold(task, copy),
@@ -111,6 +123,36 @@ def same_rows(
     if unsure:
         _same_values(task, copy, contents, unsure, path, kind, programs, deadline)
     return len(by_table)
+
+
+def not_copied(connection: Connection[Any], blocks: Sequence[Block]) -> list[str]:
+    """The tables of a restored copy whose rows are in none of the backup's ``blocks``, and so cannot be compared."""
+    return [row[0] for row in connection.execute(_NOT_COPIED, [[block.table for block in blocks]])]
+
+
+def uncopied(contents: Contents) -> list[str]:
+    """The same of a backup that was read and not restored; also a partitioned table without partitions."""
+    copied = {block.table for block in contents.blocks}
+    # Where the rows of partitions stand under the name of the whole (pg_dump --load-via-partition-root).
+    copied |= {each for each, parent in contents.partitions.items() if parent in copied}
+    known: set[tuple[str, str]] = set()
+    for text in copied.union(contents.partitions.values()):
+        with suppress(BalikError):  # a name without its schema is none of those
+            known.add(table(text))
+    return [Table(*name).said for name in sorted(contents.names - known)]
+
+
+def not_compared(tables: Sequence[str], compare: bool) -> list[str]:
+    """What people must hear of tables whose rows were not compared with the backup; nothing where there are none."""
+    if not tables:
+        return []
+    more = f" and {len(tables) - 10} more tables" if len(tables) > 10 else ""
+    why = (
+        "the backup has them otherwise than by COPY as pg_dump writes it (pg_dump --inserts?), or without rows"
+        if compare
+        else "db_restore_compare is false"
+    )
+    return [f"NOT compared with the backup's rows: {', '.join(tables[:10])}{more}, since {why}"]
 
 
 def _out(block: Block) -> str:
