@@ -407,6 +407,28 @@ def test_what_the_workloads_themselves_forbid_is_named_all_at_once(shop: Shop) -
     assert "PodDisruptionBudget all allows no disruption now" in shop.step("check", "fine")["says"]
 
 
+def test_a_quota_for_what_the_pods_do_not_say_is_named(shop: Shop, lab: Nodes) -> None:
+    shop.run()
+    made = {"metadata": {"name": "each", "namespace": shop.name}, "apiVersion": "v1"}
+    shop.cluster.apply(
+        {**made, "kind": "ResourceQuota", "spec": {"hard": {"requests.cpu": "9", "limits.memory": "9Gi"}}}
+    )
+    shop.cluster.eventually(
+        lambda: shop.cluster.get("v1", "ResourceQuota", "each", shop.name).get("status", {}).get("hard")
+    )
+    says = refused(lambda: shop.step("check", "web"))
+    assert f"Deployment {shop.name}/web does not say what ResourceQuota {shop.name}/each counts" in says
+    assert (
+        "requests.cpu for app, cache, migrate; limits.memory for app, cache, migrate. Give the containers resources"
+        in says
+    )
+    assert "No workload was touched" in says
+    limits = [{"type": "Container", "default": {"memory": "64Mi"}, "defaultRequest": {"cpu": "10m"}}]
+    shop.cluster.apply({**made, "kind": "LimitRange", "spec": {"limits": limits}})
+    shop.step("check", "web")
+    assert shop.step("main", "web")["changed"] and shop.image() != BAD
+
+
 def test_an_admission_rule_is_found_before(shop: Shop) -> None:
     shop.run()
     label = {"metadata": {"labels": {"guarded": shop.name}}}
@@ -721,7 +743,7 @@ def test_the_manifest_is_the_least_that_is_needed(shop: Shop) -> None:
     says = refused(lambda: shop.step("check", *names, **as_account))
     for lacking in ("list deployments.apps", "patch statefulsets.apps", "list pods", "delete pods", "list events"):
         assert f"{lacking} in namespace {shop.name}" in says
-    assert "11 missing" in says and "roles/image-revert/files/rbac-kubernetes.yml" in says
+    assert "12 missing" in says and "roles/image-revert/files/rbac-kubernetes.yml" in says
 
     manifests = [
         one for one in yaml.safe_load_all(MANIFEST.read_text()) if one["metadata"]["name"] == "balik-image-revert"

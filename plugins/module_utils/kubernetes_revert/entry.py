@@ -87,7 +87,8 @@ class Revert:
             if kind == "StatefulSet":
                 wanted.append(Permission("delete", "", "pods", namespace))
             if kind in ROLLING:
-                wanted += [Permission("list", "", name, namespace) for name in ("pods", "events", "resourcequotas")]
+                read = ("pods", "events", "resourcequotas", "limitranges")
+                wanted += [Permission("list", "", name, namespace) for name in read]
                 wanted.append(Permission("list", "policy", "poddisruptionbudgets", namespace))
         return wanted
 

@@ -22,11 +22,25 @@ class Findings(NamedTuple):
     notes: list[str]
 
 
+class Defaults(NamedTuple):
+    """Quantities by resource, that a container gets which does not give its own."""
+
+    requests: dict[str, Any]
+    limits: dict[str, Any]
+
+
+NO_DEFAULTS = Defaults({}, {})
+#: What each container must declare where a quota counts it; the API asks it of no other resource.
+MUST_BE_DECLARED = {f"{part}.{name}": (part, name) for part in ("requests", "limits") for name in ("cpu", "memory")}
+MUST_BE_DECLARED |= {"cpu": ("requests", "cpu"), "memory": ("requests", "memory")}
+
+
 def examine(cluster: Cluster, found: Selection) -> Findings:
     """All reasons there are, each a sentence that begins with the workload's name. Reads quotas and budgets."""
     rolling = [one for one in found.changes if one.workload.kind.name in ROLLING]
     namespaces = sorted({one.workload.namespace for one in rolling})
     quotas = _all(cluster, "v1", "resourcequotas", namespaces)
+    ranges = _all(cluster, "v1", "limitranges", [where for where in namespaces if quotas.get(where)])
     policy = cluster.first_offered("policy", ("v1", "v1beta1"), "poddisruptionbudgets")
     budgets = _all(cluster, policy, "poddisruptionbudgets", namespaces) if policy else {}
     refusals, notes = [], []
@@ -35,7 +49,10 @@ def examine(cluster: Cluster, found: Selection) -> Findings:
     refusals += shared_selectors([one.workload for one in rolling], beside)
     for namespace in namespaces:
         here = [one for one in rolling if one.workload.namespace == namespace]
-        room = quota([one.workload for one in here if one.needed], quotas.get(namespace, []))
+        defaults = defaults_of(ranges.get(namespace, []))
+        needed = [one.workload for one in here if one.needed]
+        refusals += undeclared(needed, quotas.get(namespace, []), defaults)
+        room = quota(needed, quotas.get(namespace, []), defaults)
         refusals += room.refusals
         notes += room.notes
         for one in here:
@@ -157,19 +174,73 @@ def _selects(selector: Json, labels: Mapping[str, str]) -> bool:
     )
 
 
-def quota(workloads: Sequence[Workload], quotas: Sequence[Json]) -> Findings:
+def defaults_of(ranges: Sequence[Json]) -> Defaults:
+    """What a namespace's LimitRanges give to containers that do not say it themselves."""
+    given = Defaults({}, {})
+    for one in ranges:
+        for item in one["spec"]["limits"]:
+            if item["type"] == "Container":
+                given.requests.update(item.get("defaultRequest") or {})
+                given.limits.update(item.get("default") or {})
+    return given
+
+
+def undeclared(workloads: Sequence[Workload], quotas: Sequence[Json], defaults: Defaults = NO_DEFAULTS) -> list[str]:
+    """Workloads whose containers do not say what a quota of their namespace counts: the API refuses their new pods."""
+    refusals = []
+    for one in quotas:
+        if _of_some_pods(one):
+            continue
+        quoted = f"ResourceQuota {one['metadata']['namespace']}/{one['metadata']['name']}"
+        hard = (one.get("status") or {}).get("hard") or one["spec"].get("hard") or {}
+        for workload in workloads:
+            of_pod = _declared(workload.pod_spec, NO_DEFAULTS)
+            containers = [(each["name"], _declared(each, defaults)) for each in _all_containers(workload)]
+            lacking = {
+                resource: names
+                for resource, (part, unit) in MUST_BE_DECLARED.items()
+                if resource in hard and unit not in of_pod[part]
+                if (names := [name for name, declared in containers if unit not in declared[part]])
+            }
+            if lacking and (workload.replicas or workload.kind.name == "DaemonSet"):
+                said = "; ".join(f"{resource} for {', '.join(names)}" for resource, names in lacking.items())
+                refusals.append(
+                    f"{workload.key} does not say what {quoted} counts, so that the API would refuse its new pods: "
+                    f"{said}. Give the containers resources, or the namespace a LimitRange with defaults"
+                )
+    return refusals
+
+
+def _of_some_pods(quota: Json) -> bool:
+    """Which pods count cannot be told from a template alone."""
+    return bool(quota["spec"].get("scopes") or quota["spec"].get("scopeSelector"))
+
+
+def _all_containers(workload: Workload) -> list[Json]:
+    return [*workload.pod_spec["containers"], *workload.pod_spec["initContainers"]]
+
+
+def _declared(container: Json, defaults: Defaults) -> dict[str, dict[str, Any]]:
+    """A container's requests and limits as the API counts them: a limit stands for the request where none is given."""
+    resources = container.get("resources") or {}
+    limits = resources.get("limits") or {}
+    requests = {**limits, **(resources.get("requests") or {})}
+    return {"requests": {**defaults.requests, **requests}, "limits": {**defaults.limits, **limits}}
+
+
+def quota(workloads: Sequence[Workload], quotas: Sequence[Json], defaults: Defaults = NO_DEFAULTS) -> Findings:
     """Whether the pods that a rollout starts before it stops old ones fit into the namespace's quotas."""
     refusals, notes = [], []
     for one in quotas:
         spec, status = one["spec"], one.get("status") or {}
-        if spec.get("scopes") or spec.get("scopeSelector"):
-            continue  # only some pods count, and which cannot be told from a template alone
+        if _of_some_pods(one):
+            continue
         name = f"ResourceQuota {one['metadata']['namespace']}/{one['metadata']['name']}"
         hard, used = status.get("hard") or spec.get("hard") or {}, status.get("used") or {}
         together: dict[str, Fraction] = {}
         for workload in workloads:
             surge, spare = surge_of(workload)
-            needs = needs_of(workload)
+            needs = needs_of(workload, defaults)
             for resource in hard:
                 need = needs.get(resource)
                 if not surge or not need:
@@ -211,20 +282,16 @@ def _share(value: Any, of: int, rounded: Any) -> int:
     return int(value)
 
 
-def needs_of(workload: Workload) -> dict[str, Fraction]:
+def needs_of(workload: Workload, defaults: Defaults = NO_DEFAULTS) -> dict[str, Fraction]:
     """What one pod takes, by a quota's names: ``pods``, ``requests.cpu``, ``limits.memory``, …"""
     needs: dict[str, Fraction] = {"pods": Fraction(1), "count/pods": Fraction(1)}
     for part in ("requests", "limits"):
         running: dict[str, Fraction] = {}
         for one in workload.pod_spec["containers"]:
-            resources = one.get("resources") or {}
-            # A limit stands for the request where none is given.
-            for name, value in {**(resources.get("limits") or {}), **(resources.get(part) or {})}.items():
-                if part == "limits" and name not in (resources.get("limits") or {}):
-                    continue
+            for name, value in _declared(one, defaults)[part].items():
                 running[name] = running.get(name, Fraction(0)) + amount(value)
         for one in workload.pod_spec["initContainers"]:
-            for name, value in ((one.get("resources") or {}).get(part) or {}).items():
+            for name, value in _declared(one, defaults)[part].items():
                 running[name] = max(running.get(name, Fraction(0)), amount(value))
         for name, value in running.items():
             needs[f"{part}.{name}"] = value

@@ -322,6 +322,38 @@ def test_a_quota_that_cannot_take_one_more_pod() -> None:
     assert not findings.refusals and "more slowly" in findings.notes[0]
 
 
+def test_a_quota_that_counts_what_the_containers_do_not_say() -> None:
+    one = workload(replicas=1)
+    app, migrate = one.pod_spec["containers"][0], one.pod_spec["initContainers"][0]
+    app["resources"] = {"requests": {"memory": "1Gi"}, "limits": {"cpu": "1"}}
+    counts = [quota({"pods": "9", "requests.cpu": "9", "limits.cpu": "9", "limits.memory": "9Gi", "memory": "9Gi"}, {})]
+    (said,) = guards.undeclared([one], counts)
+    assert "Deployment shop/web does not say what ResourceQuota shop/q counts" in said
+    assert (
+        "requests.cpu for migrate; limits.cpu for migrate; limits.memory for app, migrate; memory for migrate." in said
+    )
+    migrate["resources"] = {"limits": {"cpu": "1", "memory": "1Gi"}}
+    assert (
+        "counts, so that the API would refuse its new pods: limits.memory for app."
+        in (guards.undeclared([one], counts)[0])
+    )
+    ranges = [{"spec": {"limits": [{"type": "Pod"}, {"type": "Container", "default": {"memory": "1Gi"}}]}}]
+    assert guards.undeclared([one], counts, guards.defaults_of(ranges)) == []
+    # Where no pod is made, or it is not known which ones count, nothing is refused.
+    assert guards.undeclared([workload(replicas=0)], counts) == []
+    assert guards.undeclared([workload()], [quota({"cpu": "1"}, {}, scopes=["Terminating"])]) == []
+    assert guards.undeclared([workload()], [quota({"pods": "9", "requests.storage": "9Gi"}, {})]) == []
+    assert len(guards.undeclared([workload("DaemonSet")], counts)) == 1
+
+
+def test_a_limit_range_s_defaults_count_in_a_quota() -> None:
+    one = workload(status={"replicas": 1, "updatedReplicas": 1, "availableReplicas": 1}, replicas=1)
+    ranges = [{"spec": {"limits": [{"type": "Container", "defaultRequest": {"cpu": "600m"}}]}}]
+    full = [quota({"requests.cpu": "1"}, {"requests.cpu": "600m"})]
+    (said,) = guards.quota([one], full, guards.defaults_of(ranges)).refusals
+    assert "requests.cpu 400m left of 1 where a pod takes 600m" in said
+
+
 @pytest.mark.parametrize(
     ("strategy", "expected"),
     [
