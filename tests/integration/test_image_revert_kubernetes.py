@@ -242,8 +242,17 @@ def test_a_workload_of_another_kind_that_selects_the_same_pods_is_named(shop: Sh
         shop.run(kind=kind, wait=False)
     says = refused(lambda: shop.step("check", "web"))
     assert (
-        f"Deployment {shop.name}/web selects pods by app=web, which those of StatefulSet {shop.name}/web carry" in says
+        f"Deployment {shop.name}/web selects pods by app=web, which those of StatefulSet {shop.name}/web match" in says
     )
+
+
+def test_workloads_that_select_the_same_pods_by_expressions_are_named(shop: Shop) -> None:
+    wide = {"matchExpressions": [{"key": "app", "operator": "In", "values": ["wide", "narrow"]}]}
+    for name, selector in (("wide", wide), ("narrow", {"matchLabels": {"app": "narrow"}})):
+        shop.run(name, selector=selector, wait=False)
+    says = refused(lambda: shop.step("check", "wide", "narrow"))
+    assert f"Deployment {shop.name}/wide selects pods by app in (wide, narrow), which those of Deployment" in says
+    assert f"Deployment {shop.name}/narrow selects" not in says
 
 
 def test_by_label_one_without_the_label_that_selects_the_same_pods_is_named(shop: Shop) -> None:
@@ -398,7 +407,7 @@ def test_what_the_workloads_themselves_forbid_is_named_all_at_once(shop: Shop) -
     shop.cluster.eventually(full, says="a full quota")
     says = refused(lambda: shop.step("check", *names))
     assert "paused is paused" in says and "OnDelete" in says and "partition 1" in says
-    assert f"one selects pods by app=twice, which those of Deployment {shop.name}/other carry too" in says
+    assert f"one selects pods by app=twice, which those of Deployment {shop.name}/other match too" in says
     assert "fine must start a pod before it may stop one" in says and "tight has pods 0 left of 7" in says
     assert "No workload was touched" in says and shop.image("one") == BAD
     shop.cluster.delete(

@@ -113,27 +113,50 @@ def held(workload: Workload) -> Iterator[str]:
 
 def shared_selectors(workloads: Sequence[Workload], seen: Sequence[Workload]) -> list[str]:
     """Workloads whose selector takes the pods of another one: nobody can tell whose a pod is."""
-    others: dict[tuple[str, str, str], set[str]] = {}
+    # By label first (None: with any value), and by namespace where none is asked for: quick for many workloads.
+    with_label: dict[tuple[str, str, str | None], dict[str, Workload]] = {}
+    of_namespace: dict[str, dict[str, Workload]] = {}
     for one in (*seen, *workloads):
         if one.kind.name in ROLLING:
+            of_namespace.setdefault(one.namespace, {})[one.key] = one
             for label, value in _template_labels(one).items():
-                others.setdefault((one.namespace, label, value), set()).add(one.key)
+                for either in (value, None):
+                    with_label.setdefault((one.namespace, label, either), {})[one.key] = one
     found = []
     for one in workloads:
         selector = one.spec.get("selector") or {}
-        labels = selector.get("matchLabels") or {}
-        if not labels or selector.get("matchExpressions"):
-            continue
-        # The rarest label first keeps this quick for many workloads.
-        sets = sorted((others.get((one.namespace, *item), set()) for item in labels.items()), key=len)
-        claimed = set.intersection(*sets) - {one.key} if sets else set()
+        asked = [(label, [value]) for label, value in (selector.get("matchLabels") or {}).items()]
+        asked += [
+            (each["key"], each.get("values") or [None])
+            for each in selector.get("matchExpressions") or []
+            if each["operator"] in ("In", "Exists")
+        ]
+        near = [[with_label.get((one.namespace, label, value), {}) for value in values] for label, values in asked]
+        rarest = min(near or [[of_namespace.get(one.namespace, {})]], key=lambda sets: sum(map(len, sets)))
+        claimed = {
+            key
+            for workloads_with in rarest
+            for key, each in workloads_with.items()
+            if key != one.key and _selects(selector, _template_labels(each))
+        }
         if claimed:
-            chosen = ", ".join(f"{label}={value}" for label, value in labels.items())
             found.append(
-                f"{one.key} selects pods by {chosen}, which those of {', '.join(sorted(claimed))} carry too: "
+                f"{one.key} selects pods by {_said_of(selector)}, which those of {', '.join(sorted(claimed))} match too: "
                 "two workloads claim the same pods. Give each a label of its own, or remove the one too many"
             )
     return found
+
+
+def _said_of(selector: Json) -> str:
+    """A label selector as ``kubectl -l`` takes it."""
+    said = {"In": "{key} in ({values})", "NotIn": "{key} notin ({values})", "Exists": "{key}", "DoesNotExist": "!{key}"}
+    return ", ".join(
+        [f"{label}={value}" for label, value in (selector.get("matchLabels") or {}).items()]
+        + [
+            said[one["operator"]].format(key=one["key"], values=", ".join(one.get("values") or []))
+            for one in selector.get("matchExpressions") or []
+        ]
+    )
 
 
 def _template_labels(workload: Workload) -> Mapping[str, str]:

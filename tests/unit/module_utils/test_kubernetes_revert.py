@@ -293,12 +293,50 @@ def test_selectors_that_take_each_others_pods() -> None:
     other.name, other.key = "other", "Deployment shop/other"
     assert guards.shared_selectors([one], [one]) == []
     (said,) = guards.shared_selectors([one], [one, other])
-    assert "Deployment shop/web selects pods by app=web, which those of Deployment shop/other carry too" in said
+    assert "Deployment shop/web selects pods by app=web, which those of Deployment shop/other match too" in said
     elsewhere = copy.deepcopy(other)
     elsewhere.namespace = "prod"
     canary = copy.deepcopy(other)
     canary.template["metadata"]["labels"] = {"app": "canary"}
     assert guards.shared_selectors([one], [one, elsewhere, canary]) == []
+
+
+@pytest.mark.parametrize(
+    ("selector", "said"),
+    [
+        ([{"key": "app", "operator": "In", "values": ["web", "api"]}], "app in (web, api)"),
+        ([{"key": "app", "operator": "In", "values": ["api"]}], ""),
+        ([{"key": "app", "operator": "NotIn", "values": ["api"]}], "app notin (api)"),
+        ([{"key": "app", "operator": "NotIn", "values": ["web"]}], ""),
+        ([{"key": "tier", "operator": "NotIn", "values": ["front"]}], "tier notin (front)"),  # also without the label
+        ([{"key": "app", "operator": "Exists"}], "app"),
+        ([{"key": "tier", "operator": "Exists"}], ""),
+        ([{"key": "tier", "operator": "DoesNotExist"}], "!tier"),
+        ([{"key": "app", "operator": "DoesNotExist"}], ""),
+        ([{"key": "app", "operator": "Exists"}, {"key": "tier", "operator": "Exists"}], ""),
+    ],
+)
+@pytest.mark.parametrize("labels", [{}, {"app": "web"}, {"app": "api"}])
+def test_selectors_with_expressions_that_take_each_others_pods(labels: Json, selector: list[Json], said: str) -> None:
+    other = workload()
+    other.name, other.key = "other", "Deployment shop/other"
+    one = workload(selector={**({"matchLabels": labels} if labels else {}), "matchExpressions": selector})
+    found = guards.shared_selectors([one], [one, other])
+    if not said or labels.get("app") == "api":
+        assert found == []
+    else:
+        chosen = ", ".join([*(f"{label}={value}" for label, value in labels.items()), said])
+        assert found[0].startswith(
+            f"Deployment shop/web selects pods by {chosen}, which those of Deployment shop/other match too"
+        )
+
+
+def test_what_is_in_neither_kind_of_pods_is_not_shared() -> None:
+    """Kinds that have no pods of their own all the time do not claim those of others."""
+    one = workload(selector={"matchExpressions": [{"key": "app", "operator": "Exists"}]})
+    job = workload("CronJob")
+    job.key = "CronJob shop/nightly"
+    assert guards.shared_selectors([one], [one, job]) == []
 
 
 def quota(hard: Json, used: Json, **spec: Any) -> Json:
