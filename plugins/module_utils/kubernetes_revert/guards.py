@@ -141,8 +141,8 @@ def shared_selectors(workloads: Sequence[Workload], seen: Sequence[Workload]) ->
         }
         if claimed:
             found.append(
-                f"{one.key} selects pods by {_said_of(selector)}, which those of {', '.join(sorted(claimed))} match too: "
-                "two workloads claim the same pods. Give each a label of its own, or remove the one too many"
+                f"{one.key} selects pods by {_said_of(selector)}, which those of {', '.join(sorted(claimed))} match "
+                "too: two workloads claim the same pods. Give each a label of its own, or remove the one too many"
             )
     return found
 
