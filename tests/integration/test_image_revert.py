@@ -20,7 +20,7 @@ from docker import APIClient
 
 from tests.servers.certificates import Authority
 from tests.servers.docker_engine import Lab, docker, docker_lab, eventually, image_id, inspect, version_of
-from tests.servers.upstream import free_port, wait_for_port
+from tests.servers.loopback import free_port, wait_for_port
 
 pytestmark = pytest.mark.docker
 Json = dict[str, Any]

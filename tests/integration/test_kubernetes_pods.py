@@ -18,7 +18,7 @@ from tests.servers.docker_engine import Lab, docker, docker_lab
 from tests.servers.kubernetes import Cluster, control_plane
 from tests.servers.kubernetes_network import Entrance, network
 from tests.servers.kubernetes_nodes import nodes
-from tests.servers.upstream import free_port
+from tests.servers.loopback import free_port
 
 pytestmark = pytest.mark.docker
 

@@ -26,7 +26,8 @@ from ansible_collections.balik.rollback.plugins.module_utils.traffic.page import
 from tests.integration.roles_in_a_play import play
 from tests.servers.kubernetes import Cluster, control_plane
 from tests.servers.kubernetes_nodes import Nodes, nodes
-from tests.servers.upstream import free_port, upstream, wait_for_port
+from tests.servers.loopback import free_port, wait_for_port
+from tests.servers.upstream import upstream
 
 ROOT = Path(__file__).parents[2]
 RBAC = ROOT / "roles/maintenance-page/files/rbac-kubernetes.yml"

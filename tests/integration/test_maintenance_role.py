@@ -17,7 +17,8 @@ import pytest
 
 from tests.servers import haproxy as haproxy_server
 from tests.servers import nginx as nginx_server
-from tests.servers.upstream import free_port, upstream, wait_for_port
+from tests.servers.loopback import free_port, wait_for_port
+from tests.servers.upstream import upstream
 
 PROJECT = Path(__file__).parents[2]
 SECRET = "0123456789abcdef-bypass"

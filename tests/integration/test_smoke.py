@@ -26,6 +26,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.smoke import (
 from tests.servers import http_app as web
 from tests.servers import postgresql as database
 from tests.servers import redis as cache
+from tests.servers.loopback import free_port
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "hunter2-s3cret"
@@ -55,12 +56,6 @@ def silent() -> Iterator[int]:
     """A port that takes connections and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def one(check: dict, limit: float = 0.0) -> Outcome:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.servers.upstream import free_port, wait_for_port, wait_for_silence
+from tests.servers.loopback import free_port, wait_for_port, wait_for_silence
 
 _CONFIG = """\
 global

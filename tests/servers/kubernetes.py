@@ -34,7 +34,7 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.servers.certificates import Authority, pem
-from tests.servers.upstream import WITH_PARENT, free_port
+from tests.servers.loopback import WITH_PARENT, free_port
 
 _PROGRAMS = ("kube-apiserver", "kube-controller-manager", "etcd")
 _START_LIMIT = 60.0

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,8 @@ from typing import Any
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, Envelope, Session
+
+from tests.servers.loopback import free_port
 
 
 @dataclass
@@ -45,9 +46,7 @@ def mail_server(password: str = "") -> Iterator[Mail]:
         mail.logins.append((given.login.decode(), given.password.decode()))
         return AuthResult(success=given.password.decode() == password, handled=False)
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     asking: dict[str, Any] = (
         {"authenticator": log_in, "auth_required": True, "auth_require_tls": False} if password else {}
     )

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from tests.servers.upstream import free_port
+from tests.servers.loopback import free_port
 
 _LIMIT = 30.0
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.servers.loopback import free_port, wait_for_port
 from tests.servers.postgresql import Server as Database
 
-_START_LIMIT = 10.0
 _CONFIGURATION = """
 [databases]
 {databases}
@@ -60,9 +58,7 @@ def pgbouncer(
     program = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
     if program is None:
         raise FileNotFoundError("no pgbouncer: apt-get install pgbouncer")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="pgbouncer-") as name:
         folder = Path(name)
         lines = [
@@ -82,20 +78,8 @@ def pgbouncer(
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen([program, *as_user, str(folder / "ini")], stdout=log, stderr=log)
             try:
-                _wait(port, process, folder / "log")
+                wait_for_port(port, process, log=folder / "log")
                 yield Server(port, password, process.pid)
             finally:
                 process.terminate()
-                process.wait(_START_LIMIT)
-
-
-def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + _START_LIMIT
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return
-    raise TimeoutError(f"pgbouncer on port {port}: not up within {_START_LIMIT:g} s\n{log.read_text()[-500:]}")
+                process.wait(10)

@@ -9,13 +9,14 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from tests.servers.loopback import free_port
 
 SUPERUSER = "postgres"
 _ROOM = 2 * 1024**3
@@ -40,12 +41,6 @@ def as_server_user() -> dict[str, object]:
         return {}
     user = pwd.getpwnam("postgres")
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": [], "cwd": user.pw_dir}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Server:
@@ -89,7 +84,7 @@ class Server:
 
         :raises RuntimeError: it ended, or did not answer within half a minute; with the end of its log.
         """
-        self.port = self.port or _free_port()
+        self.port = self.port or free_port()
         settings = {
             **self._settings,
             "port": self.port,

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.servers.upstream import WITH_PARENT, free_port
+from tests.servers.loopback import WITH_PARENT, free_port
 
 _START_LIMIT = 20.0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.servers.docker_engine import docker
+from tests.servers.loopback import free_port
 
 _START_LIMIT = 20.0
 
@@ -68,9 +68,7 @@ def registry() -> Iterator[Registry]:
     program = shutil.which("docker-registry")
     if program is None:
         raise FileNotFoundError("docker-registry is not installed: apt-get install docker-registry")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="balik-registry-") as folder:
         config = {
             "version": 0.1,

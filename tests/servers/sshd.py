@@ -8,17 +8,13 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.servers.upstream import free_port
-
-_LIMIT = 15.0
+from tests.servers.loopback import free_port, wait_for_port
 
 
 @dataclass
@@ -55,22 +51,10 @@ def sshd(folder: Path) -> Iterator[Sshd]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([program, "-D", "-e", "-f", config], stdin=subprocess.DEVNULL, stderr=log)
     try:
-        _wait(process, port, folder / "log")
+        wait_for_port(port, process, log=folder / "log")
         options = ["-F", "none", "-i", str(folder / "user"), "-o", f"UserKnownHostsFile={folder / 'known'}"]
         options += ["-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=yes"]
         yield Sshd(port, f"{getpass.getuser()}@127.0.0.1", options, process.pid)
     finally:
         process.terminate()
         process.wait(10)
-
-
-def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    end = time.monotonic() + _LIMIT
-    while process.poll() is None and time.monotonic() < end:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            time.sleep(0.05)
-    process.kill()
-    raise RuntimeError(f"sshd did not start:\n{log.read_text(errors='replace')[-2000:]}")

@@ -7,45 +7,16 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-_START_LIMIT = 10.0
-#: Before a server's command: it ends with whoever started it, even where that was killed.
-WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
+from tests.servers.loopback import free_port, wait_for_port
 
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for_port(port: int, process: subprocess.Popen[bytes], limit: float = _START_LIMIT) -> None:
-    """:raises RuntimeError: the process ended, or does not listen within the limit."""
-    end = time.monotonic() + limit
-    while time.monotonic() < end and process.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.01)
-    raise RuntimeError(f"{process.args!r} does not listen on port {port} (ended with {process.poll()})")
-
-
-def wait_for_silence(port: int, limit: float = _START_LIMIT) -> None:
-    """:raises RuntimeError: somebody still listens on the port after the limit."""
-    end = time.monotonic() + limit
-    while time.monotonic() < end:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return
-        time.sleep(0.01)
-    raise RuntimeError(f"port {port} is still listened on")
+PROJECT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -62,7 +33,7 @@ class Upstream:
 def upstream() -> Iterator[Upstream]:
     """A running application; ended afterwards."""
     port = free_port()
-    process = subprocess.Popen([sys.executable, __file__, str(port)], stdin=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", __name__, str(port)], stdin=subprocess.DEVNULL, cwd=PROJECT)
     try:
         wait_for_port(port, process)
         yield Upstream(port, process)

@@ -10,7 +10,7 @@ import yaml
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError, Unreachable
 from ansible_collections.balik.rollback.plugins.module_utils.kubernetes.client import Cluster
 
-from tests.servers.upstream import free_port
+from tests.servers.loopback import free_port
 
 
 def kubeconfig(tmp_path: Path, user: dict[str, Any]) -> str:

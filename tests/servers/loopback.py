@@ -1,0 +1,43 @@
+"""What the servers on loopback share: a port for one, and the wait for it."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+_START_LIMIT = 10.0
+#: Before a server's command: it ends with whoever started it, even where that was killed.
+WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for_port(
+    port: int, process: subprocess.Popen[bytes], limit: float = _START_LIMIT, log: Path | None = None
+) -> None:
+    """:raises RuntimeError: the process ended, or does not listen within the limit; with the end of its log."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.01)
+    said = "\n" + log.read_text(errors="replace")[-2000:] if log else ""
+    raise RuntimeError(f"{process.args!r} does not listen on port {port} (ended with {process.poll()}){said}")
+
+
+def wait_for_silence(port: int, limit: float = _START_LIMIT) -> None:
+    """:raises RuntimeError: somebody still listens on the port after the limit."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return
+        time.sleep(0.01)
+    raise RuntimeError(f"port {port} is still listened on")
