@@ -29,3 +29,7 @@ class BalikError(Exception):
 
 class Unreachable(BalikError):
     """A system that did not answer; ``found`` says how it was tried."""
+
+
+class NotAdmitted(Unreachable):
+    """A system that answered and let nobody in: a wrong password, role, database or address. Waiting mends nothing."""

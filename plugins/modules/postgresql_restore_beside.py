@@ -157,6 +157,10 @@ options:
     description: Whether the copy stays for a look at it when the restore failed. The next start of the run drops it.
     type: bool
     default: false
+  fetched:
+    description: For V(ready), whether the backup is on this host. Where it is not yet, only the server is looked at.
+    type: bool
+    default: true
   early:
     description:
       - For V(ready), whether it comes before the decision. The steps before this one may change that the server does
@@ -216,7 +220,11 @@ from ansible_collections.balik.rollback.plugins.module_utils.database.arguments 
     access_of,
 )
 from ansible_collections.balik.rollback.plugins.module_utils.database.task import Task  # noqa: E402
-from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError, Unreachable  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.errors import (  # noqa: E402
+    BalikError,
+    NotAdmitted,
+    Unreachable,
+)
 from ansible_collections.balik.rollback.plugins.module_utils.units import parse_duration  # noqa: E402
 
 OPTIONS: dict[str, Any] = {
@@ -253,6 +261,7 @@ OPTIONS: dict[str, Any] = {
     "pgbouncer_limit": {"type": "str", "default": "10s"},
     "ignore_space": {"type": "bool", "default": False},
     "keep_failed": {"type": "bool", "default": False},
+    "fetched": {"type": "bool", "default": True},
     "early": {"type": "bool", "default": False},
     "saved": {"type": "dict", "default": {}},
     **CONNECTION,
@@ -286,6 +295,7 @@ def task(options: dict[str, Any]) -> Task:
         pgbouncer_limit=parse_duration(options["pgbouncer_limit"], "db_restore_pgbouncer_limit"),
         ignore_space=options["ignore_space"],
         keep_failed=options["keep_failed"],
+        fetched=options["fetched"],
         saved=options["saved"],
     )
 
@@ -303,8 +313,9 @@ def main() -> None:
         else:
             result = {"restored": scope.restore, "undone": scope.undo}[state](wanted, module.check_mode)
     except BalikError as error:
-        if not (module.params["early"] and isinstance(error, Unreachable)):
+        if not module.params["early"] or not isinstance(error, Unreachable) or isinstance(error, NotAdmitted):
             module.fail_json(msg=str(error))
+        module.warn(f"{error} So it would be refused now. It is looked at again when its turn comes.")
         result = {"says": f"{error}: so it would be refused now", "before": {}}
     module.exit_json(**{"changed": False, **result})
 

@@ -154,7 +154,11 @@ evidence:
 from typing import Any  # noqa: E402 - documentation comes first in a module
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError, Unreachable  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.errors import (  # noqa: E402
+    BalikError,
+    NotAdmitted,
+    Unreachable,
+)
 from ansible_collections.balik.rollback.plugins.module_utils.prisma import address, down  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.prisma.workload import Places  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.units import parse_duration  # noqa: E402
@@ -228,8 +232,9 @@ def main() -> None:
         else:
             result = {"main": down.main, "undo": down.undo}[entry](wanted, module.check_mode)
     except BalikError as error:
-        if not (module.params["early"] and isinstance(error, Unreachable)):
+        if not module.params["early"] or not isinstance(error, Unreachable) or isinstance(error, NotAdmitted):
             module.fail_json(msg=str(error))
+        module.warn(f"{error} So it would be refused now. It is looked at again when its turn comes.")
         result = {"says": f"{error}: so it would be refused now", "before": {}}
     module.exit_json(**result)
 

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -86,6 +87,37 @@ def test_whoever_decides_reads_what_would_be_lost_and_it_is_kept(
         place = f"ssh://{remote.target}:{remote.port}{tmp_path}/backups/pre-golive-snapshot-YYYYMMDD.sql"
         product.write(db_restore_backup=place, db_restore_ssh_options=remote.options)
         decided_and_kept(product, server, hook)
+
+
+def test_a_database_that_lets_nobody_in_is_known_before_anybody_is_asked(
+    product: Product, server: Server, hook: Hook, tmp_path: Path
+) -> None:
+    """The backup is not here yet, and so is not read."""
+    server.psql("DROP ROLE IF EXISTS restorer")
+    server.psql("CREATE ROLE restorer SUPERUSER LOGIN PASSWORD 'right'")
+    rules = server.data / "pg_hba.conf"
+    rules.write_text("host all restorer 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
+    server.psql("SELECT pg_reload_conf()")
+    (tmp_path / "sshd").mkdir()
+    with sshd(tmp_path / "sshd") as remote:
+        place = f"ssh://{remote.target}:{remote.port}{tmp_path}/backups/pre-golive-snapshot-YYYYMMDD.sql"
+        product.write(db_restore_backup=place, db_restore_ssh_options=remote.options, db_restore_login_user="restorer")
+        refused = product.play("-e", "rollback_reason='data korup'")
+        assert refused.returncode != 0
+        told = "no connection to database 'postgres' as restorer: .*password authentication failed for user"
+        assert re.search(told, refused.stdout), refused.stdout
+        assert "Nothing was touched, and nobody was asked." in refused.stdout
+        assert (hook.bodies, product.line("hold-it"), SECRET in refused.stdout) == ([], "off", False)
+
+        product.write(db_restore_login_password="right")
+        looked = product.play("-e", "rollback_reason='data korup'", "--check")
+        assert looked.returncode == 0, looked.stdout
+
+        product.write(db_restore_login_port=1)  # the new release may keep it busy
+        with product.started("-e", "rollback_reason='data korup'") as rollback:
+            rollback.until(lambda: hook.bodies)
+            assert "no connection to database 'postgres' as restorer" in rollback.stdout()
+    assert [name for name, text in product.everything_written().items() if SECRET in text] == []
 
 
 def decided_and_kept(product: Product, server: Server, hook: Hook) -> None:

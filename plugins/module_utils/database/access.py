@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import BalikError, Unreachable
+from ..errors import BalikError, NotAdmitted, Unreachable
 from ..units import format_duration
 
 try:
@@ -36,6 +36,11 @@ _VARIABLES = {
 }
 # What a role or the server sets for everybody must not end, or forbid, hours of work.
 _OURS = {"statement_timeout": "0", "lock_timeout": "0", "default_transaction_read_only": "off"}
+# A server that is busy, starting or down says other things; in other languages each is taken for that.
+_NOT_ADMITTED = re.compile(
+    r"authentication failed|no password supplied|(role|database) .*does not exist|no pg_hba\.conf entry"
+    r"|permission denied for database"
+)
 _PROGRAMS = ("psql", "pg_dump", "pg_restore", "vacuumdb")
 _HOMES = ("/usr/lib/postgresql/{}/bin", "/usr/pgsql-{}/bin")
 
@@ -95,7 +100,7 @@ class Access:
     def connect(self, database: str) -> psycopg.Connection[Any]:
         """A connection in autocommit mode.
 
-        :raises Unreachable: the server refused or did not answer; how it was tried.
+        :raises Unreachable: the server did not answer, or, as :class:`NotAdmitted`, refused; how it was tried.
         """
         if psycopg is None:
             raise BalikError(
@@ -104,7 +109,7 @@ class Access:
         try:
             return psycopg.connect(dbname=database, autocommit=True, options=_options(_OURS), **self._keywords())
         except psycopg.OperationalError as error:
-            raise Unreachable(
+            raise not_admitted(error)(
                 self.where,
                 f"no connection to database {database!r} as {self.user or 'the current user'}: {first_line(error)}",
                 do="Check that the server runs, and db_restore_login_*.",
@@ -121,6 +126,11 @@ class Access:
 def _options(settings: Mapping[str, str]) -> str:
     escaped = {name: re.sub(r"([\\\s])", r"\\\1", str(value)) for name, value in settings.items()}
     return " ".join(f"-c {name}={value}" for name, value in escaped.items())
+
+
+def not_admitted(error: object) -> type[Unreachable]:
+    """The class of our error for one of ``psycopg.connect``."""
+    return NotAdmitted if _NOT_ADMITTED.search(str(error)) else Unreachable
 
 
 def first_line(error: object) -> str:

@@ -49,6 +49,13 @@ def check(task: Task) -> Result:
         same_as_before(live, task)
         major = server_fits(admin, live, task)
         programs = find_programs(major, task.programs)
+        if not task.fetched:
+            pooler = pgbouncer.ready(task.pgbouncer, live.name, programs)
+            around = topology.look(admin, task)
+            said = [f"{what}: {', '.join(lines)}" for what, lines in around.items()]
+            said += [each for each in [pooler, *unasked(task)] if each]
+            says = "; ".join([f"{live.name} on {task.access.where} can be swapped", *said])
+            return {"says": says, "before": {}, "evidence": {"around": around}}
         path, kind = chosen(task)
         checksum = backup.verify_checksum(path, task.checksum)
         look = backup.inspect if task.inspect else backup.glance
@@ -104,7 +111,10 @@ def restore(task: Task, check_mode: bool = False) -> Result:
             says = f"{live.name} is the restored one already; what was live is kept as {kept.name}"
             return {"changed": False, "says": says, "evidence": {"oid": live.oid, "kept": kept.name}}
         same_as_before(live, task)
-        path, kind = chosen(task)
+        if task.fetched:
+            path, kind = chosen(task)
+        else:  # which only happens in check mode
+            path, kind = Path(task.source), ""
         diff = {
             "before": f"{live.name}: oid {live.oid}\n",
             "after": f"{live.name}: restored from {path}\n{known.kept}: oid {live.oid}\n",

@@ -157,7 +157,9 @@ def check(task: Task) -> Result:
             there = _fits(connection, task, wanted, dropped)
             if dropped:
                 parts.append(f"would drop {_said([each for each in dropped if each in there]) or 'nothing more'}")
-            if wanted:
+            if wanted and not task.fetched:
+                parts += [f"would put {_said(wanted)} back", *_stale(connection, wanted, dropped)]
+            elif wanted:
                 path, kind = chosen(task)
                 checksum = backup.verify_checksum(path, task.checksum)
                 contents, rows, keys = _looked(connection, task, wanted, path, kind, programs, deadline)

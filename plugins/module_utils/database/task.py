@@ -50,6 +50,7 @@ class Task:
     :param definitions: what is done where a table is defined otherwise than in the backup: ``refuse``, ``keep``
         (the rows come back, new columns get their defaults) or ``restore``.
     :param lock_limit: seconds to wait for the locks on the tables.
+    :param fetched: the backup is here; :func:`check` looks at the server only where it is not yet.
     :param saved: what :func:`check` returned as ``before`` at the start of this run; may be empty.
     """
 
@@ -78,6 +79,7 @@ class Task:
     pgbouncer_limit: float = 10
     ignore_space: bool = False
     keep_failed: bool = False
+    fetched: bool = True
     saved: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..database.access import Deadline, first_line
-from ..errors import BalikError, Unreachable
+from ..database.access import Deadline, first_line, not_admitted
+from ..errors import BalikError
 from ..units import format_duration
 from .address import Address
 from .history import Row
@@ -63,7 +63,7 @@ def connect(address: Address, run: str, setting: str = "prisma_down_url") -> Con
     except psycopg.Error as error:
         words = first_line(error)
         pooled = "unsupported startup parameter" in words
-        raise Unreachable(
+        raise not_admitted(error)(
             f"database {address.where}",
             "a pooler stands before it" if pooled else f"no connection: {words}",
             do=f"Name the server itself in {setting}, as in Prisma's directUrl."
