@@ -11,6 +11,7 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.common.parameters import DEFAULT_TYPE_VALIDATORS
 
 from ..module_utils.errors import BalikError
 from ..module_utils.units import parse_duration
@@ -29,6 +30,16 @@ SELECTIONS = {
     "kubernetes": ("workloads", "labels"),
 }
 
+#: The types of a spec, as people call them.
+TYPES = {
+    "str": "a text",
+    "path": "a path",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "dict": "a dictionary",
+    "list": "a list",
+}
 #: The place in a list, of a key path.
 _INDEX = re.compile(r"\[\d+\]")
 
@@ -57,6 +68,7 @@ class StepSettings:
         }
         limit = self.prefix + "limit"
         self.options.setdefault(limit, {"type": "raw"})
+        self.options[self.prefix + "hosts"] = {"type": "raw"}  # a pattern, or several
         self.defaults = read_defaults(role)
         self._durations = {limit, *(name for name, value in self.defaults.items() if _is_duration(value))}
         self._above_zero = read_above_zero(role)
@@ -92,12 +104,15 @@ class StepSettings:
         if option.get("required") and value in ("", [], {}) and not (optional and value == ""):
             yield name, f"found {value!r}; expected a value"
             return
-        messages = ArgumentSpecValidator({name: option}).validate({name: value}).error_messages
-        for message in messages:
-            yield name, message
-        if value is None or messages:
+        parts = [] if value is None else list(_parts(name, option, value))
+        refused = [problem for part in parts for problem in _wrong_type(*part)]
+        if not refused:
+            messages = ArgumentSpecValidator({name: option}).validate({name: value}).error_messages
+            refused = [(name, message) for message in messages]
+        if refused:
+            yield from refused
             return
-        for where, known, part in _parts(name, option, value):
+        for where, known, part in parts:
             above_zero = _INDEX.sub("", where) in self._above_zero
             if where in self._durations or (above_zero and known.get("type") != "int"):
                 yield from _no_duration(where, part, above_zero)
@@ -136,13 +151,29 @@ def _parts(where: str, option: Option, value: Any) -> Iterator[tuple[str, Option
     """A value and all within it that the spec knows: each with its key path and its own spec."""
     yield where, option, value
     if isinstance(value, list) and option.get("elements"):
-        of_each = {"type": option["elements"], "options": option.get("options")}
+        of_each = {**option, "type": option["elements"], "elements": None}
         for number, item in enumerate(value):
             yield from _parts(f"{where}[{number}]", of_each, item)
     elif isinstance(value, dict):
         for name, sub in (option.get("options") or {}).items():
             if value.get(name) not in (None, ""):
                 yield from _parts(f"{where}.{name}", sub, value[name])
+
+
+def _wrong_type(where: str, option: Option, value: Any) -> Iterator[Problem]:
+    """What Ansible says of it names Python's types, and an item by its list only."""
+    wanted = option.get("type", "str")
+    of_dicts = wanted == "list" and option.get("elements") == "dict"
+    try:
+        DEFAULT_TYPE_VALIDATORS[wanted](value)
+        # Ansible takes the first for its own text, and the second for texts between commas.
+        right = not (wanted == "str" and isinstance(value, (dict, list))) and (not of_dicts or isinstance(value, list))
+    except (TypeError, ValueError):
+        right = False
+    if not right:
+        hidden = "what is not shown: it may be a secret" if option.get("no_log") else repr(value)
+        found = next((TYPES[kind.__name__] for kind in (dict, list) if isinstance(value, kind)), hidden)
+        yield where, f"found {found}; expected {'a list of dictionaries' if of_dicts else TYPES.get(wanted, wanted)}"
 
 
 def _no_duration(name: str, value: Any, above_zero: bool = False) -> Iterator[Problem]:

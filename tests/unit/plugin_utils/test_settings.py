@@ -71,3 +71,47 @@ def test_a_limit_within_a_list_is_named_by_its_key_path() -> None:
         "image_revert_workloads[2].limit": "found 0; expected a duration above zero",
         "image_revert_workloads[3].limit": "found 'soon'; expected a duration such as 30s, 15m, 1h30m or 7d",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "where", "what"),
+    [
+        ("labels", "app", "", "found 'app'; expected a dictionary"),
+        ("labels", 5, "", "found 5; expected a dictionary"),
+        ("labels", ["app"], "", "found a list; expected a dictionary"),
+        ("workloads", "web", "", "found 'web'; expected a list of dictionaries"),
+        ("workloads", {"name": "web"}, "", "found a dictionary; expected a list of dictionaries"),
+        ("workloads", [{}, "web"], "[1]", "found 'web'; expected a dictionary"),
+        ("workloads", [{"containers": 5}], "[0].containers", "found 5; expected a dictionary"),
+        ("workloads", [{"image": ["hub:1"]}], "[0].image", "found a list; expected a text"),
+        ("image", {"app": "hub:1"}, "", "found a dictionary; expected a text"),
+        ("images", [{"app": "hub:1"}], "[0]", "found a dictionary; expected a text"),
+        ("parallel", "many", "", "found 'many'; expected a whole number"),
+        ("limit", ["1m"], "", "found a list; expected a text"),
+    ],
+)
+def test_a_value_of_another_type_is_one_message(name: str, value: object, where: str, what: str) -> None:
+    name = f"image_revert_{name}"
+    settings = {"image_revert_backend": "kubernetes", name: value}
+    roles = StepSettings(ROLES / "image-revert", {"image-revert"})
+    found = [each for each in roles.problems(settings, settings) if each[0].startswith(name)]  # type: ignore[arg-type]
+    assert [each for each in found if "found no image" not in each[1]] == [(name + where, what)]
+
+
+def test_what_ansible_itself_takes_is_taken() -> None:
+    settings = {
+        "image_revert_backend": "kubernetes",
+        "image_revert_hosts": ["one", "two"],
+        "image_revert_labels": "app=web",
+        "image_revert_namespaces": "shop,jobs",
+        "image_revert_image": "hub:1",
+        "image_revert_parallel": "5",
+        "image_revert_context": None,
+    }
+    assert problems("image-revert", settings) == {}
+
+
+def test_a_secret_of_another_type_is_not_shown() -> None:
+    found = problems("db-restore", {"db_restore_s3": "kunci-rahasia", "db_restore_login_password": ["kunci"]})
+    assert found["db_restore_s3"] == "found what is not shown: it may be a secret; expected a dictionary"
+    assert found["db_restore_login_password"] == "found a list; expected a text"
