@@ -31,5 +31,9 @@ class Unreachable(BalikError):
     """A system that did not answer; ``found`` says how it was tried."""
 
 
+class SchemaUnfit(BalikError):
+    """A database's schema that does not allow what is wanted, as it stands now."""
+
+
 class NotAdmitted(Unreachable):
     """A system that answered and let nobody in: a wrong password, role, database or address. Waiting mends nothing."""

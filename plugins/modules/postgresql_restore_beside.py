@@ -167,6 +167,10 @@ options:
         not answer, which does not forbid the restore then; and the backup is not read to its end.
     type: bool
     default: false
+  after_down:
+    description: With O(early), whether the same remedy goes down in migrations, which may bring tables back.
+    type: bool
+    default: false
   saved:
     description: What V(ready) returned as RV(before) at the start of this run.
     type: dict
@@ -223,6 +227,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.database.task impor
 from ansible_collections.balik.rollback.plugins.module_utils.errors import (  # noqa: E402
     BalikError,
     NotAdmitted,
+    SchemaUnfit,
     Unreachable,
 )
 from ansible_collections.balik.rollback.plugins.module_utils.units import parse_duration  # noqa: E402
@@ -263,6 +268,7 @@ OPTIONS: dict[str, Any] = {
     "keep_failed": {"type": "bool", "default": False},
     "fetched": {"type": "bool", "default": True},
     "early": {"type": "bool", "default": False},
+    "after_down": {"type": "bool", "default": False},
     "saved": {"type": "dict", "default": {}},
     **CONNECTION,
 }
@@ -313,7 +319,8 @@ def main() -> None:
         else:
             result = {"restored": scope.restore, "undone": scope.undo}[state](wanted, module.check_mode)
     except BalikError as error:
-        if not module.params["early"] or not isinstance(error, Unreachable) or isinstance(error, NotAdmitted):
+        may_change = (Unreachable, SchemaUnfit) if module.params["after_down"] else Unreachable
+        if not module.params["early"] or not isinstance(error, may_change) or isinstance(error, NotAdmitted):
             module.fail_json(msg=str(error))
         module.warn(f"{error} So it would be refused now. It is looked at again when its turn comes.")
         result = {"says": f"{error}: so it would be refused now", "before": {}}

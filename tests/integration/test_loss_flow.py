@@ -266,6 +266,32 @@ def test_a_database_that_the_release_keeps_busy_keeps_nobody_from_deciding(going
     assert "no connection" in hook.bodies[0]["text"]
 
 
+def test_a_table_that_going_down_brings_back_keeps_nobody_from_deciding(
+    going_down: Product, server: Server, hook: Hook
+) -> None:
+    server.psql("CREATE TABLE dropped_by_the_release (n int)", "hub")
+    snapshot = going_down.folder / "snapshot.sql"
+    subprocess.run([server.bin / "pg_dump", "-d", server.dsn("hub"), "-f", snapshot], check=True, timeout=60)
+    server.psql("DROP TABLE dropped_by_the_release", "hub")
+    remedy = going_down.plan["rollback_remedies"]["all"]
+    going_down.write(
+        prisma_down_destroys=[BOARD],
+        db_restore_database="hub",
+        db_restore_scope="tables",
+        db_restore_tables=["public.dropped_by_the_release"],
+        db_restore_backup=str(snapshot),
+        db_restore_golive="",
+        db_restore_backup_dir=str(going_down.folder / "now"),
+        db_restore_login_host=server.host,
+        db_restore_login_port=server.port,
+        db_restore_login_user="postgres",
+        rollback_remedies={"all": {**remedy, "revert": ["revert-it", "prisma-down", "db-restore"]}},
+    )
+    with going_down.started("-e", "rollback_reason='data korup'") as rollback:
+        rollback.until(lambda: hook.bodies)
+        assert "table public.dropped_by_the_release in hub: not there" in rollback.stdout()
+
+
 def test_what_going_down_destroys_is_told_before_and_reported_after(
     going_down: Product, server: Server, hook: Hook, tmp_path: Path
 ) -> None:

@@ -16,7 +16,13 @@ ROLES = sorted(path for path in (PROJECT / "roles").iterdir() if path.is_dir())
 STEPS = [role for role in ROLES if not role.name.startswith("rollback-")]
 ENTRY_POINTS = ("check", "main", "verify", "undo")
 #: Set by the wrapper, and no input of a role.
-FROM_WRAPPER = {"rollback_step_saved", "rollback_step_early", "rollback_run_saved", "rollback_run_id"}
+FROM_WRAPPER = {
+    "rollback_step_saved",
+    "rollback_step_early",
+    "rollback_step_remedy",
+    "rollback_run_saved",
+    "rollback_run_id",
+}
 
 
 def test_what_the_wrapper_sets_is_taken_for_no_key_of_a_plan() -> None:

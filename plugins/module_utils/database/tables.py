@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BalikError
+from ..errors import BalikError, SchemaUnfit
 from ..units import format_duration
 from . import backup, scratch, space, verification
 from .access import Deadline, Programs, find_programs
@@ -332,7 +332,7 @@ def _fits(connection: Connection[Any], task: Task, wanted: list[Table], dropped:
             if each in dropped:
                 continue
             similar = [Table(*found).said for found in connection.execute(_ALIKE_NAMES, [each.name])]
-            raise BalikError(
+            raise SchemaUnfit(
                 f"table {each.said} in {task.database}",
                 f"not there; there is {' and '.join(similar) or 'nothing like it'}",
                 "a table of the live database",
@@ -342,7 +342,7 @@ def _fits(connection: Connection[Any], task: Task, wanted: list[Table], dropped:
         allowed = "rpvm" if each in dropped else "rp"
         if kind not in allowed or partition or extension:
             found = f"a part of extension {extension}" if extension else "a partition" if partition else "no table"
-            raise BalikError(
+            raise SchemaUnfit(
                 f"{each.said} in {task.database}",
                 found,
                 "a table",
@@ -356,7 +356,7 @@ def _fits(connection: Connection[Any], task: Task, wanted: list[Table], dropped:
     spared = [scalar(connection, "select %s::regclass::oid", each.sql) for each in changing]
     hanging = dependents(connection, oids, spared) if oids else []
     if hanging:
-        raise BalikError(
+        raise SchemaUnfit(
             f"{_said(dropped)} in {task.database}",
             f"cannot be dropped: there hang on it {', '.join(hanging[:10])}",
             "nothing that stays",
