@@ -988,3 +988,35 @@ def test_from_a_playbook(shop: Shop, gitops: None, tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-1000:]
     assert "secret" not in ran.stdout and shop.image() == BAD
     assert shop.cluster.get(FLUX, "Kustomization", "apps", shop.name)["spec"] == {"path": "./apps"}
+
+
+def test_the_readme_s_command_resumes_alone(shop: Shop, gitops: None, tmp_path: Path) -> None:
+    shop.run()
+    made = shop.cluster.api.path("apps/v1", "Deployment", shop.name, "web")
+    label = {"kustomize.toolkit.fluxcd.io/name": "apps", "kustomize.toolkit.fluxcd.io/namespace": shop.name}
+    shop.cluster.api.request("PATCH", made, {"metadata": {"labels": label}}, "application/merge-patch+json")
+    metadata = {"name": "apps", "namespace": shop.name}
+    shop.cluster.apply({"apiVersion": FLUX, "kind": "Kustomization", "metadata": metadata, "spec": {"path": "./apps"}})
+    shop.step("main", "web", owners="suspend", product="lawyers-hub")
+    assert shop.cluster.get(FLUX, "Kustomization", "apps", shop.name)["spec"]["suspend"] is True
+    text = (ROOT / "roles" / "gitops-resume" / "README.md").read_text()
+    command = next(line for line in text.splitlines() if line.startswith("ansible ")).partition(" localhost ")[2]
+    settings = {
+        "ansible_python_interpreter": sys.executable,
+        "rollback_product": "lawyers-hub",
+        "image_revert_resume": "always",
+        "image_revert_flux_namespaces": [shop.name],
+        "image_revert_argocd_namespaces": [],
+        "image_revert_kubeconfig": str(shop.cluster.kubeconfig),
+    }
+    (tmp_path / "plan.yml").write_text(yaml.safe_dump(settings))
+    ran = subprocess.run(
+        [Path(sys.executable).parent / "ansible", "localhost", "-e", f"@{tmp_path / 'plan.yml'}", *command.split()],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-1000:]
+    assert shop.cluster.get(FLUX, "Kustomization", "apps", shop.name)["spec"] == {"path": "./apps"}
