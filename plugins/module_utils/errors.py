@@ -35,5 +35,5 @@ class SchemaUnfit(BalikError):
     """A database's schema that does not allow what is wanted, as it stands now."""
 
 
-class NotAdmitted(Unreachable):
+class NotAdmitted(BalikError):
     """A system that answered and let nobody in: a wrong password, role, database or address. Waiting mends nothing."""

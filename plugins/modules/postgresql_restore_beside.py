@@ -226,7 +226,6 @@ from ansible_collections.balik.rollback.plugins.module_utils.database.arguments 
 from ansible_collections.balik.rollback.plugins.module_utils.database.task import Task  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.errors import (  # noqa: E402
     BalikError,
-    NotAdmitted,
     SchemaUnfit,
     Unreachable,
 )
@@ -320,7 +319,7 @@ def main() -> None:
             result = {"restored": scope.restore, "undone": scope.undo}[state](wanted, module.check_mode)
     except BalikError as error:
         may_change = (Unreachable, SchemaUnfit) if module.params["after_down"] else Unreachable
-        if not module.params["early"] or not isinstance(error, may_change) or isinstance(error, NotAdmitted):
+        if not module.params["early"] or not isinstance(error, may_change):
             module.fail_json(msg=str(error))
         module.warn(f"{error} So it would be refused now. It is looked at again when its turn comes.")
         result = {"says": f"{error}: so it would be refused now", "before": {}}

@@ -156,7 +156,6 @@ from typing import Any  # noqa: E402 - documentation comes first in a module
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.errors import (  # noqa: E402
     BalikError,
-    NotAdmitted,
     Unreachable,
 )
 from ansible_collections.balik.rollback.plugins.module_utils.prisma import address, down  # noqa: E402
@@ -232,7 +231,7 @@ def main() -> None:
         else:
             result = {"main": down.main, "undo": down.undo}[entry](wanted, module.check_mode)
     except BalikError as error:
-        if not module.params["early"] or not isinstance(error, Unreachable) or isinstance(error, NotAdmitted):
+        if not module.params["early"] or not isinstance(error, Unreachable):
             module.fail_json(msg=str(error))
         module.warn(f"{error} So it would be refused now. It is looked at again when its turn comes.")
         result = {"says": f"{error}: so it would be refused now", "before": {}}

@@ -100,7 +100,8 @@ class Access:
     def connect(self, database: str) -> psycopg.Connection[Any]:
         """A connection in autocommit mode.
 
-        :raises Unreachable: the server did not answer, or, as :class:`NotAdmitted`, refused; how it was tried.
+        :raises Unreachable: the server did not answer; how it was tried.
+        :raises NotAdmitted: it answered, and let nobody in.
         """
         if psycopg is None:
             raise BalikError(
@@ -109,7 +110,7 @@ class Access:
         try:
             return psycopg.connect(dbname=database, autocommit=True, options=_options(_OURS), **self._keywords())
         except psycopg.OperationalError as error:
-            raise not_admitted(error)(
+            raise refusal(error)(
                 self.where,
                 f"no connection to database {database!r} as {self.user or 'the current user'}: {first_line(error)}",
                 do="Check that the server runs, and db_restore_login_*.",
@@ -128,7 +129,7 @@ def _options(settings: Mapping[str, str]) -> str:
     return " ".join(f"-c {name}={value}" for name, value in escaped.items())
 
 
-def not_admitted(error: object) -> type[Unreachable]:
+def refusal(error: object) -> type[BalikError]:
     """The class of our error for one of ``psycopg.connect``."""
     return NotAdmitted if _NOT_ADMITTED.search(str(error)) else Unreachable
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BalikError, Unreachable
+from ..errors import BalikError, NotAdmitted, Unreachable
 from ..units import format_duration
 from .catalog import is_compared
 from .space import human
@@ -145,6 +145,6 @@ def look(admin: Connection[Any], task: Task) -> dict[str, list[str]]:
                     f"{server} in database {other}: reads this one by its name, and so the restored one after the swap"
                     for (server,) in there.execute(_SERVERS, [task.database])
                 ]
-        except (Unreachable, psycopg.Error):
+        except (Unreachable, NotAdmitted, psycopg.Error):
             found["not looked at"].append(f"database {other}: no connection to it, so its foreign servers are unknown")
     return {kind: lines for kind, lines in found.items() if lines}

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..database.access import Deadline, first_line, not_admitted
+from ..database.access import Deadline, first_line, refusal
 from ..errors import BalikError
 from ..units import format_duration
 from .address import Address
@@ -43,7 +43,8 @@ def connect(address: Address, run: str, setting: str = "prisma_down_url") -> Con
 
     :param setting: the variable that holds the URL, for the message.
 
-    :raises Unreachable: no answer, or refused; how it was tried.
+    :raises Unreachable: no answer; how it was tried.
+    :raises NotAdmitted: the server answered, and let nobody in.
     """
     if psycopg is None:
         raise BalikError(
@@ -63,7 +64,7 @@ def connect(address: Address, run: str, setting: str = "prisma_down_url") -> Con
     except psycopg.Error as error:
         words = first_line(error)
         pooled = "unsupported startup parameter" in words
-        raise not_admitted(error)(
+        raise refusal(error)(
             f"database {address.where}",
             "a pooler stands before it" if pooled else f"no connection: {words}",
             do=f"Name the server itself in {setting}, as in Prisma's directUrl."
