@@ -457,7 +457,8 @@ def test_whose_lock_was_taken_over_stops_and_leaves_the_end_to_the_other(product
         slow.unlink()
         second = product.play("-e", "rollback_by=budi", "-e", "rollback_take_lock=true")
         assert second.returncode == 0, second.stdout
-        assert any(f"took over the lock of rina (process {first.pid} on" in line for line in said(second.stdout))
+        taken = f"took over the lock of rina (process {first.pid} on"
+        assert any(taken in line for line in said(second.stdout)), second.stdout
         before = record_dump(product)
         first.wake_up()
         assert first.wait() != 0
