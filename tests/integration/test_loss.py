@@ -475,6 +475,25 @@ def test_a_role_that_may_not_see_the_disk_is_told_so(server, small):
         server.psql("DROP ROLE keeper")
 
 
+@pytest.mark.parametrize("form", ["p", "c"])
+def test_the_role_that_may_restore_may_compare_and_export(server, small, tmp_path, form):
+    """As documented: no superuser, but CREATEDB, and a member of the owner and of pg_signal_backend."""
+    server.psql("CREATE ROLE firm; CREATE ROLE restorer LOGIN CREATEDB; GRANT firm, pg_signal_backend TO restorer")
+    try:
+        wanted = small(
+            "ALTER DATABASE small OWNER TO firm; SET ROLE firm; CREATE TABLE a (id int PRIMARY KEY)",
+            "INSERT INTO a VALUES (1)",
+            form,
+        )
+        wanted = replace(wanted, access=replace(wanted.access, user="restorer"))
+        found = statement(wanted)
+        assert (found["reason"], counts(found)) == ("", {"public.a": ("key", 1, 0, 0)})
+        assert read(tmp_path / f"small-{RUN}.lost", export(wanted, str(tmp_path)), "public.a", "inserted")
+        assert not [each for each in databases(server) if "__loss_" in each]
+    finally:
+        server.psql("DROP DATABASE small WITH (FORCE); DROP ROLE restorer; DROP ROLE firm")
+
+
 def test_the_copy_is_on_the_disk_that_was_looked_at(server, tmp_path):
     folder = server.folder / "big"
     folder.mkdir(exist_ok=True)

@@ -76,12 +76,15 @@ def loaded(server: Psql, database: str, run_id: str, path: Path, jobs: int) -> I
     drop_leftovers(server, database)
     beside = scratch_name(database, run_id)
     like = server.one(
-        "SELECT pg_encoding_to_char(encoding) AS encoding, datcollate, datctype, spcname AS tablespace"
+        "SELECT pg_encoding_to_char(encoding) AS encoding, datcollate, datctype, spcname AS tablespace,"
+        " CASE WHEN pg_has_role(datdba, 'USAGE') THEN pg_get_userbyid(datdba) ELSE current_user END AS owner"
         f" FROM pg_database d JOIN pg_tablespace s ON s.oid = d.dattablespace WHERE datname = {literal(database)}"
     )
     mark = marking(run_id, database, **COMPARED)
+    # The owner's, as the restored copy will be: a plain dump gives its tables to who may create in that database only.
     creating = (
-        f"CREATE DATABASE {name(beside)} TEMPLATE template0 ENCODING {literal(like['encoding'])}"
+        f"CREATE DATABASE {name(beside)} OWNER {name(like['owner'])} TEMPLATE template0"
+        f" ENCODING {literal(like['encoding'])}"
         f" LC_COLLATE {literal(like['datcollate'])} LC_CTYPE {literal(like['datctype'])}"
     )
     if like["tablespace"] != "pg_default":  # naming it takes a right that leaving it out does not
