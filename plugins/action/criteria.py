@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from ..module_utils import criteria
 from ..module_utils.http_probe import requests_of
-from ..module_utils.run import read_answers
+from ..module_utils.run import read_statements
 from ..plugin_utils.action import RollbackAction
 
 MARKS = {criteria.SAFE: "safe   ", criteria.UNSAFE: "UNSAFE ", criteria.UNKNOWN: "unknown"}
@@ -16,13 +16,8 @@ MARKS = {criteria.SAFE: "safe   ", criteria.UNSAFE: "UNSAFE ", criteria.UNKNOWN:
 
 def measure(action: RollbackAction, since: Any = None) -> criteria.Evaluation:
     """All criteria of the plan, measured now, with the people's statements of the record."""
-    statements = [
-        {"criterion": a.item, "verdict": a.answer, "by": a.by, "role": a.role, "reason": a.reason, "at": a.at}
-        for a in read_answers(action.entries())
-        if a.kind == "statement"
-    ]
-    context: criteria.Context = {"statements": statements}
     plan = action.plan
+    context: criteria.Context = {"statements": read_statements(action.entries(), plan.launched)}
     asked = [each for each in plan.criteria if not (action.check_mode and writes(each.measure.get("http", {})))]
     found = criteria.evaluate(asked, context, since=since, trigger=plan.trigger)
     if len(asked) == len(plan.criteria):

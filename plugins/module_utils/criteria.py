@@ -127,7 +127,8 @@ class Evaluation:
 class Context(TypedDict, total=False):
     """What measurements need beside their spec: the people's statements, or a function that reads them.
 
-    Each is a dictionary of criterion, verdict (``safe`` or ``unsafe``), by, role, reason and at.
+    Each is a dictionary of criterion, verdict (``safe`` or ``unsafe``), by, role, reason and at; and ``before``: what
+    has come since, where it no longer counts.
     """
 
     statements: Statements
@@ -398,8 +399,7 @@ def evaluate(
     add nothing to what the release has touched, which decides the remedy.
 
     :param now: the end of the window; default the present.
-    :param since: what is older does not count, samples and statements alike (the launch of a release, the
-        beginning of a watch).
+    :param since: what is older does not count, samples and statements alike (the beginning of a watch).
     """
     started, moment = time.monotonic(), now or utc_now()
     stops = [threading.Event() for _ in criteria]

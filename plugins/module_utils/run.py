@@ -237,6 +237,27 @@ def read_answers(entries: Iterable[Entry]) -> list[Answer]:
     ]
 
 
+def read_statements(entries: Sequence[Entry], launched: datetime) -> list[dict[str, Any]]:
+    """What people have stated on the plan's criteria, oldest first, as measurements take it.
+
+    A statement is about the release that it was made about: ``before`` says what has come since, so that it no longer
+    counts (the launch, the last rollback); it is empty where it counts.
+    """
+    ends = [(launched, "the launch")]
+    for entry in entries:
+        if entry.kind == "outcome" and entry.body["outcome"] == ROLLED_BACK:
+            ends.append((parse_time(entry.at), "the last rollback"))
+    since, what = max(ends, key=lambda end: end[0])
+    return [
+        {
+            **{"criterion": a.item, "verdict": a.answer, "by": a.by, "role": a.role, "reason": a.reason, "at": a.at},
+            "before": what if a.at < since else "",
+        }
+        for a in read_answers(entries)
+        if a.kind == "statement"
+    ]
+
+
 def answers_for_run(entries: Sequence[Entry], run: Run, valid: float) -> list[Answer]:
     """The answers that count for a run: given in it, or up to ``valid`` seconds before it was opened, but never
     before the end of the run before it: each rollback is decided anew."""

@@ -81,10 +81,11 @@ def test_from_the_question_to_the_report_and_to_nothing_to_do(product: Product) 
     assert whole.returncode == 0, whole.stdout
     assert f"its head is {outcome['record_head']}" in whole.stdout
 
-    product.decide("safe", "sudah ditutup", decide_item="leak")
     again = product.play()
     assert again.returncode == 0, again.stdout
     assert again.stdout.splitlines()[-2].startswith("balik: NOTHING TO DO: safe"), again.stdout
+    assert "an older one (unsafe by rina at " in again.stdout
+    assert "is from before the last rollback and does not count; state it again if it still holds" in again.stdout
     assert product.outcome()["outcome"] == "nothing-to-do"
     assert {product.times(step) for step in STEPS} == {1}
 

@@ -13,7 +13,8 @@ from ..conditions import Condition
 from ..errors import BalikError
 from ..units import utc_now
 
-#: One person's word about one criterion: criterion, verdict (``unsafe`` or ``safe``), by, role, reason, at.
+#: One person's word about one criterion: criterion, verdict (``unsafe`` or ``safe``), by, role, reason, at; and
+#: ``before``: what has come since, so that it no longer counts (empty or left out where it does).
 Statement = Mapping[str, Any]
 Statements = Union[Sequence[Statement], Callable[[], Sequence[Statement]]]
 

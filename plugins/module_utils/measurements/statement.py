@@ -19,7 +19,8 @@ _SPEC = specs.keys(
 class Statement:
     """``{by: [roles], without: safe|unknown}``: the newest statement by one of these roles counts.
 
-    It counts until the next one, however old. ``without`` says what silence means (default ``unknown``).
+    It counts until the next one, but not for another release: one that has a ``before`` is named and does not count.
+    ``without`` says what silence means (default ``unknown``).
     """
 
     def check(self, spec: object, where: str) -> list[BalikError]:
@@ -48,12 +49,19 @@ class Statement:
             at = parse_time(each["at"], f"the statement of {each['by']} on {ask.criterion}")
             if at <= ask.now and (ask.since is None or at >= ask.since):
                 heard.append((at, each))
-        if heard:
-            at, newest = max(heard, key=lambda one: one[0])
+        counting = [one for one in heard if not one[1].get("before")]
+        if counting:
+            at, newest = max(counting, key=lambda one: one[0])
             who = f"{newest['by']} ({newest['role']})"
             note = f"{who} at {iso(at)}: {newest['verdict']}, {newest.get('reason') or 'no reason given'}"
             value: float | None = 1.0 if newest["verdict"] == "unsafe" else 0.0
         else:
             note = f"no statement by {' or '.join(spec['by'])}"
+            if heard:
+                at, newest = max(heard, key=lambda one: one[0])
+                note += (
+                    f"; an older one ({newest['verdict']} by {newest['by']} at {iso(at)}) is from before "
+                    f"{newest['before']} and does not count; state it again if it still holds"
+                )
             value = 0.0 if spec.get("without") == "safe" else None
         return Measured([Sample(ask.now, value, note)], ask.now)

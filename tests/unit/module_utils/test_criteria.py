@@ -416,6 +416,20 @@ def test_a_statement_is_its_own_evidence_and_ends_with_since() -> None:
     assert evaluate([criterion], context, now=NOW, since=NOW - timedelta(minutes=1)).verdict == UNKNOWN  # type: ignore[arg-type]
 
 
+def test_a_statement_about_an_earlier_release_is_named_and_does_not_count() -> None:
+    spec = {"by": ["lead"], "without": "safe"}
+    criterion = parse_criterion({"name": "data-leak", "measure": {"statement": spec}}, WHERE)
+    past = {**statement("unsafe", "lead", 5), "before": "the launch"}
+    found = evaluate([criterion], {"statements": [statement("unsafe", "intern", 1), past]}, now=NOW)
+    assert found.verdict == SAFE
+    assert found.verdicts[0].reason == (
+        "no statement by lead; an older one (unsafe by Ana at 2026-01-10T12:55:00.000000Z) is from before the launch "
+        "and does not count; state it again if it still holds"
+    )
+    again = evaluate([criterion], {"statements": [past, statement("unsafe", "lead", 1)]}, now=NOW)
+    assert (again.verdict, "older one" in again.reason) == (UNSAFE, False)
+
+
 def test_an_unreadable_statement_makes_its_criterion_unknown_and_no_other() -> None:
     criteria = [
         parse_criterion({"name": name, "measure": {"statement": {"by": ["lead"], "without": "safe"}}}, WHERE)

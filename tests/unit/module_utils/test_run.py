@@ -10,6 +10,8 @@ import pytest
 from ansible_collections.balik.rollback.plugins.module_utils import run as runs
 from ansible_collections.balik.rollback.plugins.module_utils.record import Entry
 from ansible_collections.balik.rollback.plugins.module_utils.units import iso
+from hypothesis import given
+from hypothesis import strategies as st
 
 START = datetime(2026, 1, 10, 20, tzinfo=timezone.utc)
 
@@ -236,6 +238,34 @@ def test_an_answer_has_all_that_was_said() -> None:
     assert answer == runs.Answer(
         "sign-off", "qa", "the qa", "sign-off", "bagus", START + timedelta(minutes=5), "r1", "looked", ""
     )
+
+
+# Statements
+
+
+@given(
+    st.lists(
+        st.sampled_from(["launch", "word", "other word", runs.ROLLED_BACK, runs.NOTHING_TO_DO, runs.FAILED]), min_size=1
+    )
+)
+def test_a_statement_counts_for_the_release_that_it_was_made_about(course: list[str]) -> None:
+    """The newest launch and the last end that was rolled-back are what ends it; no other outcome."""
+    told: list[tuple[float, str, str, dict[str, Any]]] = []
+    launched, expected = START - timedelta(days=1), []
+    for at, what in enumerate(course):
+        if "word" in what:
+            told.append(word(at, runs.UNSAFE, role=what, item="leak"))
+            expected.append("")
+        elif what == "launch":
+            launched = START + timedelta(minutes=at)
+            expected = ["the launch"] * len(expected)
+        else:
+            told += [opened(at, f"r{at}"), outcome(at, what, f"r{at}")]
+            if what == runs.ROLLED_BACK:
+                expected = ["the last rollback"] * len(expected)
+    found = runs.read_statements(entries(*told), launched)
+    assert [each["before"] for each in found] == expected
+    assert {each["criterion"] for each in found} <= {"leak"}
 
 
 # Where a decision stands
