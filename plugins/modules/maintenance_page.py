@@ -126,6 +126,11 @@ options:
           namespace: {description: Where it is., type: str, required: true}
           name: {description: Its name., type: str, required: true}
           paths: {description: Only these of its paths., type: list, elements: str, default: []}
+          hosts:
+            description: Only these of its hosts; V(*) is a rule without one.
+            type: list
+            elements: str
+            default: []
 attributes:
   check_mode: {support: full, description: Says what would be done.}
   diff_mode: {support: full, description: Shows the switch and the page, never the bypass.}
@@ -237,6 +242,7 @@ OPTIONS = {
                     "namespace": {"type": "str", "required": True},
                     "name": {"type": "str", "required": True},
                     "paths": {"type": "list", "elements": "str", "default": []},
+                    "hosts": {"type": "list", "elements": "str", "default": []},
                 },
             },
         },

@@ -272,6 +272,63 @@ def test_only_the_plans_paths_are_switched(cluster: Cluster, namespace: str) -> 
     assert routes_of(cluster, namespace) == before
 
 
+def test_a_rule_with_a_path_that_the_plan_does_not_name_is_refused(cluster: Cluster, namespace: str) -> None:
+    shared = http_route(namespace)
+    shared["spec"]["rules"][0]["matches"].append({"path": {"type": "PathPrefix", "value": "/pay"}})
+    cluster.apply(shared)
+    it = maintenance(cluster, Route("HTTPRoute", namespace, "gate", ("/api",)))
+    before = routes_of(cluster, namespace)
+    for act in (lambda: it.prepare(PAGE), lambda: it.check(PAGE), it.on):
+        with pytest.raises(
+            BalikError, match="the rule for /api, /pay leads also /pay to the page; name /pay too, or sp"
+        ):
+            act()
+    assert routes_of(cluster, namespace) == before
+
+    # Two entries name them together; what an earlier version has switched goes back also for the narrower plan.
+    named = maintenance(
+        cluster, Route("HTTPRoute", namespace, "gate", ("/api",)), Route("HTTPRoute", namespace, "gate", ("/pay",))
+    )
+    named.prepare(PAGE)
+    named.on()
+    named.verify_on()
+    it.off(app_must_answer=True)
+    assert routes_of(cluster, namespace) == before
+
+
+def test_only_the_plans_hosts_are_switched(cluster: Cluster, namespace: str) -> None:
+    before = routes_of(cluster, namespace)
+    every = maintenance(cluster, Route("Ingress", namespace, "hub", ("/",)))
+    every.prepare(PAGE)
+    told = f"; Ingress {namespace}/hub for /: on hub.example, blog.example"
+    assert every.check(PAGE)["says"].endswith(told)
+    assert every.on()["says"].endswith(told)
+    every.off(app_must_answer=True)
+
+    it = maintenance(
+        cluster,
+        Route("Ingress", namespace, "hub", ("/",), ("blog.example",)),
+        Route("Ingress", namespace, "hub", ("/api",), ("hub.example",)),
+    )
+    it.prepare(PAGE)
+    assert "blog.example" not in it.check(PAGE)["says"]
+    it.on()
+    it.verify_on()
+    page = "balik-maintenance"
+    assert services_of(routes_of(cluster, namespace)["Ingress"]) == ["web", page, "web", "-", page]
+    it.off(app_must_answer=True)
+    assert routes_of(cluster, namespace) == before
+    with pytest.raises(
+        BalikError, match=r"hub: has no host blog\.exmaple with a Service; it has hub.example, blog.exam"
+    ):
+        maintenance(cluster, Route("Ingress", namespace, "hub", (), ("blog.exmaple",))).check(PAGE)
+    gate = http_route(namespace)
+    gate["spec"]["hostnames"].append("desk.example")
+    cluster.apply(gate)
+    with pytest.raises(BalikError, match=r"gate: is also for desk\.example, and its hostnames share all its rules"):
+        maintenance(cluster, Route("HTTPRoute", namespace, "gate", (), ("hub.example",))).check(PAGE)
+
+
 def test_a_mistyped_path_is_named_with_those_that_there_are(cluster: Cluster, namespace: str) -> None:
     it = maintenance(cluster, Route("Ingress", namespace, "hub", ("/api", "/admn")))
     for act in (lambda: it.prepare(PAGE), lambda: it.check(PAGE), it.on):
@@ -493,7 +550,7 @@ def test_the_role_from_a_playbook(cluster: Cluster, namespace: str, tmp_path: Pa
         "maintenance_page_kubernetes_kubeconfig": str(cluster.kubeconfig),
         "maintenance_page_kubernetes_image": IMAGE,
         "maintenance_page_kubernetes_routes": [
-            {"namespace": namespace, "name": "hub"},
+            {"namespace": namespace, "name": "hub", "hosts": ["hub.example", "blog.example"]},
             {"kind": "HTTPRoute", "namespace": namespace, "name": "gate"},
         ],
     }

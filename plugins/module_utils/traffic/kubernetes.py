@@ -18,12 +18,13 @@ from .kubernetes_routes import (
     Route,
     Upstream,
     held_by_others,
+    hosts_of,
+    misfits,
     originals,
     patch_off,
     patch_on,
     places,
     shows_page,
-    unmatched,
 )
 from .maintenance import Maintenance, Result
 from .page import Page
@@ -81,20 +82,23 @@ class Routes(Balancer):
         }
         return sorted(found)
 
-    def require_paths(self) -> None:
-        """:raises BalikError: the plan names paths that a route does not have."""
-        wrong = []
-        for route, thing in self.things():
-            missing, there = unmatched(route, thing)
-            if missing:
-                paths = ", ".join(there) or "none"
-                wrong.append(BalikError(f"{route}", f"has no path {', '.join(missing)} to a Service; it has {paths}"))
+    def require_fitting(self) -> None:
+        """:raises BalikError: paths or hosts of the plan are not a route's, or others would be switched with them."""
+        named: dict[str, set[str]] = {}
+        for route in self.routes:
+            named.setdefault(str(route), set()).update(route.paths)
+        wrong = [line for route, thing in self.things() for line in misfits(route, thing, named[str(route)])]
         if wrong:
             raise BalikError(
                 "maintenance_page_kubernetes_routes",
-                "; ".join(map(str, wrong)),
-                do="Correct `paths`; they are compared as they stand in the route.",
+                "; ".join(dict.fromkeys(wrong)),
+                do="Correct `paths` and `hosts`; they are compared as they stand in the route.",
             )
+
+    def several_hosts(self) -> str:
+        """The hosts of each route that the plan takes with several, and names none of."""
+        found = {f"{route}{route.choice}": hosts_of(route, thing) for route, thing in self.things() if not route.hosts}
+        return "".join(f"; {route}: on {', '.join(hosts)}" for route, hosts in found.items() if len(hosts) > 1)
 
     def switch(self, on: bool) -> None:
         """:raises BalikError: some routes could not be switched; says which, and which were."""
@@ -113,9 +117,16 @@ class Routes(Balancer):
                 )
             return patch_off(route, thing, self.page, self.product)
 
-        by_name = {f"{route} {','.join(route.paths)}": route for route in self.routes}
-        # Patches of one route follow each other; its versions would refuse them otherwise.
-        done, failed = at_once(by_name, lambda name: self._switch(by_name[name], patch))
+        by_name: dict[str, list[Route]] = {}
+        for route in self.routes:
+            by_name.setdefault(str(route), []).append(route)
+
+        def switch(name: str) -> None:
+            # The patches of one route follow each other; what one takes away, another would look for.
+            for route in by_name[name]:
+                self._switch(route, patch)
+
+        done, failed = at_once(by_name, switch)
         if failed:
             told = "; ".join(str(error) for error in failed.values())
             raise BalikError(
@@ -177,8 +188,7 @@ class Routes(Balancer):
     def _places(self, route: Route, thing: Json) -> list[Any]:
         found = places(route, thing)
         if not found:
-            wanted = f" for {', '.join(route.paths)}" if route.paths else ""
-            raise BalikError(str(route), f"has no backend{wanted} that is a Service", "at least one")
+            raise BalikError(str(route), f"has no backend{route.choice} that is a Service", "at least one")
         return found
 
     def group_version(self, kind: str) -> str:
@@ -227,7 +237,7 @@ class KubernetesMaintenance(Maintenance):
         if not self.image:
             raise BalikError("maintenance_page_kubernetes_image", "names none", "an nginx that the cluster can pull")
         require(routes.cluster, [*self._permissions(), *self._permissions_to_prepare()], MANIFEST)
-        routes.require_paths()
+        routes.require_fitting()
         stale = []
         for namespace in routes.namespaces:
             wanted = self._objects(namespace, page)
@@ -247,7 +257,7 @@ class KubernetesMaintenance(Maintenance):
         """Reads that every route can be switched, and that the page of the plan is what they would show."""
         routes = self.balancer
         require(routes.cluster, self._permissions(), MANIFEST)
-        routes.require_paths()
+        routes.require_fitting()
         state = routes.read()
         for namespace in routes.namespaces:
             known, wanted = routes.ports(namespace), {str(one) for one in routes.upstreams(namespace)}
@@ -271,12 +281,13 @@ class KubernetesMaintenance(Maintenance):
             "changed": False,
             "before": {"page": word, "routes": [str(route) for route in routes.routes]},
             "evidence": {"page": word},
-            "says": self._says(f"{_many(routes.routes)} can show the page, which is {word}"),
+            "says": self._says(f"{_many(routes.routes)} can show the page, which is {word}{routes.several_hosts()}"),
         }
 
     def on(self) -> Result:
-        self.balancer.require_paths()
-        return super().on() if self.door.url else self._switched(True)
+        self.balancer.require_fitting()
+        result = super().on() if self.door.url else self._switched(True)
+        return {**result, "says": f"{result['says']}{self.balancer.several_hosts()}"}
 
     def off(self, app_must_answer: bool) -> Result:
         if app_must_answer:

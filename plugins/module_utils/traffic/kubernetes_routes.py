@@ -8,7 +8,7 @@ else stands in it (TLS, annotations, other paths, filters) is not even named.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,15 +40,25 @@ class Upstream:
 
 @dataclass(frozen=True)
 class Route:
-    """One route of the plan; ``paths`` empty: all of them."""
+    """One route of the plan; ``paths`` empty: all of them, ``hosts`` empty: of all hosts."""
 
     kind: str
     namespace: str
     name: str
     paths: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.kind} {self.namespace}/{self.name}"
+
+    @property
+    def choice(self) -> str:
+        """What of the route is meant, in words; empty where it is all."""
+        parts = [
+            *([", ".join(self.paths)] if self.paths else []),
+            *([f"on {', '.join(self.hosts)}"] if self.hosts else []),
+        ]
+        return f" for {' '.join(parts)}" if parts else ""
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class Place:
 
 
 def places(route: Route, thing: Object) -> list[Place]:
-    """The backends of a route that lead to Services, as far as its paths are the plan's."""
+    """The backends of a route that lead to Services, as far as its paths and hosts are the plan's."""
     found = _ingress(route, thing) if route.kind == INGRESS else _http_route(route, thing)
     counted: dict[str, int] = {}
     named = []
@@ -74,10 +84,49 @@ def places(route: Route, thing: Object) -> list[Place]:
 
 
 def unmatched(route: Route, thing: Object) -> tuple[list[str], list[str]]:
-    """The plan's paths that no backend of the route is for, and the paths that there are."""
-    read = _ingress_paths if route.kind == INGRESS else _http_route_paths
-    there = sorted({path for paths in read(thing) for path in paths})
+    """The plan's paths that no backend of the route is for on the plan's hosts, and the paths that there are."""
+    there = sorted({path for paths in _rule_paths(route, thing) for path in paths})
     return [path for path in route.paths if path not in there], there
+
+
+def misfits(route: Route, thing: Object, named: Collection[str]) -> list[str]:
+    """Why the route cannot be switched as the plan says; empty where it can.
+
+    :param named: every path that the plan names of this route; empty: all.
+    """
+    there = _hosts_there(route, thing)
+    if absent := [host for host in route.hosts if host not in there]:
+        return [f"{route}: has no host {', '.join(absent)} with a Service; it has {', '.join(there)}"]
+    others = [host for host in there if route.kind == HTTP_ROUTE and route.hosts and host not in route.hosts]
+    if others:
+        told = ", ".join(others)
+        return [
+            f"{route}: is also for {told}, and its hostnames share all its rules; name {told} too, or split the route"
+        ]
+    missing, paths = unmatched(route, thing)
+    if missing:
+        has = ", ".join(paths) or "none"
+        on = f" on {', '.join(route.hosts)}" if route.hosts else ""
+        return [f"{route}: has no path {', '.join(missing)} to a Service{on}; it has {has}"]
+    found = []
+    if bare := [host for host in route.hosts if host not in hosts_of(route, thing)]:
+        found.append(f"{route}: has no path {', '.join(route.paths)} to a Service on {', '.join(bare)}")
+    for rule in _rule_paths(route, thing):
+        more = sorted(set(rule).difference(named))
+        if route.paths and more and set(rule) & set(route.paths):
+            told = ", ".join(more)
+            found.append(
+                f"{route}: the rule for {', '.join(sorted(set(rule)))} leads also {told} to the page; "
+                f"name {told} too, or split the rule"
+            )
+    return found
+
+
+def hosts_of(route: Route, thing: Object) -> list[str]:
+    """The hosts whose visitors get the page; ``*``: those of rules without one."""
+    if route.kind == HTTP_ROUTE:
+        return _hosts_there(route, thing)
+    return list(dict.fromkeys(place.at.split(" ")[0] for place in places(route, thing) if place.at != "default"))
 
 
 def saved(thing: Object) -> dict[str, Any]:
@@ -204,9 +253,11 @@ Found = Iterator[tuple[str, str, Any, Upstream]]
 def _ingress(route: Route, thing: Object) -> Found:
     spec = thing.get("spec") or {}
     default = _ingress_upstream(spec.get("defaultBackend"), route.namespace)
-    if default and not route.paths:
+    if default and not route.paths and not route.hosts:
         yield "/spec/defaultBackend", "default", spec["defaultBackend"], default
     for i, rule in enumerate(spec.get("rules") or []):
+        if route.hosts and rule.get("host", "*") not in route.hosts:
+            continue
         for j, path in enumerate((rule.get("http") or {}).get("paths") or []):
             upstream = _ingress_upstream(path.get("backend"), route.namespace)
             if upstream and (not route.paths or path.get("path", "/") in route.paths):
@@ -224,17 +275,22 @@ def _http_route(route: Route, thing: Object) -> Found:
             yield _pointer("spec", "rules", i, "backendRefs"), at, rule["backendRefs"], upstream
 
 
-def _ingress_paths(thing: Object) -> Iterator[list[str]]:
+def _rule_paths(route: Route, thing: Object) -> Iterator[list[str]]:
+    """The paths of each rule that leads to a Service, on the plan's hosts."""
     for rule in (thing.get("spec") or {}).get("rules") or []:
-        for path in (rule.get("http") or {}).get("paths") or []:
-            if _ingress_upstream(path.get("backend"), ""):
-                yield [path.get("path", "/")]
+        if route.kind == HTTP_ROUTE:
+            if _route_upstream(rule.get("backendRefs"), ""):
+                yield [(match.get("path") or {}).get("value", "/") for match in rule.get("matches") or [{}]]
+        elif not route.hosts or rule.get("host", "*") in route.hosts:
+            for path in (rule.get("http") or {}).get("paths") or []:
+                if _ingress_upstream(path.get("backend"), ""):
+                    yield [path.get("path", "/")]
 
 
-def _http_route_paths(thing: Object) -> Iterator[list[str]]:
-    for rule in (thing.get("spec") or {}).get("rules") or []:
-        if _route_upstream(rule.get("backendRefs"), ""):
-            yield [(match.get("path") or {}).get("value", "/") for match in rule.get("matches") or [{}]]
+def _hosts_there(route: Route, thing: Object) -> list[str]:
+    if route.kind == HTTP_ROUTE:
+        return list((thing.get("spec") or {}).get("hostnames") or ["*"])
+    return hosts_of(Route(route.kind, route.namespace, route.name), thing)
 
 
 def _ingress_upstream(backend: Any, namespace: str) -> Upstream | None:
@@ -261,8 +317,20 @@ def _pointer(*parts: str | int) -> str:
 def check_routes(given: Sequence[Mapping[str, Any]]) -> tuple[Route, ...]:
     """The plan's ``maintenance_page_kubernetes_routes``.
 
-    :raises BalikError: there is none.
+    :raises BalikError: there is none, or one has an empty value.
     """
+    variable = "maintenance_page_kubernetes_routes"
     if not given:
-        raise BalikError("maintenance_page_kubernetes_routes", "names no route", "at least one {kind, namespace, name}")
-    return tuple(Route(each["kind"], each["namespace"], each["name"], tuple(each.get("paths") or ())) for each in given)
+        raise BalikError(variable, "names no route", "at least one {kind, namespace, name}")
+    routes = []
+    for number, each in enumerate(given, 1):
+        route = Route(
+            *(each["kind"], each["namespace"], each["name"]),
+            tuple(each.get("paths") or ()),
+            tuple(each.get("hosts") or ()),
+        )
+        values = {"namespace": [route.namespace], "name": [route.name], "paths": route.paths, "hosts": route.hosts}
+        if empty := [key for key, texts in values.items() if not all(texts)]:
+            raise BalikError(f"{variable}, entry {number}", f"{' and '.join(empty)}: empty", "each by its name")
+        routes.append(route)
+    return tuple(routes)

@@ -118,6 +118,58 @@ def test_paths_that_a_route_does_not_have_are_found() -> None:
     assert routes.unmatched(Route("HTTPRoute", "hub", "gate", ("/y", "/")), gate(rule)) == (["/y"], ["/", "/x"])
 
 
+def test_only_the_chosen_hosts_are_switched() -> None:
+    made = ingress(("a", "/", service("web", number=80)), ("b", "/", service("web", number=80)))
+    made["spec"]["defaultBackend"] = service("web", number=80)
+    chosen = Route("Ingress", "hub", "web", ("/",), ("b",))
+    assert [place.at for place in routes.places(chosen, made)] == ["b / Prefix"]
+    assert [place.at for place in routes.places(Route("Ingress", "hub", "web", (), ("b",)), made)] == ["b / Prefix"]
+    assert routes.misfits(chosen, made, ["/"]) == []
+    assert routes.hosts_of(Route("Ingress", "hub", "web", ("/",)), made) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "hosts", "message"),
+    [
+        ((), ("c",), "has no host c with a Service; it has a, b"),
+        (("/no",), (), "has no path /no to a Service; it has /, /api"),
+        (("/api",), ("b",), "has no path /api to a Service on b; it has /"),
+        (("/api",), ("a", "b"), "has no path /api to a Service on b"),
+    ],
+)
+def test_hosts_and_paths_that_an_ingress_does_not_have_are_named(
+    paths: tuple[str, ...], hosts: tuple[str, ...], message: str
+) -> None:
+    web = service("web", number=80)
+    made = ingress(("a", "/", web), ("a", "/api", web), ("b", "/", web))
+    assert routes.misfits(Route("Ingress", "hub", "web", paths, hosts), made, paths) == [f"Ingress hub/web: {message}"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "hosts", "message"),
+    [
+        (("/api",), (), "the rule for /api, /pay leads also /pay to the page; name /pay too, or split the rule"),
+        ((), ("a",), "is also for b, and its hostnames share all its rules; name b too, or split the route"),
+        ((), ("a", "b", "c"), "has no host c with a Service; it has a, b"),
+        (("/pay", "/api"), ("b", "a"), ""),
+        ((), (), ""),
+    ],
+)
+def test_what_shares_a_rule_or_a_route_is_named(paths: tuple[str, ...], hosts: tuple[str, ...], message: str) -> None:
+    matches = [{"path": {"value": "/api"}}, {"path": {"value": "/pay"}}]
+    made = gate({"matches": matches, "backendRefs": [{"name": "web", "port": 80}]})
+    made["spec"]["hostnames"] = ["a", "b"]
+    found = routes.misfits(Route("HTTPRoute", "hub", "gate", paths, hosts), made, paths)
+    assert found == ([f"HTTPRoute hub/gate: {message}"] if message else [])
+
+
+@pytest.mark.parametrize("key", ["namespace", "name", "paths", "hosts"])
+def test_an_empty_value_of_a_route_is_named(key: str) -> None:
+    entry = {"kind": "Ingress", "namespace": "hub", "name": "web", key: [""] if key.endswith("s") else ""}
+    with pytest.raises(BalikError, match=rf"maintenance_page_kubernetes_routes, entry 1: {key}: empty"):
+        routes.check_routes([entry])
+
+
 def test_a_rule_that_was_put_before_moves_no_backend() -> None:
     note = json.dumps({"run": "r1", "was": {"a / Prefix": service("web", number=80)}})
     now = ingress(("new", "/", service("new", number=80)), ("a", "/", service("page", number=8001)), **{NOTE: note})
