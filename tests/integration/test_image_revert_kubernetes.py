@@ -736,7 +736,13 @@ def test_cron_jobs_and_jobs_are_suspended(shop: Shop, lab: Nodes) -> None:
         if shop.cluster.version >= (1, 24):
             assert shop.step("main", "Job/import")["changed"] and shop.get("import", "Job")["spec"]["suspend"]
         else:
-            assert "cannot suspend a Job" in refused(lambda: shop.step("main", "Job/import"))
+            shop.run()
+            for entry in ("check", "main"):
+                assert "cannot suspend a Job" in refused(functools.partial(shop.step, entry, "Job/import"))
+            assert f"Job {shop.name}/import: spec.suspend: is dropped" in refused(
+                lambda: shop.step("check", "Deployment/web", "Job/import")
+            )
+            assert shop.image() == BAD
     finally:
         lab.delays(job=0)
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import BalikError
-from ..kubernetes.client import Cluster, Refused, at_once, name_of
+from ..errors import BalikError, Unreachable
+from ..kubernetes.client import Cluster, at_once, name_of
 from ..kubernetes.permissions import Permission, require
 from ..units import parse_duration
 from . import gitops, guards, pods, rollout, selection
@@ -264,15 +264,15 @@ class Revert:
         return refusals
 
     def _rehearse(self, changes: Sequence[Change]) -> list[str]:
-        """What the API, with all its admission rules, would say to the patches."""
+        """What the API, with all its admission rules, would say to the patches, and make of them."""
         by_key = {one.key: one for one in changes if one.needed}
-        _, failed = at_once(by_key, lambda key: by_key[key].carry_out(self.cluster, dry_run=True))
+        _, failed = at_once(by_key, lambda key: rollout.rehearse(self.cluster, by_key[key]))
         refusals = []
         for key, error in failed.items():
-            if not isinstance(error, Refused):
+            if isinstance(error, Unreachable):
                 raise error
             # Changed since it was read: main reads it anew. A hook that cannot rehearse says nothing of the patch.
-            if error.status not in (404, 409) and "dry run" not in str(error):
+            if getattr(error, "status", 0) not in (404, 409) and "dry run" not in str(error):
                 refusals.append(f"{key}: {error}")
         return refusals
 

@@ -125,15 +125,31 @@ def _patch(cluster: Cluster, change: Change) -> Change:
         if not change.needed:
             return change
         now = change.carry_out(cluster)
-    after = renewed(change, now)
+    return _accepted(change, now)
+
+
+def rehearse(cluster: Cluster, change: Change) -> None:
+    """What the API, with all its admission rules, would make of the patch.
+
+    :raises BalikError: it refuses it, or would write something else.
+    """
+    _accepted(change, change.carry_out(cluster, dry_run=True))
+
+
+def _accepted(change: Change, answer: Workload) -> Change:
+    """The change as it stands in the API's answer to its patch.
+
+    :raises BalikError: the answer is not what was asked for.
+    """
+    after = renewed(change, answer)
+    if after.suspends:
+        raise BalikError(
+            "spec.suspend",
+            "is dropped by this cluster, which cannot suspend a Job",
+            do="Delete the Job if it must end, or leave it out.",
+        )
     if after.needed:
-        if after.suspends:
-            raise BalikError(
-                "spec.suspend",
-                "was dropped by this cluster, which cannot suspend a Job",
-                do="Delete the Job if it must end, or leave it out.",
-            )
-        raise BalikError("the image", "was changed by an admission rule of the cluster", after.line)
+        raise BalikError("the image", "is changed by an admission rule of the cluster", after.line)
     return after
 
 
