@@ -11,6 +11,8 @@ from ..module_utils.units import format_duration, parse_duration
 from ..plugin_utils.action import LEASE, RollbackAction
 
 MOMENTS = ("ready", "looked", "confirmed", "checked", "finished")
+#: Characters of what a check said that the operator is shown; the record has all of it.
+LONGEST_SHOWN = 4000
 
 
 class ActionModule(RollbackAction):
@@ -43,18 +45,32 @@ class ActionModule(RollbackAction):
         return getattr(self, "_" + arguments["moment"])()
 
     def _ready(self) -> dict[str, Any]:
-        """After ``check`` before the decision: keep what stands there, so that it need not be read again, or stop
-        before anybody is asked to decide on what cannot be done. What the steps before a remedy's change is not kept:
-        it is checked again in its phase."""
+        """After ``check`` before the decision: say what it said, and keep what stands there, so that it need not be
+        read again, or stop before anybody is asked to decide on what cannot be done. What the steps before a remedy's
+        change is not kept: it is checked again in its phase."""
         if failures := self._failures():
             return self._failed("check", failures, "Nothing was touched, and nobody was asked.")
-        if self.phase != "hold":
-            return {}
-        ready = {**self._ready_steps(), self.step: self._before()}
-        return {"ansible_facts": {"rollback_step_ready": ready}}
+        facts = {"rollback_step_told": {**self._told_steps(), self.step: self._tell_check()}}
+        if self.phase == "hold":
+            facts["rollback_step_ready"] = {**self._ready_steps(), self.step: self._before()}
+        return {"ansible_facts": facts}
 
     def _ready_steps(self) -> dict[str, Any]:
         return self.task_vars.get("rollback_step_ready") or {}
+
+    def _told_steps(self) -> dict[str, dict[str, str]]:
+        return self.task_vars.get("rollback_step_told") or {}
+
+    def _tell_check(self) -> dict[str, str]:
+        """What ``check`` said on each host, said to the operator where this call has not said so already."""
+        told = self._told_steps().get(self.step, {})
+        if self.step in self._ready_steps():
+            return told
+        said = {host: says for host in self._hosts() if (says := self._result(host, "check").get("says"))}
+        if news := _listed({host: says for host, says in said.items() if says != told.get(host)}):
+            more = f"… (+{len(news) - LONGEST_SHOWN} characters)" if len(news) > LONGEST_SHOWN else ""
+            self.say(f"{self.step}: checked. {news[:LONGEST_SHOWN]}{more}")
+        return said
 
     def _before(self) -> dict[str, Any]:
         """What ``check`` saw on each host."""
@@ -91,13 +107,15 @@ class ActionModule(RollbackAction):
         return {"todo": "skip"}
 
     def _checked(self) -> dict[str, Any]:
-        """After ``check``: write *started* with what stands there, or stop before anything is touched."""
+        """After ``check``: write *started* with what stands there and what it said, or stop before anything is
+        touched."""
         if failures := self._failures():
             return self._failed("check", failures, "Nothing of this step was done.")
         saved = self._ready_steps().get(self.step) or self._before()
         limit = self.step_setting(self.step, "limit")
         self.keep_lock(parse_duration(limit) * 2 + LEASE if limit else LEASE)
-        self.append("step-started", {"phase": self.phase, "step": self.step, "saved": saved}, self.run_id)
+        body = {"phase": self.phase, "step": self.step, "saved": saved, "says": self._tell_check()}
+        self.append("step-started", body, self.run_id)
         # What an interrupted run saved first is what stood there; a check after it may see half-done work.
         begun = self.run_of(self.run_id).steps.get(self.step)
         return {"changed": not self.check_mode, "saved": begun.saved if begun else saved}

@@ -248,6 +248,38 @@ def test_a_step_of_the_remedy_is_checked_again_when_its_turn_comes(product: Prod
     assert product.lines() == ALL_ON
 
 
+def test_what_a_check_said_reaches_the_operator_the_record_and_the_report(product: Product) -> None:
+    def checked(stdout: str, step: str) -> list[str]:
+        return [line for line in said(stdout) if line.startswith(f"balik: {step}: checked. ")]
+
+    (product.folder / "hold-it" / "say-web-1").write_text("doorkey 3 sticks")
+    for prefix in ("say-early-", "say-"):
+        (product.folder / "revert-it" / f"{prefix}web-1").write_text("a node cannot be drained")
+    (product.folder / "revert-it" / "say-web-2").write_text("one more is left out; " + "x" * 5000)
+    product.write(flow_password="doorkey")
+
+    looked = product.play("--check", "-e", "rollback_reason=keluhan")
+    done = product.play(*BREAK_GLASS)
+    assert done.returncode == 0, done.stdout
+    for stdout in (looked.stdout, done.stdout):
+        (hold,) = checked(stdout, "hold-it")
+        assert "web-1: " in hold and " 3 sticks; web-2: what stands there is read" in hold
+        early, later = checked(stdout, "revert-it")
+        assert early.endswith("web-1: a node cannot be drained; web-2: what stands there is read")
+        assert later.startswith("balik: revert-it: checked. web-2: one more is left out; xxx"), later
+        assert later.endswith("xxx… (+1029 characters)"), later[-50:]
+        begun = next(n for n, line in enumerate(said(stdout)) if "hold-it: done" in line or "hold-it: would" in line)
+        assert said(stdout).index(hold) < begun and said(stdout).index(early) < begun
+
+    started = {entry.body["step"]: entry.body["says"] for entry in product.entries("step-started")}
+    assert started["revert-it"]["web-1"] == "a node cannot be drained"
+    assert len(started["revert-it"]["web-2"]) > 5000
+    assert "3 sticks" in started["hold-it"]["web-1"] and "doorkey" not in started["hold-it"]["web-1"]
+    report = Path(product.outcome()["report"])
+    for text in (report.read_text(), report.with_suffix(".md").read_text()):
+        assert "a node cannot be drained" in text and "3 sticks" in text and "one more is left out" in text
+
+
 def edit_record(product: Product, *statements: str) -> None:
     """What somebody with the file may do, round the triggers."""
     with sqlite3.connect(product.state / "record.sqlite") as database:

@@ -211,7 +211,9 @@ def test_all_kinds_of_all_namespaces_by_label(shop: Shop, cluster: Cluster, lab:
     seen = shop.step("check", **label)
     assert f"Deployment {other.name}/queue runs none of the images" in seen["says"]
     assert len(seen["before"]["workloads"]) == 5
+    assert f"Deployment {other.name}/queue runs none of" in shop.step("main", **label, check_mode=True)["says"]
     done = shop.step("main", **label)
+    assert f"; Deployment {other.name}/queue runs none of the images" in done["says"]
     assert [shop.image(name, kind) for name, kind in kinds.items()] == [shop.good] * 4
     assert other.image() == shop.good and other.image("queue") == "redis:7"
     assert "on 3 pods" in done["evidence"]["workloads"][f"DaemonSet {shop.name}/agent"]

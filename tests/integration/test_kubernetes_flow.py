@@ -44,6 +44,16 @@ def deployment(name: str) -> dict[str, Any]:
     }
 
 
+def plan(cluster: Cluster, **more: Any) -> dict[str, Any]:
+    return {
+        "rollback_remedies": {"all": {"covers": ["frontend", "backend"], "takes": "1m", "revert": ["image-revert"]}},
+        "image_revert_backend": "kubernetes",
+        "image_revert_image": GOOD,
+        "image_revert_kubeconfig": str(cluster.kubeconfig),
+        **more,
+    }
+
+
 def images(cluster: Cluster) -> list[str]:
     found = cluster.get("apps/v1", "Deployment", namespace=NAMESPACE)["items"]
     return [one["spec"]["template"]["spec"]["containers"][0]["image"] for one in found]
@@ -54,15 +64,8 @@ def test_whatever_the_cluster_does_the_record_is_whole_and_the_next_run_ends_rig
 ) -> None:
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     cluster.apply([deployment(name) for name in NAMES])
-    product = Product(
-        tmp_path,
-        rollback_remedies={"all": {"covers": ["frontend", "backend"], "takes": "1m", "revert": ["image-revert"]}},
-        image_revert_backend="kubernetes",
-        image_revert_image=GOOD,
-        image_revert_workloads=[{"namespace": NAMESPACE, "name": name} for name in NAMES],
-        image_revert_kubeconfig=str(cluster.kubeconfig),
-        image_revert_context="prod",
-    )
+    workloads = [{"namespace": NAMESPACE, "name": name} for name in NAMES]
+    product = Product(tmp_path, **plan(cluster, image_revert_workloads=workloads, image_revert_context="prod"))
     steps = ("step-started", "step-failed", "step-done")
 
     def refused(reason: str) -> None:
@@ -105,3 +108,42 @@ def test_whatever_the_cluster_does_the_record_is_whole_and_the_next_run_ends_rig
     keys = yaml.safe_load(cluster.kubeconfig.read_text())["users"][0]["user"]["client-key-data"]
     for secret in (keys, base64.b64decode(keys).decode().splitlines()[1]):
         assert [name for name, text in product.everything_written().items() if secret in text] == []
+
+
+def test_what_the_check_found_without_refusing_is_told_and_kept(cluster: Cluster, lab: Nodes, tmp_path: Path) -> None:
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "told"}})
+    metadata = {"namespace": "told", "labels": {"part-of": "hub", "app.kubernetes.io/managed-by": "Helm"}}
+    helm = {"meta.helm.sh/release-name": "hub", "meta.helm.sh/release-namespace": "told"}
+    web, other = deployment("web"), deployment("other")
+    web["metadata"] |= {**metadata, "annotations": helm}
+    other["metadata"] |= {**metadata, "labels": {"part-of": "hub"}}
+    other["spec"]["template"]["spec"]["containers"][0]["image"] = "redis:7"
+    budget = {"minAvailable": 5, "selector": {"matchLabels": {"app": "web"}}}
+    cluster.apply(
+        [
+            web,
+            other,
+            {
+                "apiVersion": "policy/v1beta1",
+                "kind": "PodDisruptionBudget",
+                "spec": budget,
+                "metadata": {"name": "pdb-web", "namespace": "told"},
+            },
+        ]
+    )
+    product = Product(
+        tmp_path, **plan(cluster, image_revert_labels={"part-of": "hub"}, image_revert_namespaces=["told"])
+    )
+    notes = ("belongs to Helm release told/hub", "PodDisruptionBudget pdb-web allows no", "told/other runs none of")
+    looked = product.play("--check", "-e", "rollback_reason=complaints")
+    done = product.play(*BREAK_GLASS)
+    for run in (looked, done):
+        assert run.returncode == 0, run.stdout
+        (line,) = [each for each in run.stdout.splitlines() if each.startswith("balik: image-revert: checked. ")]
+        assert [note for note in notes if note not in line] == []
+    (started,) = [one for one in product.entries("step-started") if one.body["step"] == "image-revert"]
+    report = Path(product.outcome()["report"]).read_text()
+    for note in notes:
+        assert note in started.body["says"]["localhost"] and note in report
+    (ended,) = [one for one in product.entries("step-done") if one.body["step"] == "image-revert"]
+    assert "told/other runs none of the images" in ended.body["says"]["localhost"]

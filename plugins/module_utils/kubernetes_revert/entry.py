@@ -132,7 +132,7 @@ class Revert:
             raise BalikError("Cannot revert", "\n".join(selection.told(refusals)), do="No workload was touched.")
         return {
             "changed": False,
-            "says": _sentence([one.line for one in changes], notes + found.left),
+            "says": _sentence([one.line for one in changes], notes, found.left),
             "before": {
                 "workloads": {one.key: one.before for one in changes},
                 **({"held": held} if (held := [one.path for one in owners if self._holds(one)]) else {}),
@@ -147,13 +147,14 @@ class Revert:
         owners = [one for one in gitops.find(self.cluster, changes, self.argocd) if self._holds(one)]
         if check_mode:
             loose = [f"would hold off {one.name}" for one in owners if not one.held]
-            says = _sentence([one.line for one in changes], loose)
+            says = _sentence([one.line for one in changes], loose, found.left)
             needed = any(one.needed for one in changes)
             return {"changed": needed or bool(loose), "says": says, "evidence": {}, "diff": _diff(changes)}
         held = [one.name for one in owners if gitops.hold(self.cluster, one.path, self.product, self.limit)]
         account = rollout.carry_out(self.cluster, changes)
         account.refuse("Run again once that is mended: what is done stays done. Nothing else was touched.")
         more = f"; held off until resumed: {', '.join(held)}" if held else ""
+        more += f"; {_sentence(found.left)}" if found.left else ""
         result = self._result(account.good, bool(account.patched or held), more, account)
         return {**result, "diff": _diff(changes)}
 
@@ -162,7 +163,7 @@ class Revert:
         changes, gone, bad = self._saved_changes(self.saved.get("workloads") or {})
         if check_mode:
             needed = [one for one in changes if one.needed]
-            says = _sentence([one.line for one in needed], [*gone, *bad.values()]) or "nothing to put back"
+            says = _sentence([one.line for one in needed], gone, list(bad.values())) or "nothing to put back"
             return {"changed": bool(needed), "says": says, "evidence": {}, "diff": _diff(changes)}
         done = rollout.carry_out(self.cluster, changes)
         done.bad.update(bad)
@@ -255,7 +256,7 @@ class Revert:
                     )
         running = rollout.pods_of(self.cluster, {one.workload.namespace for one in changes})
         if changes and not refusals and all(_runs_already(one, running.get(one.key, [])) for one in changes):
-            names = _sentence([one.key for one in changes], [])
+            names = _sentence([one.key for one in changes])
             images = ", ".join(sorted({short(one.new) for change in changes for one in change.replaced}))
             refusals.append(
                 f"{images or 'What is asked for'} is what runs already: {names}. Name the image of the release before, "
@@ -284,7 +285,7 @@ class Revert:
     def _result(self, good: Mapping[str, str], changed: bool, more: str, account: Account | None = None) -> Json:
         evidence = account.evidence() if account else {"workloads": dict(good)}
         seconds = round(time.monotonic() - self.begun, 2)
-        says = _sentence([f"{key}: {words}" for key, words in good.items()], []) + more
+        says = _sentence([f"{key}: {words}" for key, words in good.items()]) + more
         says = says.removeprefix("; ")
         return {"changed": changed, "says": says or "nothing to do", "evidence": {**evidence, "seconds": seconds}}
 
@@ -299,9 +300,10 @@ def _runs_already(change: Change, running: Sequence[pods.Pod]) -> bool:
     )
 
 
-def _sentence(lines: Sequence[str], notes: Sequence[str]) -> str:
+def _sentence(*groups: Sequence[str]) -> str:
+    """The first lines of each group, and how many more it has."""
     parts: list[str] = []
-    for some in (lines, notes):
+    for some in groups:
         parts += some[:_NAMED]
         parts += [f"and {len(some) - _NAMED} more"] if len(some) > _NAMED else []
     return "; ".join(parts)

@@ -28,8 +28,9 @@ is not known is null. Texts of the plan and of people stay in their language; ``
                oldest, newest, by, note, columns}], down}], exported: [{at, host, folder, from,
                files: [{file, table, kind, rows}]}], kept: [{host, step, files: [path]}]}``; ``kept`` by the steps
                themselves, before they destroy it. ``down``: ``{says, refused, migrations}``, or null
-``steps``      list of ``{phase, step, state, started_at, seconds, attempts, hosts: [{host, says, saved, evidence}],
-               failures: [{at, stage, host, says}]}``; ``state`` is done, failed, started or not-begun
+``steps``      list of ``{phase, step, state, started_at, seconds, attempts, hosts: [{host, says, checked: [str], saved,
+               evidence}], failures: [{at, stage, host, says}]}``; ``state`` is done, failed, started or not-begun;
+               ``checked`` is what was said before each attempt, each sentence once
 ``sign_offs``  list of ``{name, role, title, phase, says, asked_at, answer, by, reason, at, after}``
 ``messages``   list of ``{at, moment, role, title, subject, ways: {way: result}}``
 ``checklist``  list of ``{when, items: [{role, title, says, sign_off, done, answer, by, at, reason}]}``
@@ -461,6 +462,7 @@ class _Builder:
         evidence = _mapping(done.body.get("evidence")) if done else {}
         says = _mapping(done.body.get("says")) if done else {}
         saved = state.saved if state else {}
+        begun = [_mapping(entry.body.get("says")) for entry in entries if entry.kind == "step-started"]
         failures = [
             {"at": entry.at, "stage": _text(entry.body.get("stage")), "host": host, "says": _text(why)}
             for entry in entries
@@ -476,7 +478,13 @@ class _Builder:
             "seconds": state.seconds if state else None,
             "attempts": sum(entry.kind == "step-started" for entry in entries),
             "hosts": [
-                {"host": host, "says": _text(says.get(host)), "saved": saved.get(host), "evidence": evidence.get(host)}
+                {
+                    "host": host,
+                    "says": _text(says.get(host)),
+                    "checked": list(dict.fromkeys(said for each in begun if (said := _text(each.get(host))))),
+                    "saved": saved.get(host),
+                    "evidence": evidence.get(host),
+                }
                 for host in hosts
             ],
             "failures": failures,
