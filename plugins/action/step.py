@@ -46,10 +46,12 @@ class ActionModule(RollbackAction):
 
     def _ready(self) -> dict[str, Any]:
         """After ``check`` before the decision: say what it said, and keep what stands there, so that it need not be
-        read again, or stop before anybody is asked to decide on what cannot be done. What the steps before a remedy's
-        change is not kept: it is checked again in its phase."""
+        read again, or why it cannot be done, until all steps were checked. What the steps before a remedy's change is
+        not kept: it is checked again in its phase."""
         if failures := self._failures():
-            return self._failed("check", failures, "Nothing was touched, and nobody was asked.")
+            refused = self.task_vars.get("rollback_step_refused") or []
+            why = str(self._failed("check", failures)).removesuffix(".")
+            return {"ansible_facts": {"rollback_step_refused": [*refused, why]}}
         facts = {"rollback_step_told": {**self._told_steps(), self.step: self._tell_check()}}
         if self.phase == "hold":
             facts["rollback_step_ready"] = {**self._ready_steps(), self.step: self._before()}
@@ -110,7 +112,7 @@ class ActionModule(RollbackAction):
         """After ``check``: write *started* with what stands there and what it said, or stop before anything is
         touched."""
         if failures := self._failures():
-            return self._failed("check", failures, "Nothing of this step was done.")
+            raise self._failed("check", failures, "Nothing of this step was done.")
         saved = self._ready_steps().get(self.step) or self._before()
         limit = self.step_setting(self.step, "limit")
         self.keep_lock(parse_duration(limit) * 2 + LEASE if limit else LEASE)
@@ -124,7 +126,7 @@ class ActionModule(RollbackAction):
         """After ``main`` and ``verify``: write *done*, or *failed* and stop; nothing if the lock was taken over."""
         self.keep_lock()
         if failures := self._failures():
-            return self._failed("main or verify", failures, "")
+            raise self._failed("main or verify", failures)
         hosts = self._hosts()
         says = {host: self._result(host, "main").get("says", "") for host in hosts}
         if self.check_mode:
@@ -144,11 +146,12 @@ class ActionModule(RollbackAction):
         self.say(f"{self.step}: done in {took}. {_listed({h: s for h, s in says.items() if s})}")
         return {"changed": True, "says": says}
 
-    def _failed(self, stage: str, failures: dict[str, str], so_far: str) -> dict[str, Any]:
+    def _failed(self, stage: str, failures: dict[str, str], so_far: str = "") -> BalikError:
+        """Write *failed*; what to tell of it."""
         body = {"phase": self.phase, "step": self.step, "stage": stage, "failures": failures}
         self.append("step-failed", body, self.run_id)
         found = _listed(failures) if len(set(failures.values())) > 1 else next(iter(failures.values()))
-        raise BalikError(f"{self.step} failed on {', '.join(failures)}", found, do=so_far)
+        return BalikError(f"{self.step} failed on {', '.join(failures)}", found, do=so_far)
 
     def _hosts(self) -> list[str]:
         return self.step_hosts(self.step)
@@ -164,7 +167,7 @@ class ActionModule(RollbackAction):
             hostvars = self.task_vars["hostvars"][host]
             if host not in alive:
                 failures[host] = self._unreachable(host, hostvars)
-            elif failure := hostvars.get("rollback_step_failure"):
+            elif (failure := hostvars.get("rollback_step_failure")) and failure["step"] == self.step:
                 failures[host] = _told(failure, host)
                 # A connection whose own program fails gives an answer that is no module's, and not "unreachable".
                 if "No start of json char" in failure["msg"]:

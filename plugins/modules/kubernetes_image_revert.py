@@ -132,7 +132,8 @@ options:
   recorded:
     description:
       - For V(resume), what the record says that the run was about to hold off, as paths of the API; these are looked at
-        beside O(argocd_namespaces) and O(flux_namespaces).
+        beside those of O(argocd_namespaces) and O(flux_namespaces) that these credentials may list. Without it, a
+        missing right in one of those is an error.
     type: list
     elements: str
   saved:

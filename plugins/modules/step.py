@@ -11,7 +11,8 @@ author: The balik developers
 description:
   - V(looked) says whether the step is to be done, confirmed or skipped.
   - V(confirmed) comes after a step that was done was verified anew.
-  - V(ready) says what a check before the decision said, and keeps what it saw of a step of the hold phase.
+  - V(ready) says what a check before the decision said, and keeps what it saw of a step of the hold phase, or why it
+    cannot be done.
   - V(checked) writes C(started) with what stood there and what the check said, before anything is touched.
   - V(finished) writes C(done) or C(failed).
   - Fails when a host of the step failed or could not be reached.

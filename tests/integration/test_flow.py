@@ -228,6 +228,22 @@ def test_what_the_remedy_could_not_do_is_known_before_anybody_is_asked(product: 
     assert len(product.entries("run-opened")) == 1
 
 
+def test_what_several_steps_could_not_do_is_told_in_one_message(product: Product) -> None:
+    (product.folder / "hold-it" / "refuse-web-1").write_text("web-1: rights: 5 missing.")
+    (product.folder / "revert-it" / "refuse-early-web-2").write_text("rights: 3 missing")
+    told = (
+        "hold-it failed on web-1: rights: 5 missing; revert-it failed on web-2: rights: 3 missing. "
+        "Nothing was touched, and nobody was asked."
+    )
+    for arguments in (("--check",), ()):
+        refused = product.play("-e", "rollback_reason=keluhan", *arguments)
+        assert refused.returncode != 0
+        assert any(line.endswith(told) for line in said(refused.stdout)), refused.stdout
+    assert product.lines() == ALL_OFF and product.outcome()["reason"] == told
+    assert product.entries("asked", "decided", "step-started") == []
+    assert [list(entry.body["failures"]) for entry in product.entries("step-failed")] == [["web-1"], ["web-2"]]
+
+
 def test_a_step_of_the_remedy_is_checked_again_when_its_turn_comes(product: Product) -> None:
     """``rollback_step_early`` tells its two checks apart. A run that is taken up again makes only the second."""
     (product.folder / "revert-it" / "refuse-web-2").write_text("web-2: it is paused by now")

@@ -795,6 +795,27 @@ def test_the_manifest_is_the_least_that_is_needed(shop: Shop) -> None:
     assert f"2 missing: patch deployments.apps in namespace {shop.name}" in says and shop.image() == BAD
 
 
+def test_what_was_not_held_off_takes_no_rights_to_resume(shop: Shop, gitops: None) -> None:
+    metadata = {"name": "apps", "namespace": shop.name}
+    shop.cluster.apply({"apiVersion": FLUX, "kind": "Kustomization", "metadata": metadata, "spec": {"path": "./apps"}})
+    account = {"namespace": shop.name, "name": "balik"}
+    shop.cluster.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account})
+    mine = str(shop.cluster.kubeconfig_for(f"system:serviceaccount:{shop.name}:balik"))
+    nothing: Json = {"kubeconfig": mine, "recorded": []}
+    for entry in ("check_resume", "resume", "verify_resume"):
+        says = shop.step(entry, **nothing)["says"]
+        assert says == (
+            f"nothing is held off for {shop.name}; not looked for, since these credentials may not list them: "
+            f"applications in namespace argocd, kustomizations in namespace {shop.name}"
+        )
+    path = shop.cluster.api.path(FLUX, "Kustomization", shop.name, "apps")
+    says = refused(lambda: shop.step("check_resume", kubeconfig=mine, recorded=[path]))
+    assert "2 missing: get kustomizations.kustomize.toolkit.fluxcd.io in namespace" in says
+    # Alone, no record says that nothing is held off.
+    says = refused(lambda: shop.step("check_resume", kubeconfig=mine))
+    assert "6 missing: get applications.argoproj.io in namespace argocd" in says
+
+
 def test_the_manifest_grants_what_is_asked_for_and_nothing_else(shop: Shop, gitops: None) -> None:
     given = {
         "product": "hub",

@@ -44,7 +44,8 @@ class Revert:
         self.flux: Sequence[str] = arguments["flux_namespaces"]
         self.product: str = arguments["product"]
         self.saved: Json = arguments.get("saved") or {}
-        self.recorded: Sequence[str] = arguments.get("recorded") or []
+        self.recorded: Sequence[str] | None = arguments.get("recorded")
+        self.unseen: Sequence[str] = []
         self.begun = time.monotonic()
 
     def run(self, check_mode: bool) -> Json:
@@ -177,9 +178,11 @@ class Revert:
 
     def check_resume(self) -> Json:
         """Who is held off, and for whom Git already wants what runs."""
-        wanted = gitops.resume_permissions(self.cluster, self.argocd, self.flux, self.recorded)
-        require(self.cluster, wanted, MANIFEST)
+        if self.recorded is None:
+            require(self.cluster, gitops.search_permissions(self.cluster, self.argocd, self.flux), MANIFEST)
+        require(self.cluster, gitops.resume_permissions(self.recorded or []), MANIFEST)
         held = self._held()
+        require(self.cluster, gitops.resume_permissions([one.path for one in held]), MANIFEST)
         return {"changed": False, "says": self._resumable(held), "before": {"held": [one.path for one in held]}}
 
     def resume(self, check_mode: bool) -> Json:
@@ -210,7 +213,8 @@ class Revert:
         return {"changed": bool(loose), "says": says, "evidence": {}}
 
     def _held(self) -> list[Held]:
-        return gitops.held(self.cluster, self.product, self.argocd, self.flux, self.recorded)
+        found, self.unseen = gitops.held(self.cluster, self.product, self.argocd, self.flux, self.recorded)
+        return found
 
     def _ready(self, one: Held) -> bool:
         return not one.apart or self.arguments["resume"] == "always"
@@ -223,7 +227,9 @@ class Revert:
             for one in held
             if not self._ready(one)
         ]
-        return "; ".join(parts) or f"nothing is held off for {self.product}"
+        says = "; ".join(parts) or f"nothing is held off for {self.product}"
+        unseen = f"; not looked for, since these credentials may not list them: {', '.join(self.unseen)}"
+        return says + unseen if self.unseen else says
 
     def _saved_changes(self, saved: Mapping[str, Json]) -> tuple[list[Change], list[str], dict[str, str]]:
         """What puts each back, a line for each that is gone, and (by key) why others cannot be put back."""

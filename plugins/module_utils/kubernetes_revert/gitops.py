@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import BalikError
-from ..kubernetes.client import Cluster, name_of, path_of
+from ..kubernetes.client import Cluster, Refused, name_of, path_of
 from ..kubernetes.permissions import Permission
 from .guards import controller
 from .selection import Change
@@ -277,14 +277,8 @@ def flux_permissions(changes: Sequence[Change], policy: str) -> list[Permission]
     ]
 
 
-def resume_permissions(
-    cluster: Cluster, argocd: Sequence[str], flux: Sequence[str], recorded: Sequence[str]
-) -> list[Permission]:
-    """What finding those that are held off takes, and letting them go.
-
-    :param recorded: paths of such, from the record.
-    """
-    parts = [path.split("/") for path in recorded]  # /apis/group/version/namespaces/namespace/resource/name
+def search_permissions(cluster: Cluster, argocd: Sequence[str], flux: Sequence[str]) -> list[Permission]:
+    """What finding those that are held off in these namespaces takes, and letting them go."""
     served = [
         (group, resource)
         for group, (_, resource, versions) in _FLUX.items()
@@ -293,8 +287,13 @@ def resume_permissions(
     return [
         *argocd_permissions(cluster, argocd, "suspend"),
         *(Permission(verb, *what, one) for what in served for one in flux for verb in ("list", "get", "patch")),
-        *(Permission(verb, one[2], one[6], one[5], (one[7],)) for one in parts for verb in ("get", "patch")),
     ]
+
+
+def resume_permissions(paths: Sequence[str]) -> list[Permission]:
+    """What letting go those at these paths takes."""
+    parts = [path.split("/") for path in paths]  # /apis/group/version/namespaces/namespace/resource/name
+    return [Permission(verb, one[2], one[6], one[5], (one[7],)) for one in parts for verb in ("get", "patch")]
 
 
 def hold(cluster: Cluster, path: str, product: str, limit: float) -> bool:
@@ -348,21 +347,34 @@ class Held:
 
 
 def held(
-    cluster: Cluster, product: str, argocd: Sequence[str], flux: Sequence[str], recorded: Sequence[str]
-) -> list[Held]:
-    """All that the rollback of this product holds off in these namespaces, and at these paths from the record."""
+    cluster: Cluster, product: str, argocd: Sequence[str], flux: Sequence[str], recorded: Sequence[str] | None
+) -> tuple[list[Held], list[str]]:
+    """All that the rollback of this product holds off in these namespaces, and at these paths from the record; and
+    where it may not be looked for.
+
+    :param recorded: all that the run has held off, so that what may not be listed is none of it; None where no record
+        says so.
+    :raises Refused: without a record, what may not be listed.
+    """
     places = [(*_ARGO, one) for one in argocd] if cluster.offers(*_ARGO) else []
     for group, (_, resource, versions) in _FLUX.items():
         version = cluster.first_offered(group, versions, resource)
         places += [(version, resource, one) for one in flux] if version else []
-    found = []
+    found: list[Held] = []
+    unseen: list[str] = []
     for place in places:
-        for raw in cluster.list(path_of(*place)):
+        try:
+            listed = list(cluster.list(path_of(*place)))
+        except Refused as error:
+            if error.status != 403 or recorded is None:
+                raise
+            listed, unseen = [], [*unseen, f"{place[1]} in namespace {place[2]}"]
+        for raw in listed:
             one = _held(path_of(*place, raw["metadata"]["name"]), raw, product)
             found += [one] if one else []
     known = {one.path for one in found}
-    others = (held_at(cluster, path, product) for path in recorded if path not in known)
-    return [*found, *(one for one in others if one)]
+    others = (held_at(cluster, path, product) for path in recorded or [] if path not in known)
+    return [*found, *(one for one in others if one)], unseen
 
 
 def held_at(cluster: Cluster, path: str, product: str) -> Held | None:
