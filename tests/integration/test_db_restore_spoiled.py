@@ -97,6 +97,16 @@ def with_a_wrong_checksum(dumps: Path, folder: Path, server: Server) -> Path:
     return folder / "x.sql"
 
 
+def ending(text: str) -> Make:
+    """Behind all that is in it."""
+
+    def make(dumps: Path, folder: Path, server: Server) -> Path:
+        (folder / "x.sql").write_text((dumps / "s.sql").read_text() + text)
+        return folder / "x.sql"
+
+    return make
+
+
 def a_line(line: str) -> Make:
     return replaced("\nSET client_encoding", f"\n{line}\nSET client_encoding")
 
@@ -197,10 +207,25 @@ SPOILED: dict[str, Spoiled] = {
     ),
     "it connects elsewhere": Spoiled(a_line(r"\connect postgres"), r"line \d+ would leave .*\\connect"),
     "it drops a database": Spoiled(a_line("DROP DATABASE postgres;"), "would leave .*DROP DATABASE"),
-    "made with --create": Spoiled(lambda d, t, s: dump(s, t / "x", "--create"), "leave .* CREATE DATABASE"),
+    "it drops a database in other words": Spoiled(
+        a_line("SELECT 1; drop /* it */\n  database if exists postgres with (force);"),
+        r"line \d+ would leave .*: drop database if exists postgres with",
+    ),
+    "it drops a database at its very end": Spoiled(ending("drop database postgres\n"), "would leave .*drop database"),
+    "it drops a role": Spoiled(a_line("Drop Role clerk;"), "would change the whole server: Drop Role clerk"),
+    "it takes rights on a database": Spoiled(
+        a_line("REVOKE CONNECT ON DATABASE live FROM PUBLIC;"), "would change the whole server"
+    ),
+    "it ends sessions": Spoiled(
+        a_line("SELECT pg_terminate_backend(pid) FROM pg_stat_activity;"), "would reach outside the database"
+    ),
+    "it has a block of its own": Spoiled(a_line("DO $$ BEGIN NULL; END $$;"), "would run what nobody can judge"),
+    "made with --create": Spoiled(
+        lambda d, t, s: dump(s, t / "x", "--create"), r"leave .*\\connect .*without --create"
+    ),
     "it runs a command": Spoiled(touching(r"\! touch {}"), r"would leave .*: \\! touch"),
     "it runs a command in the middle of a line": Spoiled(
-        touching(r"SELECT 1; \! touch {}"), LATER, "backslash commands are restricted"
+        touching(r"SELECT 1; \! touch {}"), r"would give psql a command: \\! touch"
     ),
     "it runs a command by copying": Spoiled(
         touching(r"SELECT 1; \copy (select 1) TO PROGRAM 'touch {}'"), "would run a program on the server"
@@ -212,7 +237,7 @@ SPOILED: dict[str, Spoiled] = {
         touching("COPY (SELECT 1) TO '{}';"), "would run a program on the server, or use one of its files"
     ),
     "it ends the restriction by itself": Spoiled(
-        touching("\\restrict abc\n\\unrestrict abc\nSELECT 1; \\! touch {}"), LATER, "backslash commands are restricted"
+        touching("\\restrict abc\n\\unrestrict abc\nSELECT 1; \\! touch {}"), "would give psql a command"
     ),
     "made with --schema-only": Spoiled(lambda d, t, s: dump(s, t / "x", "-s"), "holds no rows"),
     "not there": Spoiled(lambda d, t, s: t / "x.sql", "no such file"),

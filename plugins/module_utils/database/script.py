@@ -9,6 +9,7 @@ from typing import Protocol
 
 from ..errors import BalikError
 from .rows import RowSum
+from .statements import Statements, refused
 
 CHUNK = 1024 * 1024
 ANOTHER = "Take another copy of this backup, or an earlier backup."
@@ -18,7 +19,6 @@ _PLACE = rb"(?:" + _WORD + rb"\.)?" + _WORD
 _NOTABLE = re.compile(
     rb"(?P<restrict>\\(?:un)?restrict\b)"
     rb"|\\(?P<meta>(?!\.).*)"
-    rb"|(?P<database>(?:CREATE|DROP|ALTER) DATABASE .*)"
     rb"|(?P<insert>INSERT INTO |SELECT pg_catalog\.lo_)"
     rb"|CREATE EXTENSION (?:IF NOT EXISTS )?(?P<extension>" + _NAME + rb")"
     rb"|ALTER TABLE ONLY (?P<parent>" + _PLACE + rb") ATTACH PARTITION (?P<partition>" + _PLACE + rb") "
@@ -53,11 +53,6 @@ _OTHERS = {
     b"version https://git-lfs": "a pointer of Git LFS",
     b"{": "a JSON document",
 }
-
-
-_OPENS = re.compile(rb"--[^\n]*|/\*|(?<![\w$\x80-\xff])(?:[eE]'|\$(?:[A-Za-z_\x80-\xff][\w\x80-\xff]*)?\$)|'|\"")
-_CLOSES = {b"'": re.compile(rb"'"), b'"': re.compile(rb'"'), b"/*": re.compile(rb"/\*|\*/")}
-_ESCAPES = re.compile(rb"(?s)\\.|'")
 
 
 def codec_of(encoding: str) -> str:
@@ -132,41 +127,6 @@ class Contents:
         return sum(block.rows for block in self.blocks)
 
 
-class Quotes:
-    """Whether a place in SQL stands within a string, a quoted name or a comment, told piece by piece."""
-
-    def __init__(self) -> None:
-        self._closes: re.Pattern[bytes] | None = None
-        self._depth = 0  # of comments in comments
-        self.backslashes = False  # standard_conforming_strings is off
-
-    def feed(self, text: bytes) -> bool:
-        """Takes whole lines; whether what follows them stands within one."""
-        at = 0
-        while True:
-            if not self._closes:
-                found = _OPENS.search(text, at)
-                if not found:
-                    return False
-                if not found[0].startswith(b"--"):
-                    self._open(found[0])
-            else:
-                found = self._closes.search(text, at)
-                if not found:
-                    return True
-                self._depth += (found[0] == b"/*") - (found[0] == b"*/")
-                if not found[0].startswith(b"\\") and self._depth == 0:
-                    self._closes = None
-            at = found.end()
-
-    def _open(self, sign: bytes) -> None:
-        self._depth = int(sign == b"/*")
-        if sign in (b"e'", b"E'") or (sign == b"'" and self.backslashes):
-            self._closes = _ESCAPES
-        else:
-            self._closes = _CLOSES.get(sign) or re.compile(re.escape(sign))
-
-
 class Sink(Protocol):
     """Who takes the pieces of a script as they are read."""
 
@@ -196,7 +156,7 @@ class Reader:
         self._open = False  # within the rows of the last block
         self._schema = b""  # of names without one, in dumps made before 2018
         self._sum: RowSum | None = None
-        self._quotes = Quotes()
+        self._statements = Statements()
         self._codec = "utf-8"
         self._begun = self._whole = False
         self._start = b""
@@ -236,6 +196,8 @@ class Reader:
         if not self._whole or self._open:
             inside = f", in the rows of {self.contents.blocks[-1].table}" if self._open else ""
             raise self.truncated(f"it ends at line {self._line}{inside}")
+        if would := refused(rest := self._statements.rest()):
+            self._refuse(rest, self._line, would)
         if self.contents.tables and not self.contents.holds_data:
             raise BalikError(
                 self._name,
@@ -312,7 +274,7 @@ class Reader:
     def _read_sql(self, lines: bytes, at: int, restricts: list[int]) -> int:
         mark = _FROM_STDIN.search(lines, at)
         end = mark.end() if mark else len(lines)
-        text, line, start = lines[at:end], b"", at
+        text, line, start, first = lines[at:end], b"", at, self._line + 1
         for line in text[:-1].split(b"\n"):
             self._line += 1
             if line and line[0] in _FIRST:
@@ -326,15 +288,23 @@ class Reader:
             start += len(line) + 1
         if b"copy" in text.lower():
             self._stay_inside(text)
-        inside = self._quotes.feed(text[: len(text) - len(line) - 1])
-        copy = mark if not inside and line[:5].upper() == b"COPY " else None
+        self._judge(text[: len(text) - len(line) - 1], first)
+        copy = mark if not self._statements.inside and line[:5].upper() == b"COPY " else None
         if not copy:
-            self._quotes.feed(text[len(text) - len(line) - 1 :])
+            self._judge(text[len(text) - len(line) - 1 :], self._line)
         if self._sink:
             self._sink.sql(text[: len(text) - len(line) - 1] if copy else text)
         if copy:
             self._begin(line, line[5 : copy.start() - end + 1])
         return end
+
+    def _judge(self, text: bytes, first: int) -> None:
+        for end, statement in self._statements.feed(text):
+            if would := refused(statement):
+                self._refuse(statement, first + text.count(b"\n", 0, end), would)
+        # psql obeys at once, and waits for no semicolon.
+        if "\\" in (rest := self._statements.rest()):
+            self._refuse(rest, self._line, refused(rest))
 
     def _begin(self, line: bytes, target: bytes) -> None:
         found = _TARGET.fullmatch(target)
@@ -349,8 +319,10 @@ class Reader:
     def _note(self, notable: re.Match[bytes]) -> None:
         found = {key: value for key, value in notable.groupdict().items() if value is not None}
         contents = self.contents
-        if "meta" in found or "database" in found:
-            self._refuse(notable[0], self._line, "leave the database that it is restored into")
+        if "meta" in found:
+            self._refuse(
+                notable[0].decode("utf-8", "replace"), self._line, "leave the database that it is restored into"
+            )
         elif "insert" in found:
             contents.holds_data = True
         elif "partition" in found:
@@ -384,7 +356,7 @@ class Reader:
         if "from" in found:
             self.contents.dumped_from = int(found["from"])
         elif "strings" in found:
-            self._quotes.backslashes = found["strings"] == b"off"
+            self._statements.backslashes = found["strings"] == b"off"
         else:
             self.contents.encoding = self.contents.encoding or found["encoding"].decode()
             self._codec = self.contents.codec
@@ -401,15 +373,17 @@ class Reader:
         if found:
             before = text[: found.start()].count(b"\n")
             line = self._line - (text.count(b"\n") - 1) + before
-            self._refuse(found[0], line, "run a program on the server, or use one of its files")
+            self._refuse(
+                found[0].decode("utf-8", "replace"), line, "run a program on the server, or use one of its files"
+            )
 
-    def _refuse(self, text: bytes, line: int, would: str) -> None:
-        said = " ".join(text[:60].decode("utf-8", "replace").split())
+    def _refuse(self, text: str, line: int, would: str) -> None:
+        said = " ".join(text[:60].split())
         raise BalikError(
             self._name,
             f"line {line} would {would}: {said}",
-            "a dump that names no database and no program (pg_dump without --create)",
-            "Restore it by hand on a spare server, and dump it from there without --create.",
+            "a dump of one database as pg_dump writes it without --create, and no program in it",
+            "Restore it by hand on a spare server, and dump the database from there with pg_dump.",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 _SYSTEM = ("postgres", "template0", "template1")
+# Seconds that a session may take to end whose client was killed.
+_ENDING = 5.0
 _LOCK_SPACE = 0x62616C69  # "bali"
 
 Result = dict[str, Any]
@@ -159,7 +162,11 @@ def chosen(task: Task) -> tuple[Path, str]:
 
 def alone(admin: Connection[Any], task: Task) -> None:
     """One restore of a database at a time; what an earlier start of this run left running is ended."""
-    if not scalar(admin, "select pg_try_advisory_lock(%s, hashtext(%s))", _LOCK_SPACE, task.database):
+    until = time.monotonic() + _ENDING
+    while not scalar(admin, "select pg_try_advisory_lock(%s, hashtext(%s))", _LOCK_SPACE, task.database):
+        if time.monotonic() < until:
+            time.sleep(0.1)
+            continue
         holder = admin.execute(
             "select a.pid, a.application_name, a.backend_start from pg_locks l join pg_stat_activity a using (pid)"
             " where l.locktype = 'advisory' and l.granted and l.classid = %s and l.objid = hashtext(%s)::oid",

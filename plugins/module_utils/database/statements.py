@@ -1,0 +1,127 @@
+"""Which statements a script holds, told piece by piece, and which of them no restore may run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+#: Bytes of a statement that are looked at; what makes one dangerous stands at its beginning.
+LONGEST = 65536
+_SIGNS = re.compile(
+    rb"--[^\n]*|(?m:^)\\(?:un)?restrict\b[^\n]*|/\*"
+    rb"|(?<![\w$\x80-\xff])(?:[eE]'|\$(?:[A-Za-z_\x80-\xff][\w\x80-\xff]*)?\$)|['\";]"
+)
+_CLOSES = {b"'": re.compile(rb"'"), b'"': re.compile(rb'"'), b"/*": re.compile(rb"/\*|\*/")}
+_ESCAPES = re.compile(rb"(?s)\\.|'")
+_END_OF_ROWS = re.compile(rb"(?m)(?<=^\\\.)\r?\n")
+_ROWS_FOLLOW = re.compile(r"(?i)COPY\b.* FROM STDIN\b")
+# PostgreSQL 14 and newer: a body that is not quoted, and has semicolons.
+_BODY = re.compile(r"(?i)CREATE (?:OR REPLACE )?(?:FUNCTION|PROCEDURE)\b.*\bBEGIN ATOMIC\b")
+_END_OF_BODY = re.compile(r"(?i)(?:;|\bATOMIC) ?END$")
+
+_REFUSED = {
+    "leave the database that it is restored into": re.compile(r"(?i)(?:CREATE|DROP|ALTER) DATABASE\b"),
+    "change the whole server": re.compile(
+        r"(?i)ALTER SYSTEM\b|(?:CREATE|ALTER|DROP) (?:ROLE|GROUP|TABLESPACE|USER(?! MAPPING\b))\b"
+        r"|(?:DROP|REASSIGN) OWNED\b"
+        r"|(?:GRANT|REVOKE) (?:.* ON (?:DATABASE|TABLESPACE|PARAMETER)\b|(?!.* ON ))"
+    ),
+    "run what nobody can judge beforehand": re.compile(r"(?i)(?:DO|CALL|LOAD|PREPARE TRANSACTION|COMMIT PREPARED)\b"),
+}
+# In these, a function is only named: in a view, in another's body, in a privilege.
+_NAMES_ONLY = re.compile(r"(?i)(?:CREATE|ALTER|DROP|COMMENT|GRANT|REVOKE|SECURITY|SET) ")
+_OUTSIDE = re.compile(
+    r"(?i)(?:PG_(?:TERMINATE|CANCEL)_BACKEND|PG_PROMOTE|PG_RELOAD_CONF|PG_ROTATE_LOGFILE|PG_READ_\w+|PG_LS_\w+|PG_STAT_FILE"
+    r"|PG_FILE_\w+|PG_SWITCH_WAL|PG_BACKUP_\w+|PG_\w*REPLICATION\w*|PG_LOGICAL\w*|LO_IMPORT|LO_EXPORT|\bDBLINK\w*) ?\("
+)
+
+
+def refused(statement: str) -> str:
+    """What a statement of :class:`Statements` would do that no restore may; empty where it may run.
+
+    No program can tell what a function does that a statement calls: this knows what is written by mistake, or by a
+    tool that dumps more than one database, not what somebody hides.
+    """
+    if "\\" in statement:
+        return "give psql a command"
+    for would, kind in _REFUSED.items():
+        if kind.match(statement):
+            return would
+    if _OUTSIDE.search(statement) and not _NAMES_ONLY.match(statement):
+        return "reach outside the database that it is restored into"
+    return ""
+
+
+class Statements:
+    """Reads SQL as ``psql`` does, as far as to know where each statement ends, and what is a string, a quoted name, a
+    comment, or a row of a ``COPY``."""
+
+    def __init__(self) -> None:
+        self._closes: re.Pattern[bytes] | None = None
+        self._depth = 0  # of comments in comments
+        self._parentheses = 0
+        self._code = bytearray()
+        self.backslashes = False  # standard_conforming_strings is off
+
+    @property
+    def inside(self) -> bool:
+        """Whether what follows stands within a string, a quoted name, a comment, or rows."""
+        return self._closes is not None
+
+    def feed(self, text: bytes) -> Iterator[tuple[int, str]]:
+        """Takes whole lines, and gives each statement that ends there: the place of its end, and the statement
+        with single spaces, without what its strings and quoted names hold."""
+        at = 0
+        while True:
+            if self._closes:
+                found = self._closes.search(text, at)
+                if not found:
+                    return
+                self._depth += (found[0] == b"/*") - (found[0] == b"*/")
+                if not found[0].startswith(b"\\") and self._depth == 0:
+                    self._closes = None
+            else:
+                found = _SIGNS.search(text, at)
+                self._take(text[at : found.start()] if found else text[at:])
+                if not found:
+                    return
+                if found[0] != b";":
+                    self._begin(found[0])
+                elif statement := self._ended():
+                    yield found.start(), statement
+            at = found.end()
+
+    def rest(self) -> str:
+        """The statement that nobody ended, which ``psql`` runs at the end of its input."""
+        return _plain(self._code)
+
+    def _begin(self, sign: bytes) -> None:
+        if sign.startswith((b"--", b"\\")):
+            self._take(b" ")
+        else:
+            self._take(b" " if sign == b"/*" else sign[-1:])
+            self._depth = int(sign == b"/*")
+            if sign in (b"e'", b"E'") or (sign == b"'" and self.backslashes):
+                self._closes = _ESCAPES
+            else:
+                self._closes = _CLOSES.get(sign) or re.compile(re.escape(sign))
+
+    def _take(self, code: bytes) -> None:
+        self._parentheses += code.count(b"(") - code.count(b")")
+        self._code += code[: LONGEST - len(self._code)]
+
+    def _ended(self) -> str:
+        """The statement that a semicolon ends; empty where it ends none."""
+        statement = _plain(self._code)
+        if self._parentheses > 0 or (_BODY.match(statement) and not _END_OF_BODY.search(statement)):
+            self._take(b";")
+            return ""
+        self._code.clear()
+        self._parentheses = 0
+        if _ROWS_FOLLOW.match(statement):
+            self._closes = _END_OF_ROWS
+        return statement
+
+
+def _plain(code: bytearray) -> str:
+    return " ".join(code.decode("latin-1").split())
