@@ -89,22 +89,20 @@ class Run:
     @property
     def traffic_given_back(self) -> bool:
         """Whether visitors have the application again, so that no earlier step may take it from them: all before was
-        proved then. Not so when the watch found it unsafe; but so when the watch could not see. A step that was only
-        started may have given it back."""
-        return self.watched != "unsafe" and any(
-            step.state in ("started", "done") or self.watched == "unknown" for step in self._giving_back()
-        )
+        proved then. A step that was only started may have given it back."""
+        may_be = any(step.state == "started" for step in self._giving_back())
+        return self.traffic_is_back or (may_be and self.watched is None)
 
     @property
     def traffic_is_back(self) -> bool:
-        """Whether visitors certainly have the application again."""
-        return any(
-            step.state == "done" or (step.state == "failed" and self.watched == "unknown")
-            for step in self._giving_back()
-        )
+        """Whether visitors certainly have the application again. A watch begins when they have, and only an unsafe one
+        takes it from them: neither one that could not see nor what failed after it."""
+        if self.watched is not None:
+            return self.watched != UNSAFE
+        return any(step.state == "done" for step in self._giving_back())
 
     def _giving_back(self) -> list[StepState]:
-        return [step for step in self.steps.values() if step.phase == "restore" and step.name not in NO_TRAFFIC]
+        return [step for step in self.steps.values() if _gives_back(step)]
 
 
 @dataclass(frozen=True)
@@ -141,6 +139,10 @@ def read_runs(entries: Iterable[Entry]) -> list[Run]:
     return list(runs.values())
 
 
+def _gives_back(step: StepState) -> bool:
+    return step.phase == "restore" and step.name not in NO_TRAFFIC
+
+
 def _take_in(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
     if kind == "run-resumed":
         run.calls += 1
@@ -160,9 +162,9 @@ def _take_in(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
         # The first time counts: a later look may see the step's own half-done work.
         step.saved = {**body["saved"], **(before.saved if before else {})}
         step.began = True
-        if step.phase == "restore" and step.name not in NO_TRAFFIC:
-            run.watched = None  # what an earlier watch has seen
         run.steps[body["step"]] = step
+        if step.phase == "hold" or _gives_back(step):
+            run.watched = None  # what an earlier watch has seen
     elif kind in ("step-done", "step-failed"):
         step = run.steps.setdefault(body["step"], StepState(body["step"], body["phase"], "failed", at))
         step.state = kind.removeprefix("step-")

@@ -14,6 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -287,6 +288,22 @@ def test_nobody_listens(ready: Entrance) -> None:
         BalikError, match=r"refused.* Is the load balancer running|no such socket|admin\.sock.* Is HAProxy"
     ):
         replace(ready.maintenance, within=0.2).check(PAGE)
+
+
+def test_the_last_look_is_taken_again_where_nobody_answers(ready: Entrance) -> None:
+    """Its visitors have the application; a busy machine that needs longer than one request takes it from nobody."""
+    with ThreadPoolExecutor(1) as pool:
+        with ready.server.hangs():
+            looked = pool.submit(ready.maintenance.verify_off)
+            time.sleep(4)
+            assert not looked.done()
+        assert looked.result()["evidence"] == {"page": "off", "status": 200}
+    impatient = replace(ready.maintenance, within=0.1)
+    with (
+        ready.server.hangs(),
+        pytest.raises(BalikError, match=r"timed out, asked for 0\.3 s; .* Is the load balancer running"),
+    ):
+        impatient.verify_off()
 
 
 def test_a_refused_configuration_leaves_the_old_files(ready: Entrance) -> None:

@@ -7,10 +7,10 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from tests.servers.loopback import free_port, wait_for_port, wait_for_silence
+from tests.servers.loopback import free_port, hanging, wait_for_port, wait_for_silence
 
 _CONFIG = """\
 global
@@ -60,6 +60,11 @@ class Server:
     def start(self) -> None:
         self._process = subprocess.Popen(["haproxy", "-W", "-q", "-f", self.config], stdin=subprocess.DEVNULL)
         wait_for_port(self.port, self._process)
+
+    def hangs(self) -> AbstractContextManager[None]:
+        """Meanwhile it does not answer."""
+        assert self._process, "it was stopped"
+        return hanging(self._process)
 
     def stop(self) -> None:
         process, self._process = self._process, None

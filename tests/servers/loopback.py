@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _START_LIMIT = 10.0
@@ -41,3 +45,17 @@ def wait_for_silence(port: int, limit: float = _START_LIMIT) -> None:
                 return
         time.sleep(0.01)
     raise RuntimeError(f"port {port} is still listened on")
+
+
+@contextmanager
+def hanging(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Meanwhile the process and its children take connections and do not answer."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    pids = [process.pid, *map(int, children)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)

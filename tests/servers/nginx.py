@@ -7,10 +7,10 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from tests.servers.loopback import free_port, wait_for_port
+from tests.servers.loopback import free_port, hanging, wait_for_port
 
 _CONFIG = """\
 daemon off;
@@ -70,6 +70,11 @@ class Server:
     def start(self) -> None:
         self._process = subprocess.Popen(self.command.split(), stdin=subprocess.DEVNULL)
         wait_for_port(self.port, self._process)
+
+    def hangs(self) -> AbstractContextManager[None]:
+        """Meanwhile it does not answer."""
+        assert self._process, "it was stopped"
+        return hanging(self._process)
 
     def stop(self) -> None:
         process, self._process = self._process, None

@@ -21,6 +21,9 @@ from .page import BYPASS, COOKIE, MARKER, PREVIEW, Page
 _STEADY = 0.5
 # One request gives up earlier by itself, unless each byte of its answer comes late.
 _LIMIT = 5.0
+# How many times the limit of a switch the last look may take: visitors have the application by then, and a moment
+# without an answer is no reason to fail.
+_PATIENCE = 3
 NO_ANSWER = "no answer"
 
 Result = dict[str, Any]
@@ -184,17 +187,26 @@ class Maintenance:
         }
 
     def verify_off(self) -> Result:
-        """Reads again: the switch is off and the application answers below 500."""
+        """Reads again: the switch is off and the application answers below 500, at once or soon."""
         if self.dry:
             return {"changed": False, "says": self._says("the traffic is not verified in check mode")}
-        self._must_stand(False)
-        answer = self.door.ask()
-        if not answer.is_app:
-            raise BalikError(self.door.url, str(answer), f"an answer below 500 without {MARKER}", self._look(answer))
+        limit = self.within * _PATIENCE
+        # One that does not answer cannot say where its switch stands either.
+        last, good, _ = self.door.wait(lambda _: True, limit)
+        if good:
+            self._must_stand(False)
+            last, good, _ = self.door.wait(lambda answer: answer.is_app, limit)
+        if not good:
+            raise BalikError(
+                self.door.url,
+                f"{_last(last)}, asked for {limit:g} s",
+                f"an answer below 500 without {MARKER}",
+                self._look(last),
+            )
         return {
             "changed": False,
-            "evidence": {"page": "off", "status": answer.status},
-            "says": self._says(f"the page is off and the application answers {answer.status}"),
+            "evidence": {"page": "off", "status": _status(last)},
+            "says": self._says(f"the page is off and the application answers {_status(last)}"),
         }
 
     def _says(self, sentence: str) -> str:

@@ -143,22 +143,81 @@ def test_a_check_that_failed_was_never_started() -> None:
     assert run.steps["image-revert"].saved == {}
 
 
+def restoring(at: float, kind: str, name: str = "traffic-restore", **more: Any) -> tuple[float, str, str, dict]:
+    return step(at, kind, name, phase="restore", **{"saved": {}, "failures": {"lb-2": "no answer"}, **more})
+
+
+def watched(at: float, verdict: str) -> tuple[float, str, str, dict]:
+    return (at, "r1", "watched", {"verdict": verdict, "seconds": 30})
+
+
+ANNOUNCED = [restoring(0, "started", "announce"), restoring(0, "done", "announce")]
+BEGUN, DONE, BROKEN = restoring(1, "started"), restoring(3, "done"), restoring(3, "failed", stage="main or verify")
+AGAIN = (5, "r1", "run-resumed", {"by": "rina"})
+BEGUN_AGAIN, BROKEN_AGAIN = restoring(6, "started"), restoring(8, "failed", stage="main or verify")
+NOT_CHECKED = restoring(6, "failed", stage="check")
+
+
 @pytest.mark.parametrize(
-    ("told", "given"),
+    ("told", "given", "certain"),
     [
-        ([], False),
-        ([step(1, "done", "smoke-test", phase="verify")], False),
-        ([step(1, "started", "traffic-restore", phase="restore", saved={})], True),
-        ([step(1, "done", "traffic-restore", phase="restore")], True),
-        ([step(1, "done", "scale-thaw", phase="restore")], False),
-        ([step(1, "failed", "traffic-restore", phase="restore", failures={})], False),
-        ([(1, "r1", "watched", {"verdict": "unknown"}), step(2, "failed", "t", phase="restore", failures={})], True),
-        ([(1, "r1", "watched", {"verdict": "unsafe"}), step(2, "failed", "t", phase="restore", failures={})], False),
+        pytest.param([], False, False, id="nothing"),
+        pytest.param([step(1, "done", "smoke-test", phase="verify")], False, False, id="proved"),
+        pytest.param([restoring(1, "done", "scale-thaw")], False, False, id="thawed"),
+        pytest.param([NOT_CHECKED], False, False, id="could not be begun"),
+        pytest.param([BEGUN], True, False, id="killed before the watch: the page may be down"),
+        pytest.param([BEGUN, watched(2, "safe")], True, True, id="killed after a safe watch"),
+        pytest.param([BEGUN, watched(2, "unknown")], True, True, id="killed after a blind watch"),
+        pytest.param([BEGUN, watched(2, "unsafe")], False, False, id="killed after an unsafe watch"),
+        pytest.param([BEGUN, DONE], True, True, id="done by a step that does not watch"),
+        pytest.param([BEGUN, watched(2, "safe"), DONE], True, True, id="done"),
+        pytest.param([BEGUN, BROKEN], False, False, id="failed before the watch: the page is on again"),
+        pytest.param([BEGUN, watched(2, "safe"), BROKEN], True, True, id="lb-1 fine, the last look at lb-2 failed"),
+        pytest.param([BEGUN, watched(2, "unknown"), BROKEN], True, True, id="the watch could not see"),
+        pytest.param([BEGUN, watched(2, "unsafe"), BROKEN], False, False, id="unsafe: the page is on again"),
+        pytest.param(
+            [
+                restoring(0, "started", "announce"),
+                restoring(0, "done", "announce"),
+                BEGUN,
+                watched(2, "unsafe"),
+                BROKEN,
+            ],
+            *(False, False),
+            id="unsafe, after another step of the phase was done",
+        ),
+        pytest.param(
+            [BEGUN, watched(2, "safe"), DONE, restoring(4, "started", "announce"), restoring(4, "failed", "announce")],
+            *(True, True),
+            id="what comes after it failed",
+        ),
+        pytest.param([BEGUN, watched(2, "safe"), BROKEN, AGAIN], True, True, id="taken up after a safe watch"),
+        pytest.param(
+            [BEGUN, watched(2, "safe"), BROKEN, AGAIN, NOT_CHECKED], True, True, id="and lb-2 still gives no answer"
+        ),
+        pytest.param(
+            [BEGUN, watched(2, "safe"), BROKEN, AGAIN, BEGUN_AGAIN], True, False, id="and killed in the second attempt"
+        ),
+        pytest.param(
+            [BEGUN, watched(2, "safe"), BROKEN, AGAIN, BEGUN_AGAIN, BROKEN_AGAIN],
+            *(False, False),
+            id="and the second attempt put the page up again",
+        ),
+        pytest.param(
+            [BEGUN, watched(2, "unsafe"), BROKEN, AGAIN, BEGUN_AGAIN, watched(7, "safe"), BROKEN_AGAIN],
+            *(True, True),
+            id="unsafe at first, safe at the second attempt",
+        ),
+        pytest.param(
+            [BEGUN, watched(2, "safe"), BROKEN, AGAIN, step(6, "started", "hold-it", phase="hold", saved={})],
+            *(False, False),
+            id="the traffic was taken once more",
+        ),
     ],
 )
-def test_whether_the_traffic_was_given_back(told: Sequence[Any], given: bool) -> None:
+def test_whether_the_traffic_was_given_back(told: Sequence[Any], given: bool, certain: bool) -> None:
     (run,) = runs.read_runs(entries(opened(0), *told))
-    assert run.traffic_given_back is given
+    assert (run.traffic_given_back, run.traffic_is_back) == (given, certain)
 
 
 # What stands still

@@ -1,0 +1,115 @@
+"""The traffic in the flow of ``rollback.yml``: the real page on two real load balancers, one of which hangs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+
+from tests.integration.flow.product import BREAK_GLASS, Product
+from tests.servers import haproxy as haproxy_server
+from tests.servers import nginx as nginx_server
+from tests.servers.upstream import upstream
+
+pytestmark = pytest.mark.skipif(not (shutil.which("nginx") and shutil.which("haproxy")), reason="needs nginx, haproxy")
+
+
+class Entrances(Product):
+    """A product behind nginx and HAProxy, with a sign-off between the revert and the traffic."""
+
+    def __init__(self, folder: Path, nginx: nginx_server.Server, haproxy: haproxy_server.Server) -> None:
+        self.nginx, self.haproxy = nginx, haproxy
+        super().__init__(
+            folder,
+            rollback_hold=["maintenance-page"],
+            rollback_restore=["traffic-restore"],
+            rollback_procedures=[{"name": "standard", "watch": "4m", "every": "1m"}],
+            rollback_sign_offs=[{"name": "looked", "role": "lead", "phase": "verify", "says": "It is well"}],
+            maintenance_page_hosts="balancers",
+            maintenance_page_bypass="0123456789abcdef-bypass",
+            maintenance_page_within="1s",
+        )
+        self.hosts["all"]["children"]["balancers"] = {
+            "vars": self.hosts["all"]["children"]["web"]["vars"],
+            "hosts": {
+                "lb-1": {
+                    "maintenance_page_backend": "nginx",
+                    "maintenance_page_url": nginx.url,
+                    "maintenance_page_dir": str(nginx.switch),
+                    "maintenance_page_nginx_command": nginx.command,
+                    "maintenance_page_nginx_servers": ["hub.example"],
+                },
+                "lb-2": {
+                    "maintenance_page_backend": "haproxy",
+                    "maintenance_page_url": haproxy.url,
+                    "maintenance_page_dir": str(haproxy.switch),
+                    "maintenance_page_haproxy_socket": str(haproxy.socket),
+                    "maintenance_page_haproxy_config": [str(haproxy.config)],
+                    "maintenance_page_haproxy_reload": haproxy.reload,
+                },
+            },
+        }
+        self.write()
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """What its owner does once: the lines that each load balancer needs."""
+        tasks = [{"ansible.builtin.include_role": {"name": "maintenance-page", "tasks_from": "prepare"}}]
+        prepare = self.folder / "prepare.yml"
+        prepare.write_text(json.dumps([{"hosts": "balancers", "gather_facts": False, "tasks": tasks}]))
+        assert self.play(playbook=str(prepare)).returncode == 0
+        self.nginx.configure(self.nginx.include)
+        self.haproxy.configure((self.haproxy.switch / "frontend.cfg").read_text())
+        assert self.play(playbook=str(prepare)).returncode == 0
+
+    def answers(self) -> list[int]:
+        """What a visitor gets at each entrance."""
+        return [_status(server.url) for server in (self.nginx, self.haproxy)]
+
+    def told(self, *kinds: str) -> list[Any]:
+        return [entry.body.get("step") or entry.kind for entry in self.entries(*kinds)]
+
+
+def _status(url: str) -> int:
+    try:
+        with urlopen(url, timeout=5) as answer:
+            return int(answer.status)
+    except HTTPError as error:
+        return error.code
+
+
+@pytest.fixture
+def product(tmp_path: Path) -> Iterator[Entrances]:
+    with upstream() as app, nginx_server.nginx(app.address) as nginx, haproxy_server.haproxy(app.address) as haproxy:
+        yield Entrances(tmp_path, nginx, haproxy)
+
+
+def test_after_a_safe_watch_nothing_takes_the_application_from_visitors(product: Entrances) -> None:
+    with product.started(*BREAK_GLASS) as rollback:
+        rollback.until(lambda: product.entries("asked"))
+        assert product.answers() == [503, 503]
+        assert product.decide("sign-off", decide_item="looked").returncode == 0
+        rollback.until(lambda: "traffic is back; watching" in rollback.stdout())
+        with product.haproxy.hangs():
+            assert rollback.wait() != 0
+    assert "balik: FAILED: traffic-restore failed on lb-2: " in rollback.stdout(), rollback.stdout()
+    assert "timed out, asked for 3 s" in rollback.stdout()
+    assert product.answers() == [200, 200]
+
+    before = product.told("step-started", "asked")
+    with product.haproxy.hangs():
+        assert product.play().returncode != 0
+    assert product.answers() == [200, 200]
+    again = product.play()
+
+    assert again.returncode == 0, again.stdout
+    assert product.outcome()["outcome"] == "rolled-back"
+    assert product.answers() == [200, 200]
+    assert product.told("step-started", "asked") == [*before, "traffic-restore"]
+    assert "maintenance-page: done before, and proved before the traffic was given back" in again.stdout
