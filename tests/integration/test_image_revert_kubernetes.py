@@ -299,6 +299,19 @@ def test_a_rollout_that_cannot_finish_says_why_and_touches_nothing_else(shop: Sh
     lab.remove(ABSENT)
 
 
+def test_undo_gives_a_workload_its_own_time(shop: Shop, lab: Nodes) -> None:
+    shop.run("slow")
+    workloads = [{"namespace": shop.name, "name": "slow", "limit": "30s"}]
+    seen = shop.step("check", workloads=workloads)
+    shop.step("main", workloads=workloads)
+    lab.delays(ready=4)
+    try:
+        assert shop.step("undo", workloads=workloads, limit="2s", saved=seen["before"])["changed"]
+    finally:
+        lab.delays(ready=0)
+    assert shop.image("slow") == BAD
+
+
 def test_a_stateful_set_whose_pod_never_became_ready_goes_back(shop: Shop, lab: Nodes) -> None:
     bad = f"{REPOSITORY}:2.1.0"
     lab.push(bad)

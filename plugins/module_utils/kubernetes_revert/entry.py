@@ -238,10 +238,11 @@ class Revert:
         for kind, namespace in sorted(places):
             there.update((one.key, one) for one in selection.read(self.cluster, kind, namespace))
         changes, bad = [], {}
+        limits = selection.limits_of(self.arguments.get("workloads") or [])
         gone = [f"{key} does not exist any more" for key in saved if key not in there]
         for key in (one for one in saved if one in there):
             try:
-                changes.append(selection.back(there[key], saved[key], self.limit))
+                changes.append(selection.back(there[key], saved[key], limits.get(key, self.limit)))
             except BalikError as error:
                 bad[key] = str(error)
         return changes, gone, bad

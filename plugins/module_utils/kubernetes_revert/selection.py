@@ -149,6 +149,7 @@ def wanted_of(entries: Sequence[Mapping[str, Any]], images: tuple[str, ...], lim
     :raises BalikError: an unknown kind, no image to go back to, or a workload that is named twice.
     """
     wanted: dict[str, Wanted] = {}
+    limits = limits_of(entries)
     for entry in entries:
         kind = entry.get("kind") or "Deployment"
         if kind not in KINDS:
@@ -160,7 +161,7 @@ def wanted_of(entries: Sequence[Mapping[str, Any]], images: tuple[str, ...], lim
             entry["name"],
             () if containers else targets([entry["image"]] if entry.get("image") else images),
             containers,
-            parse_duration(entry["limit"], f"limit of {entry['name']}") if entry.get("limit") else limit,
+            limits.get(key_of(kind, entry["namespace"], entry["name"]), limit),
         )
         for image in containers.values():
             Image.target(image)
@@ -170,6 +171,20 @@ def wanted_of(entries: Sequence[Mapping[str, Any]], images: tuple[str, ...], lim
             raise BalikError(one.key, "is named twice", do="Name it once; several containers stand in `containers`.")
         wanted[one.key] = one
     return list(wanted.values())
+
+
+def limits_of(entries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Key of a workload → its own limit, in seconds; without those that have none.
+
+    :raises BalikError: one is no duration.
+    """
+    return {
+        key_of(one.get("kind") or "Deployment", one["namespace"], one["name"]): parse_duration(
+            one["limit"], f"limit of {one['name']}"
+        )
+        for one in entries
+        if one.get("limit")
+    }
 
 
 def version_of(cluster: Cluster, kind: str) -> str:
