@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -297,6 +298,35 @@ def test_a_rollout_that_cannot_finish_says_why_and_touches_nothing_else(shop: Sh
     lab.behave(f"{REPOSITORY}:1.9.3", "ok")
     assert not shop.step("main", workloads=workloads)["changed"]
     lab.remove(ABSENT)
+
+
+def test_of_the_clusters_warnings_only_those_of_the_rollout_are_told(shop: Shop) -> None:
+    shop.run()
+    uid = shop.get()["metadata"]["uid"]
+    now = datetime.now(timezone.utc)
+
+    def warn(message: str, kind: str, uid: str, minutes: int = 0) -> None:
+        time = f"{now + timedelta(minutes=minutes):%Y-%m-%dT%H:%M:%SZ}"
+        about = {"kind": kind, "name": "web", "namespace": shop.name, "uid": uid}
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": "web.", "namespace": shop.name},
+            **{"involvedObject": about, "reason": "Told", "message": message, "type": "Warning", "count": 1},
+            **{"firstTimestamp": time, "lastTimestamp": time},
+        }
+        shop.cluster.api.request("POST", f"/api/v1/namespaces/{shop.name}/events", event)
+
+    warn("could not update the endpoints", "Endpoints", "another")
+    warn("a Deployment of that name, deleted since", "Deployment", "earlier", 5)
+    warn("an hour ago", "Deployment", uid, -60)
+    warn("of the rollout", "Deployment", uid, 5)
+    says = refused(lambda: shop.step("main", "web", image=ABSENT, limit="4s"))
+    assert "event Told: of the rollout" in says
+    for other in ("endpoints", "deleted since", "an hour ago"):
+        assert other not in says
+    places = [says.index(each) for each in ("ImagePullBackOff", "event Failed: Failed to pull image", "event Told")]
+    assert places == sorted(places)
 
 
 def test_undo_gives_a_workload_its_own_time(shop: Shop, lab: Nodes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..kubernetes.client import Cluster, path_of
 from .images import digest_of, parse, same, short
@@ -26,7 +26,8 @@ class Running:
 
 @dataclass(frozen=True)
 class Pod:
-    """What is kept of a pod; ``owner`` is the key of its workload, ``revision`` of a StatefulSet's or DaemonSet's."""
+    """What is kept of a pod; ``owner`` is the key of its workload, ``revision`` of a StatefulSet's or DaemonSet's,
+    ``made_by`` the uid of what made it: a Deployment's ReplicaSet."""
 
     name: str
     namespace: str
@@ -36,6 +37,7 @@ class Pod:
     ready: bool
     trouble: str
     containers: Mapping[str, Running]
+    made_by: str
 
 
 def read(cluster: Cluster, namespace: str) -> dict[str, list[Pod]]:
@@ -75,6 +77,7 @@ def reduced(raw: Json) -> Pod:
             for part in ("initContainers", "containers")
             for one in raw["spec"].get(part) or []
         },
+        next((one.get("uid", "") for one in metadata.get("ownerReferences") or [] if one.get("controller")), ""),
     )
 
 
@@ -158,6 +161,25 @@ def troubles(pods: Sequence[Pod]) -> Iterator[str]:
             parts.append(pod.trouble)
         if parts:
             yield f"pod {pod.name}: {', '.join(parts)}"
+
+
+class Warned(NamedTuple):
+    """A warning of the cluster: when it was first and last seen, by the cluster's clock, and its line."""
+
+    first: str
+    last: str
+    line: str
+
+
+def warned(raw: Json) -> Warned:
+    """An Event, of which there are two forms: with a count, and with one time in microseconds."""
+    when = raw.get("eventTime") or raw["metadata"].get("creationTimestamp") or ""
+    last = (raw.get("series") or {}).get("lastObservedTime") or raw.get("lastTimestamp") or when
+    return Warned(_second(raw.get("firstTimestamp") or when), _second(last), event(raw))
+
+
+def _second(time: str) -> str:
+    return f"{time[:19]}Z"
 
 
 def event(raw: Json) -> str:

@@ -12,7 +12,7 @@ from ..kubernetes.client import Cluster, Refused, at_once, path_of
 from ..units import format_duration
 from . import pods
 from .images import short
-from .pods import Pod
+from .pods import Pod, Warned
 from .selection import Change, again, renewed, told
 from .workloads import ROLLING, Workload, awaits, changed_by, condition
 
@@ -308,29 +308,32 @@ def verify(cluster: Cluster, changes: Sequence[Change]) -> Account:
     return account
 
 
-def warnings(cluster: Cluster, namespaces: Iterable[str]) -> dict[str, list[str]]:
-    """Warnings of these namespaces: ``namespace/name`` of the object → the lines of its events, each once."""
-    found: dict[str, dict[str, None]] = {}
+def warnings(cluster: Cluster, namespaces: Iterable[str]) -> dict[str, list[Warned]]:
+    """Warnings of these namespaces by the uid of the object that they are about, the earliest first."""
+    found: dict[str, list[Warned]] = {}
 
     def look(namespace: str) -> None:
         for raw in cluster.list(path_of("v1", "events", namespace), fields="type=Warning"):
-            about = raw.get("involvedObject") or {}
-            lines = found.setdefault(f"{namespace}/{about.get('name', '')}", {})
-            lines[pods.event(raw)] = None
+            found.setdefault((raw.get("involvedObject") or {}).get("uid", ""), []).append(pods.warned(raw))
 
     # Reasons make a message better; that they could not be had is no reason to say nothing.
     at_once(sorted(namespaces), look)
-    return {name: list(lines) for name, lines in found.items()}
+    # Of one second, the longest says most: `Error: ErrImagePull` comes along with what the registry answered.
+    return {uid: sorted(told, key=lambda one: (one.first, -len(one.line))) for uid, told in found.items()}
 
 
-def _reasons(workload: Workload, running: Sequence[Pod], events: Mapping[str, list[str]]) -> list[str]:
+def _reasons(workload: Workload, running: Sequence[Pod], events: Mapping[str, list[Warned]]) -> list[str]:
+    """Why it is not as asked for, causes first: what its pods say, then what is said of them and of itself since it was
+    patched."""
     ailing = [pod for pod in running if not pod.ready]
     said = list(pods.troubles(ailing))
     more = [f"{len(said) - _TOLD_PODS} more pods like these"] if len(said) > _TOLD_PODS else []
     failure = condition(workload)
-    names = [f"{workload.namespace}/{workload.name}", *(f"{pod.namespace}/{pod.name}" for pod in ailing[:_TOLD_PODS])]
-    events_of = [f"event {line}" for name in names for line in events.get(name, [])]
-    return [*said[:_TOLD_PODS], *more, *([failure] if failure else []), *dict.fromkeys(events_of)]
+    few = ailing[:_TOLD_PODS]
+    about = dict.fromkeys([*(pod.uid for pod in few), *(pod.made_by for pod in few), workload.uid])
+    since = [one.line for uid in about for one in events.get(uid, []) if one.last >= workload.patched_at]
+    lines = [f"event {line}" for line in dict.fromkeys(since)]
+    return [*said[:_TOLD_PODS], *more, *([failure] if failure else []), *lines]
 
 
 def _runs(change: Change, running: Sequence[Pod]) -> str:

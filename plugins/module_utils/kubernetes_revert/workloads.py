@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..kubernetes.client import path_of
+from ..kubernetes.client import MANAGER, path_of
 
 Json = dict[str, Any]
 
@@ -58,7 +58,8 @@ class Workload:
         self.name: str = metadata["name"]
         self.key = key_of(kind.name, self.namespace, self.name)
         self.path = path_of(version, kind.resource, self.namespace, self.name)
-        metadata.pop("managedFields", None)
+        #: When this project changed it last, by the cluster's clock; empty where it never did.
+        self.patched_at = _patched_at(metadata.pop("managedFields", None) or [])
         annotations = metadata.get("annotations") or {}
         annotations.pop("kubectl.kubernetes.io/last-applied-configuration", None)
         pod = self.pod_spec
@@ -130,6 +131,10 @@ def parts_of(key: str) -> tuple[str, str, str]:
     kind, _, rest = key.partition(" ")
     namespace, _, name = rest.partition("/")
     return kind, namespace, name
+
+
+def _patched_at(managers: list[Json]) -> str:
+    return max((one.get("time") or "" for one in managers if one.get("manager") == MANAGER), default="")
 
 
 def changed_by(kind: Kind, raw: Json, container: str) -> str:
