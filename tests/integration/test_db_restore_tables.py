@@ -281,6 +281,18 @@ def test_a_chain_of_tables_to_whose_last_another_refers(live, job, tmp_path, val
     assert content(live, "chain") == before
 
 
+def test_a_table_without_columns_gets_its_rows_back(live, job, tmp_path):
+    live.psql("CREATE TABLE blank (); INSERT INTO blank DEFAULT VALUES; INSERT INTO blank DEFAULT VALUES", DATABASE)
+    at_the_backup = dump(live, tmp_path / "then.sql", database=DATABASE)
+    live.psql("INSERT INTO blank DEFAULT VALUES", DATABASE)
+    job = replace(job, source=str(at_the_backup), tables=["public.blank"], drop_tables=[], checks=[])
+    assert tables.check(job)["evidence"]["rows"] == {"public.blank": (3, 2)}
+    tables.restore(job)
+    assert live.psql("SELECT count(*) FROM blank", DATABASE) == "2"
+    tables.undo(job)
+    assert live.psql("SELECT count(*) FROM blank", DATABASE) == "3"
+
+
 def test_foreign_keys_on_types_with_operators_of_their_own(live, job, tmp_path):
     """Each compares as its key does: citext whatever the case, ltree with an operator outside of pg_catalog."""
     live.psql(

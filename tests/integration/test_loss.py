@@ -418,6 +418,26 @@ def test_a_value_as_long_as_a_legal_document_is_exported(small, tmp_path):
     assert len(read(Path(done["folder"]), done, "public.a", "changed")[0]["body"]) == 600_000
 
 
+def test_tables_without_columns_or_with_any_names_of_columns_are_exported(small, tmp_path):
+    wanted = small(
+        "CREATE TABLE blank (); INSERT INTO blank DEFAULT VALUES; INSERT INTO blank DEFAULT VALUES;"
+        "CREATE TABLE blanker (); INSERT INTO blanker DEFAULT VALUES; CREATE TABLE a (h int, n int);"
+        "INSERT INTO a VALUES (1, 2)",
+        "INSERT INTO blank DEFAULT VALUES; DELETE FROM blanker; UPDATE a SET n = 3; CREATE TABLE late ();"
+        "INSERT INTO late DEFAULT VALUES",
+    )
+    found = {(file["table"], file["kind"]): file for file in export(wanted, str(tmp_path))["files"]}
+    assert {key: file["rows"] for key, file in found.items()} == {
+        ("public.blank", "inserted"): 1,
+        ("public.blanker", "deleted"): 1,
+        ("public.a", "inserted"): 1,
+        ("public.a", "deleted"): 1,
+        ("public.late", "inserted"): 1,
+    }
+    files = {key: (tmp_path / f"small-{RUN}.lost" / file["file"]).read_text() for key, file in found.items()}
+    assert (files["public.a", "inserted"], files["public.a", "deleted"]) == ("h,n\n1,3\n", "h,n\n1,2\n")
+
+
 def test_writes_into_partitions_are_their_tables(small):
     then = (
         "CREATE TABLE ev (id int, day date, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);"

@@ -300,7 +300,8 @@ def pour(
             env=access.environment(scratch, {"row_security": "off"}),
         )
         assert process.stdout
-        into = f"COPY {rows.of.sql} ({rows.listed}) FROM STDIN"
+        columns = f"({rows.listed})" if rows.listed else ""  # a table may have none
+        into = f"COPY {rows.of.sql} {columns} FROM STDIN"
         with limited(process, deadline) as over, process.stdout, connection.cursor().copy(into) as copy:  # type: ignore[arg-type]
             for chunk in iter(lambda: process.stdout.read(CHUNK), b""):  # type: ignore[union-attr]
                 copy.write(chunk)

@@ -205,9 +205,8 @@ def _by_hash(done: Compared, pair: Pair, _kind: str) -> Iterator[str]:
     while batch := list(islice(hashes, _HASHES)):
         values = ", ".join(f"({h}, {n})" for h, n in batch)
         yield (
-            f"SELECT {_listed(pair.now.writable)} FROM (SELECT {_listed(pair.now.writable)}, h AS balik_h,"
-            f" row_number() OVER (PARTITION BY h) AS balik_n FROM (SELECT *, {pair.hash} AS h FROM {pair.now.source}) y"
-            f") x JOIN (VALUES {values}) v(balik_of, balik_more) ON balik_h = balik_of WHERE balik_n <= balik_more"
+            f"SELECT {_listed(pair.now.writable, 'x.')} FROM {_numbered(pair, pair.now)} x"
+            f" JOIN (VALUES {values}) v(h, n) ON x.balik_h = v.h WHERE x.balik_n <= v.n"
         )
 
 
@@ -221,10 +220,15 @@ def _deleted_by_key(pair: Pair, columns: Sequence[str]) -> str:
 
 def _deleted_by_hash(pair: Pair, columns: Sequence[str]) -> str:
     return (
-        f"SELECT {_listed(columns)} FROM (SELECT {_listed(columns)}, h AS balik_h,"
-        f" row_number() OVER (PARTITION BY h) AS balik_n FROM (SELECT *, {pair.hash} AS h FROM {pair.then.source}) y"
-        f") x JOIN {name(_OURS, f'd{pair.number}')} d ON balik_h = d.h WHERE balik_n <= -d.n"
+        f"SELECT {_listed(columns, 'x.')} FROM {_numbered(pair, pair.then)} x"
+        f" JOIN {name(_OURS, f'd{pair.number}')} d ON x.balik_h = d.h WHERE x.balik_n <= -d.n"
     )
+
+
+def _numbered(pair: Pair, table: Table) -> str:
+    """The table with each row's hash, and its number among those of the same content; it may have no column at all."""
+    hashed = f"(SELECT *, {pair.hash} AS balik_h FROM {table.source})"
+    return f"(SELECT *, row_number() OVER (PARTITION BY balik_h) AS balik_n FROM {hashed} y)"
 
 
 def _of(alias: str, key: str) -> str:
