@@ -369,6 +369,24 @@ def test_a_table_that_the_release_changed(live, job):
     assert (catalog(live), content(live)) == before
 
 
+@pytest.mark.parametrize("kind", ["s.sql", "s.dump", "s.dir", "s.sql.gz"])
+def test_a_column_that_the_release_changed_is_told_by_check(live, job, snapshots, kind):
+    if kind == "s.sql.gz":
+        subprocess.run(["gzip", "-kf", snapshots / "s.sql"], check=True)
+    job = replace(job, source=str(snapshots / kind))
+    assert "compared only when the backup is loaded: indexes, constraints and triggers" in tables.check(job)["says"]
+    live.psql("ALTER TABLE leaderboard ADD COLUMN motto text", DATABASE)
+    with untouched(live):
+        for early in (replace(job, inspect=False), job):
+            with pytest.raises(BalikError, match=r"leaderboard: defined otherwise .*: column motto: new; .*'keep'"):
+                tables.check(early)
+        for wanted in ("keep", "restore"):
+            tables.check(replace(job, definitions=wanted))
+    live.psql("ALTER TABLE badges ALTER label TYPE varchar(99)", DATABASE)
+    with untouched(live), pytest.raises(BalikError, match=r"column label: another; .* Restore the whole database"):
+        tables.check(replace(job, definitions="restore"))
+
+
 def test_a_table_that_the_release_made_refer_to_a_new_one(live, job):
     live.psql(
         "ALTER TABLE leaderboard ADD COLUMN season_id int REFERENCES seasons; UPDATE leaderboard SET season_id = 2",

@@ -13,15 +13,18 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from ..errors import BalikError
 from .access import Deadline, Programs, complaint, limited, run, too_long
-from .script import ANOTHER, CHUNK, Contents, Reader, Sink
+from .script import ANOTHER, CHUNK, Contents, Reader, Sink, codec_of
 
 ARCHIVES = ("custom", "directory")
+_TABLE = re.compile(r"CREATE (?:UNLOGGED )?TABLE (.+) \($")
+_ENCODING = re.compile(rb"SET client_encoding = '([\w-]+)';\n")
+_FIRST_ROWS = re.compile(rb"-- Data for Name: |COPY .* FROM stdin;\n|INSERT INTO ")
 _CONVERT = "Turn it into SQL: pg_restore -f x.sql x.tar; do that now, and a truncated one will be noticed."
 
 
@@ -221,3 +224,33 @@ def inspect(
         for chunk in iter(lambda: stream.read(CHUNK), b""):
             reader.feed(chunk)
     return reader.finish()
+
+
+class _Enough(Exception):
+    """What is wanted of a backup was read; the rest is not."""
+
+
+def definitions(path: Path, kind: str, programs: Programs, deadline: Deadline) -> Iterator[tuple[str, str]]:
+    """Each table as it is written, and what stands between its parentheses; up to the first rows, which come after.
+
+    One that inherits or has a type is left out: not all of it stands there.
+    """
+    codec, table = "utf-8", ""
+    lines: list[str] = []
+    with suppress(_Enough), opened(path, kind, programs, deadline, ["--section=pre-data"]) as stream:
+        for line in stream:
+            if not table and _FIRST_ROWS.match(line):
+                raise _Enough  # so that whatever unpacks it is not waited for
+            encoding = _ENCODING.match(line)
+            if encoding:
+                codec = codec_of(encoding[1].decode())
+            text = line.decode(codec, "replace").rstrip("\n")
+            begun = _TABLE.match(text)
+            if begun:
+                table, lines = begun[1], []
+            elif table and text.startswith(")"):
+                if "INHERITS" not in text:
+                    yield table, "\n".join(lines)
+                table = ""
+            elif table:
+                lines.append(text)

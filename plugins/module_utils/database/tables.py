@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,6 +176,7 @@ def check(task: Task) -> Result:
                 uncounted = [each for each, (_, then) in rows.items() if then is None]
                 parts += verification.not_compared(uncounted, compare=True)
                 parts += _lacking(connection, wanted, contents)
+                parts += _redefined(connection, task, wanted, path, kind, programs, deadline)
                 parts += _stale(connection, wanted, dropped)
         parts += unasked(task)
         left = find(admin, known.beside)
@@ -422,6 +423,46 @@ def _looked(
     return contents, rows, keys
 
 
+def _redefined(
+    connection: Connection[Any],
+    task: Task,
+    wanted: list[Table],
+    path: Path,
+    kind: str,
+    programs: Programs,
+    deadline: Deadline,
+) -> list[str]:
+    """What people must hear of the tables' definitions, of which a backup that is not loaded tells the columns.
+
+    Defaults and identities are taken for the same: most stand elsewhere in a backup.
+
+    :raises SchemaUnfit: the columns of one differ, and that is not wanted or not possible.
+    """
+    before, then = {}, {}
+    for name, text in backup.definitions(path, kind, programs, deadline):
+        with suppress(BalikError, psycopg.Error), connection.transaction(force_rollback=True):
+            each = table(name)
+            if each not in wanted or each in then:
+                continue
+            connection.execute(f"CREATE TEMP TABLE balik_then ({text})")  # type: ignore[arg-type]
+            schema = scalar(connection, "select pg_my_temp_schema()::regnamespace::text")
+            found = describe(connection, Table(schema, "balik_then"))["structure"]["columns"]
+            now = describe(connection, each)["structure"]
+            same = {one["name"]: {key: one[key] for key in ("default", "identity")} for one in now["columns"]}
+            # What is generated has its expression there.
+            columns = [one if one["generated"] else {**one, **same.get(one["name"], {})} for one in found]
+            before[each.said] = {"structure": now}
+            then[each] = {
+                "structure": {**now, "columns": columns},
+                "columns": [one["name"] for one in columns if not one["generated"]],
+            }
+    _changes(task, before, then)
+    left = [] if task.definitions == "keep" else ["indexes, constraints and triggers"]
+    unread = [each for each in wanted if each not in then]
+    left += [f"columns of {_said(unread)}"] if unread else []
+    return [f"compared only when the backup is loaded: {', '.join(left)}"] if left else []
+
+
 def _partitions_in(contents: Contents, each: Table) -> set[Table]:
     """The partitions that a table has in the backup; the live one may lack some of them."""
     found = {table(partition) for partition, parent in contents.partitions.items() if table(parent) == each}
@@ -602,7 +643,7 @@ def _changes(
         if task.definitions == "keep":
             stuck = [f"column {name}: missing" for name in found["columns"] if name not in names]
         if task.definitions == "refuse" or stuck:
-            raise BalikError(
+            raise SchemaUnfit(
                 f"table {each.said}",
                 f"defined otherwise than in the backup: {', '.join(stuck or differing)}",
                 "the same definition",
