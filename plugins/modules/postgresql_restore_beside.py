@@ -176,7 +176,9 @@ options:
     type: dict
     default: {}
   login_user:
-    description: A superuser, or a role with C(CREATEDB), membership in the owner's role and in C(pg_signal_backend).
+    description:
+      - A superuser, or a role with C(CREATEDB), membership in the owner's role and in C(pg_signal_backend); also with
+        C(BYPASSRLS) where row-level security would hide rows from it.
     type: str
     default: ""
 attributes:

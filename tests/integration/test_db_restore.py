@@ -34,6 +34,7 @@ from tests.integration.database_restores import (
     RUN,
     cut,
     databases,
+    dump,
     edited,
     quoted,
     said,
@@ -210,6 +211,30 @@ def test_a_role_without_the_rights_is_told_and_one_with_them_is_enough(live, dum
     check(job)
     assert restore(job)["changed"]
     assert seen(live)["row"][5:] == (4000, None)
+
+
+def test_rows_that_the_role_does_not_see_are_told_by_check(live, dumps, tmp_path):
+    live.psql(
+        f"ALTER TABLE bad_release OWNER TO {quoted(OWNER)}; ALTER TABLE bad_release ENABLE ROW LEVEL SECURITY", DATABASE
+    )
+    live.psql(f"CREATE ROLE limited LOGIN CREATEDB; GRANT {quoted(OWNER)}, pg_signal_backend, clerk, app TO limited")
+    job = task(live, tmp_path, dumps / "s.sql")
+    job = replace(job, access=replace(job.access, user="limited"))
+    check(job)
+    live.psql("ALTER TABLE bad_release FORCE ROW LEVEL SECURITY", DATABASE)
+    told = r'role limited: .* hides rows of public\.bad_release in .*; expected .* ALTER ROLE "limited" BYPASSRLS'
+    for act in (check, restore):
+        with untouched(live), pytest.raises(BalikError, match=told):
+            act(job)
+    forced = {form: dump(live, tmp_path / f"forced.{form}", f"-F{form}", database=DATABASE) for form in "pc"}
+    live.psql("ALTER TABLE bad_release NO FORCE ROW LEVEL SECURITY", DATABASE)
+    for path in forced.values():
+        with untouched(live), pytest.raises(BalikError, match=told):
+            check(replace(job, source=str(path)))
+    live.psql("ALTER ROLE limited BYPASSRLS; ALTER TABLE bad_release FORCE ROW LEVEL SECURITY", DATABASE)
+    job = replace(job, source=str(forced["c"]), checks=[])
+    check(job)
+    assert restore(job)["changed"]
 
 
 def test_nothing_answers_and_nothing_is_there(live, dumps, tmp_path):

@@ -30,6 +30,12 @@ where relkind in ('r', 'p') and relpersistence <> 't' and nspname !~ '^pg_' and 
 and not exists (select from pg_depend d where d.objid = c.oid and d.classid = 'pg_class'::regclass and d.deptype = 'e')
 """
 ANOTHER_PRODUCT = "another product"
+# Whose rows the role does not all see: a dump of such a table is refused.
+_HIDDEN = f"""
+select format('%I.%I', nspname, relname) from pg_class c join pg_namespace n on n.oid = relnamespace
+where (nspname, relname) in ({TABLES}) and row_security_active(c.oid) order by 1
+"""
+_SEES_ALL = "select rolsuper or rolbypassrls from pg_roles where rolname = current_user"
 _ACCEPTABLE = re.compile(rf"{ANOTHER_PRODUCT}|(extension|encoding) \S.*")
 
 
@@ -66,9 +72,22 @@ def server_fits(admin: Connection[Any], live: Database, task: Task, rename: bool
         raise BalikError(
             f"role {user} on {task.access.where}", f"lacks {', '.join(lacking)}", "these, or a superuser", "Grant them."
         )
+    if not scalar(admin, _SEES_ALL):
+        with task.access.connect(live.name) as now:
+            _sees_all(user, [row[0] for row in now.execute(_HIDDEN)], f"database {live.name}")
     if rename:
         topology.free_to_rename(admin, live.name)
     return major
+
+
+def _sees_all(user: str, hidden: Sequence[str], where: str) -> None:
+    if hidden:
+        raise BalikError(
+            f"role {user}",
+            f"row-level security hides rows of {', '.join(hidden[:10])} in {where} from it",
+            "a role that sees all rows, to dump and to compare them",
+            f'For the rollback: ALTER ROLE "{user}" BYPASSRLS; and NOBYPASSRLS afterwards. Or restore as a superuser.',
+        )
 
 
 def opening(name: str) -> str:
@@ -79,7 +98,8 @@ def opening(name: str) -> str:
 def contents_fit(
     admin: Connection[Any], contents: Contents, path: Path, major: int, live: Database, accept: Sequence[str]
 ) -> None:
-    """Refuses a backup of a newer server, in another encoding, or that needs roles or extensions that are missing."""
+    """Refuses a backup of a newer server, in another encoding, that needs roles or extensions that are missing, or
+    whose rows our role would not see."""
     if contents.dumped_from > major:
         raise BalikError(
             str(path),
@@ -95,6 +115,8 @@ def contents_fit(
             f"{live.encoding}, as the live database",
             f"If it was dumped so on purpose (pg_dump -E), list '{encoding}' in db_restore_accept.",
         )
+    if contents.forced and not scalar(admin, _SEES_ALL):
+        _sees_all(admin.info.user, sorted(contents.forced), str(path))
     there = {row[0] for row in admin.execute("select rolname from pg_roles")}
     missing = sorted(contents.roles - there)
     if missing:

@@ -22,6 +22,7 @@ _NOTABLE = re.compile(
     rb"|(?P<insert>INSERT INTO |SELECT pg_catalog\.lo_)"
     rb"|CREATE EXTENSION (?:IF NOT EXISTS )?(?P<extension>" + _NAME + rb")"
     rb"|ALTER TABLE ONLY (?P<parent>" + _PLACE + rb") ATTACH PARTITION (?P<partition>" + _PLACE + rb") "
+    rb"|ALTER TABLE ONLY (?P<forced>" + _PLACE + rb") FORCE ROW LEVEL SECURITY;$"
     rb"|ALTER DEFAULT PRIVILEGES FOR ROLE (?P<default>" + _NAME + rb") .*"
     rb"|(?:GRANT|REVOKE) .* (?:TO|FROM) (?P<grantee>" + _NAME + rb")(?: WITH GRANT OPTION)?;$"
     rb"|-- (?:Data for )?Name: (?P<name>.*); Type: (?P<type>[A-Z ]+); Schema: (?P<schema>.*);"
@@ -96,6 +97,7 @@ class Contents:
     :param tables: how many tables it creates.
     :param names: schema and name of each; empty when only a table of contents was read.
     :param partitions: of what each is one, both as they are written.
+    :param forced: tables whose row-level security holds for their owner, too, as they are written.
     :param blocks: each COPY, in order.
     :param size: bytes of SQL.
     """
@@ -107,6 +109,7 @@ class Contents:
     tables: int = 0
     names: set[tuple[str, str]] = field(default_factory=set)
     partitions: dict[str, str] = field(default_factory=dict)
+    forced: set[str] = field(default_factory=set)
     blocks: list[Block] = field(default_factory=list)
     holds_data: bool = False
     size: int = 0
@@ -353,7 +356,9 @@ class Reader:
             self._note_setting(found)
 
     def _note_setting(self, found: dict[str, bytes]) -> None:
-        if "from" in found:
+        if "forced" in found:
+            self.contents.forced.add(self._text(found["forced"]))
+        elif "from" in found:
             self.contents.dumped_from = int(found["from"])
         elif "strings" in found:
             self._statements.backslashes = found["strings"] == b"off"
