@@ -247,7 +247,9 @@ def test_down_is_newest_first_idempotent_and_says_what_it_kept(product: Product)
     assert manifest["rows"][0]["migration_name"] == BOARD
 
     again = down.main(task, check_mode=False)
-    assert (again["changed"], again["says"]) == (False, f"{INIT} is the newest already")
+    assert not again["changed"]
+    before = f"{INIT} is the newest already; {BOARD} went down before in this run (lost, and kept in {kept}: "
+    assert again["says"].startswith(before)
     assert down.verify(task)["says"] == f"{INIT} is the newest migration"
 
 
@@ -947,6 +949,25 @@ def test_a_lock_that_is_held_for_ever_has_a_limit_and_a_name(product: Product) -
         assert "forgotten report, as postgres, idle in transaction" in words
         assert f"{INDEX} is as it was; down already: none" in words
     assert down.main(task, check_mode=False)["changed"]
+
+
+def test_what_an_attempt_that_ended_half_way_destroyed_is_told_by_the_next(product: Product) -> None:
+    extra = "20260107000000_extra"
+    product.write(extra, 'CREATE TABLE "Extra" ("id" int PRIMARY KEY)', 'DROP TABLE "Extra"')
+    product.apply(extra)
+    product.sql('INSERT INTO "Extra" VALUES (1)')
+    fill(product)
+    task = product.task(destroys=[extra, BOARD])
+    with psycopg.connect(product.server.dsn(product.name)) as holder:
+        holder.execute('LOCK TABLE "Score" IN ACCESS SHARE MODE')
+        assert "held a lock" in why(task, lambda task: down.main(task, check_mode=False))
+    assert product.applied() == [INIT, BOARD, INDEX]
+    done = down.main(task, check_mode=False)
+    kept = {each["name"]: (each["kept"], each["lost"]) for each in done["evidence"]["migrations"] if each["kept"]}
+    folder = product.folder / "kept" / RUN
+    assert kept[extra] == (str(folder / f"{extra}.1"), {'table "public"."Extra"': 1})
+    assert kept[BOARD][0] == str(folder / f"{BOARD}.1")
+    assert f"{extra} went down before in this run (lost, and kept in {folder / extra}.1: table" in done["says"]
 
 
 def test_a_migrate_that_is_at_work_is_seen(product: Product) -> None:

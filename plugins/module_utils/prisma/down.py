@@ -17,7 +17,7 @@ from . import database, loss, sql, watch, workload
 from .address import Address
 from .history import NONE_STAYS, History, Migration, Row, compare, read_folder
 from .loss import Kept, Loss
-from .restore import put_back
+from .restore import kept_before, put_back
 from .sql import Script, Statement
 from .workload import Places
 
@@ -120,14 +120,17 @@ def main(task: Task, check_mode: bool) -> Json:
                 "evidence": _evidence(way),
                 "diff": _diff(way),
             }
+        # An earlier start of this run may have ended half-way: what it destroyed belongs to the run, too.
+        earlier = kept_before(connection, task.kept, [one.name for one in (*way.down, *way.left)])
         done: list[Json] = []
         for one in way.down:
             done.append(_go_down(connection, task, way, one, [each["name"] for each in done], deadline))
     says = "; ".join(_told(each) for each in done) or f"{task.target} is the newest already"
+    before = "".join(f"; {each['name']} went down before in this run{_lost(each)}" for each in earlier)
     return {
         "changed": bool(done),
-        "says": says + _left(way),
-        "evidence": {**_evidence(way), "migrations": done, "seconds": database.since(began)},
+        "says": says + before + _left(way),
+        "evidence": {**_evidence(way), "migrations": [*done, *earlier], "seconds": database.since(began)},
         "diff": _diff(way),
     }
 
@@ -560,9 +563,12 @@ def _left_words(left: Sequence[Migration]) -> str:
 
 
 def _told(one: Json) -> str:
+    return f"{one['name']} is down in {format_duration(one['seconds'])}{_lost(one)}"
+
+
+def _lost(one: Json) -> str:
     lost = ", ".join(f"{says}: {rows} rows" for says, rows in one["lost"].items())
-    kept = f" (lost, and kept in {one['kept']}: {lost})" if one["kept"] else ""
-    return f"{one['name']} is down in {format_duration(one['seconds'])}{kept}"
+    return f" (lost, and kept in {one['kept']}: {lost})" if one["kept"] else ""
 
 
 def _found(way: Way) -> list[Json]:

@@ -55,9 +55,33 @@ def put_back(connection: Connection[Any], schema: str, up: str, saved: Mapping[s
     return {"name": name, "says": says, "back": back, "by_hand": by_hand}
 
 
-def _manifest(folder: Path) -> Json:
+def kept_before(connection: Connection[Any], base: Path, but: Iterable[str]) -> list[Json]:
+    """What earlier starts of a run kept of migrations that are down since: ``name``, ``lost``, ``kept``; newest first.
+
+    :param base: the run's folder of what was kept.
+    :param but: migrations that are not down.
+    """
+    names = {path.name.rpartition(".")[0] for path in base.glob("*.*") if path.suffix[1:].isdigit()}
+    found = []
+    for name in sorted(names.difference(but), reverse=True):
+        folder, _ = _carried_out(connection, base, name)
+        if folder:
+            lost = {item["says"]: item["rows"] for item in _told(folder)["items"]}
+            found.append({"name": name, "lost": lost, "kept": str(folder)})
+    return found
+
+
+def _told(folder: Path) -> Json:
     try:
         found: Json = json.loads((folder / loss.MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise BalikError(f"{folder}", f"what was kept cannot be read: {error}", do="Nothing was changed.") from None
+    return found
+
+
+def _manifest(folder: Path) -> Json:
+    found = _told(folder)
+    try:
         for item in found["items"]:
             content = hashlib.sha256()
             with (folder / item["file"]).open("rb") as file:
@@ -67,7 +91,7 @@ def _manifest(folder: Path) -> Json:
                 raise BalikError(
                     f"{folder / item['file']}", "is not what was kept (checksum)", do="Nothing was changed."
                 )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, KeyError) as error:
         raise BalikError(f"{folder}", f"what was kept cannot be read: {error}", do="Nothing was changed.") from None
     return found
 
@@ -78,7 +102,7 @@ def _carried_out(connection: Connection[Any], base: Path, name: str) -> tuple[Pa
     found = []
     for folder in loss.attempts(base, name):
         if (folder / loss.MANIFEST).exists():
-            number = _manifest(folder).get("transaction")
+            number = _told(folder).get("transaction")
             row = connection.execute(
                 "SELECT CASE WHEN %(n)s < txid_snapshot_xmax(txid_current_snapshot()) THEN txid_status(%(n)s) END",
                 {"n": number},
