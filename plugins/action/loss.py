@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from ..module_utils.errors import BalikError
 from ..module_utils.loss.entries import DOWN, EXPORTED, STEP, TOLD
+from ..module_utils.loss.statement import lines as all_lines
 from ..module_utils.run import Run, read_runs
 from ..module_utils.units import format_duration
 from ..plugin_utils.action import LEASE, RollbackAction
@@ -56,7 +57,7 @@ class ActionModule(RollbackAction):
         for host, result in self._results(STEP).items():
             lost = result.get("lost")
             if lost:
-                lines = lost["says"]
+                lines = lost["says"] if self.run_id else list(all_lines(lost, alone=True))
                 found[host] = dict(lost)
             else:
                 reason = _why_not(result)

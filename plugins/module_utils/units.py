@@ -49,6 +49,14 @@ def format_duration(seconds: float) -> str:
     return "".join(parts)
 
 
+def counted(number: int, what: str) -> str:
+    """
+    >>> counted(1, "row"), counted(1400, "row")
+    ('1 row', '1,400 rows')
+    """
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def utc_now() -> datetime:
     """The present moment, aware, in UTC."""
     return datetime.now(timezone.utc)

@@ -70,6 +70,11 @@ options:
     type: list
     elements: str
     default: []
+  drop_tables:
+    description: Likewise; those that the restore drops.
+    type: list
+    elements: str
+    default: []
   jobs:
     description: How many processes load an archive; 0 for one per processor.
     type: int
@@ -151,6 +156,7 @@ OPTIONS: dict[str, Any] = {
     "limit": {"type": "str", "default": "2m"},
     "times": {"type": "dict", "default": {}},
     "tables": {"type": "list", "elements": "str", "default": []},
+    "drop_tables": {"type": "list", "elements": "str", "default": []},
     "jobs": {"type": "int", "default": 0},
     "session_settings": {"type": "dict", "default": {}},
     **CONNECTION,
@@ -180,7 +186,7 @@ def asked(options: dict[str, Any], path: str) -> Asked:
         limit=parse_duration(options["limit"], "rollback_loss.limit"),
         exact=options["exact"],
         times=options["times"],
-        only=options["tables"],
+        only=[*options["tables"], *options["drop_tables"]],
         maintenance=options["maintenance_database"],
         programs=options["bin_dir"],
         jobs=options["jobs"] or min(os.cpu_count() or 1, 8),

@@ -311,7 +311,7 @@ def test_foreign_keys_on_types_with_operators_of_their_own(live, job, tmp_path):
     live.psql("DELETE FROM people; UPDATE cities SET tags = '{3}'", DATABASE)
     checks = [{"query": "SELECT count(*) FROM people JOIN cities ON city = name", "expect": 1}]
     people = replace(job, source=str(at_the_backup), tables=["public.people"], drop_tables=[], checks=checks)
-    with untouched(live), pytest.raises(BalikError, match=r"would violate people_tags_fkey .* \(1 rows\); expected"):
+    with untouched(live), pytest.raises(BalikError, match=r"would violate people_tags_fkey .* \(1 row\); expected"):
         tables.check(people)
     both = replace(people, tables=["public.people", "public.cities"])
     assert "people_city_fkey from public.people to public.cities" in tables.check(both)["says"]
@@ -407,12 +407,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "rows that others refer to": (
         "INSERT INTO badges VALUES (21, 'baru'); INSERT INTO user_badges VALUES (1, 21)",
         {},
-        r"would violate user_badges_badge_id_fkey from public.user_badges to public.badges \(1 rows\)",
+        r"would violate user_badges_badge_id_fkey from public.user_badges to public.badges \(1 row\)",
     ),
     "rows that refer to others": (
         "SET session_replication_role = replica; DELETE FROM users WHERE id = 300",
         {"tables": ["public.leaderboard"]},
-        r"would violate leaderboard_user_id_fkey from public.leaderboard to public.users \(1 rows\)",
+        r"would violate leaderboard_user_id_fkey from public.leaderboard to public.users \(1 row\)",
     ),
     "a view on a new table": (
         "CREATE VIEW mine AS SELECT * FROM seasons",

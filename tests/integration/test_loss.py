@@ -563,7 +563,7 @@ def test_counters_that_a_crash_threw_away_prove_nothing(tmp_path):
         assert "would lose an UNKNOWN number of rows" in found["says"][0]
         server.psql("INSERT INTO docs VALUES (2001)", "hub")
         later = statement(wanted)
-        assert "would lose at least 1 rows" in later["says"][0]
+        assert "would lose at least 1 row" in later["says"][0]
         assert "at least" in next(each for each in later["tables"] if each["table"] == "public.docs")["note"]
         assert later["total"]["unknown"] == ["public.quiet"]
 

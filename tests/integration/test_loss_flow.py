@@ -125,7 +125,7 @@ def decided_and_kept(product: Product, server: Server, hook: Hook) -> None:
         rollback.until(lambda: hook.bodies)
         text = hook.bodies[0]["text"]
         assert "would lose 3 rows (2 inserted, 1 changed)" in text
-        assert "1 rows that were deleted since would come back" in text
+        assert "1 row that was deleted since would come back" in text
         assert "public.documents: 2 inserted, 1 changed, 1 deleted, from 2026-01-10 14:00:00 UTC" in text
         told = product.entries("loss")[0].body["hosts"]["localhost"]
         assert (told["exact"], told["total"]["lost"]) == (True, 3)
@@ -180,6 +180,25 @@ def test_it_is_told_alone_and_a_check_run_makes_no_database(product: Product, se
     assert told.returncode == 0, told.stdout
     assert "(exactly, by comparing every row with the backup)" in told.stdout
     assert product.entries() == [], "no run, no entry"
+
+
+def test_a_single_table_may_be_named_as_a_text(product: Product, server: Server) -> None:
+    """As Ansible takes it where a list of texts is wanted."""
+    server.psql("CREATE TABLE new (x int); INSERT INTO new VALUES (1), (2)", "hub")
+    product.write(db_restore_scope="tables", db_restore_tables="public.documents", db_restore_drop_tables="public.new")
+    told = product.play(playbook="playbooks/loss.yml")
+    assert told.returncode == 0, told.stdout
+    assert "public.documents: 2 inserted, 1 changed, 1 deleted" in told.stdout
+    assert "public.new: new since, all its 2 rows" in told.stdout
+
+
+def test_told_alone_no_table_is_left_out(product: Product, server: Server) -> None:
+    tables = [f"later_{number}" for number in range(12)]
+    server.psql("; ".join(f"CREATE TABLE {name} (x int); INSERT INTO {name} VALUES (1)" for name in tables), "hub")
+    told = product.play(playbook="playbooks/loss.yml")
+    assert told.returncode == 0, told.stdout
+    assert [name for name in tables if f"public.{name}: new since, its only row" not in told.stdout] == []
+    assert "the report names" not in told.stdout
 
 
 def test_a_database_that_does_not_answer_is_told_as_unknown_and_within_time(product: Product) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BalikError
+from ..units import counted
 from . import backup
 from .access import Access, Deadline, Programs, complaint, first_line, limited, too_long
 from .definition import Table, after_rows, before_rows, describe, enabling, sequences
@@ -216,7 +217,7 @@ def refuse_orphans(connection: Connection[Any], oids: Sequence[int], sources: So
     :raises BalikError: some would not; which, and how many rows.
     """
     keys = foreign_keys(connection, oids)
-    broken = [f"{named(key)} ({count:,} rows)" for key in keys if (count := orphans(connection, key, sources))]
+    broken = [f"{named(key)} ({counted(count, 'row')})" for key in keys if (count := orphans(connection, key, sources))]
     if broken:
         raise BalikError(
             "the tables with the backup's rows",

@@ -23,7 +23,7 @@ from typing import IO, Any
 from ..backups.manifest import digest
 from ..database.access import limited
 from ..errors import BalikError
-from ..units import iso
+from ..units import counted, iso
 from .compare import LARGE_OBJECTS, Difference, Pair, Table
 from .psql import Psql, literal, name
 from .statement import Asked, Compared, compared, taken_at
@@ -75,9 +75,10 @@ def told(manifest: Mapping[str, Any]) -> list[str]:
     if not files:
         return [f"nothing was lost: {source} holds nothing that {manifest['backup']} does not"]
     return [
-        f"what was lost is kept: {rows:,} rows in {len(files)} files in {manifest['folder']}, from {source}",
-        *(f"  {each['file']}: {each['rows']:,} rows {each['kind']} of {each['table']}" for each in files[:20]),
-        *([f"  and {len(files) - 20} files more; manifest.json names them"] if len(files) > 20 else []),
+        f"what was lost is kept: {counted(rows, 'row')} in {counted(len(files), 'file')} in {manifest['folder']},"
+        f" from {source}",
+        *(f"  {each['file']}: {counted(each['rows'], 'row')} {each['kind']} of {each['table']}" for each in files[:20]),
+        *([f"  and {counted(len(files) - 20, 'more file')}; manifest.json has all"] if len(files) > 20 else []),
         *objects,
     ]
 

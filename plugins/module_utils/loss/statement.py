@@ -17,7 +17,7 @@ from typing import Any
 from ..backups.manifest import read_manifest
 from ..database.access import Access, Deadline
 from ..errors import BalikError
-from ..units import format_duration, iso, parse_time, utc_now
+from ..units import counted, format_duration, iso, parse_time, utc_now
 from . import scratch
 from .compare import (
     LARGE_OBJECTS,
@@ -298,9 +298,9 @@ def _estimate(asked: Asked, taken: datetime | None, reason: str) -> dict[str, An
     there = tables(now, asked.only)
     _refuse(asked.only, there, views(now))
     manifest = read_manifest(Path(asked.backup)) if Path(asked.backup).exists() else None
-    counted = counters(now)
+    written = counters(now)
     since = _counters_since(now)
-    found = {title: _by_statistics(title, counted.get(title), since, manifest, taken) for title in there}
+    found = {title: _by_statistics(title, written.get(title), since, manifest, taken) for title in there}
     named, notes = named_times(there, asked.times, asked.only)
     found.update(_by_times(replace(asked, times=named), now, taken))
     objects = 0 if asked.only else now.one("SELECT count(*) AS n FROM pg_largeobject_metadata")["n"]
@@ -374,7 +374,7 @@ def _by_times(asked: Asked, now: Psql, taken: datetime | None) -> dict[str, Diff
         if named and pair.zone_note and not row["newest"]:
             notes.append(f"by {pair.by}")
         if blank:
-            notes.append(f"{blank:,} rows say nothing of when they were written")
+            notes.append(f"of {counted(blank, 'row')} nothing says when it was written")
         found[title] = Difference(title, "times", **row, by=pair.by, note="; ".join(notes))
     return found
 
@@ -386,12 +386,13 @@ def _told(found: dict[str, Any]) -> dict[str, Any]:
     return {**found, "says": list(lines(found))}
 
 
-def lines(found: Mapping[str, Any], most: int = 10) -> Iterator[str]:
+def lines(found: Mapping[str, Any], alone: bool = False) -> Iterator[str]:
     """The statement as people read it: a sentence, and a line for each table, the greatest loss first.
 
     :param found: what :func:`statement` returns.
-    :param most: how many tables are named.
+    :param alone: there is no report with the tables that are not named here, and so all are.
     """
+    most, most_sequences = (_MOST, _MOST) if alone else (10, 3)
     total = found["total"]
     taken = f", {found['taken_by']} {_short(found['taken'])}" if found["taken"] else ""
     what = f"restoring {found['database']} from {Path(found['backup']).name}{taken}"
@@ -406,23 +407,26 @@ def lines(found: Mapping[str, Any], most: int = 10) -> Iterator[str]:
         yield from (f"  {note}" for note in found.get("notes", ()))
         return
     about = "" if found["exact"] else "at least " if total["at_least"] else "about "
-    rows = f"{about}{total['lost']:,} rows" if total["lost"] is not None else "an UNKNOWN number of rows"
+    rows = f"{about}{counted(total['lost'], 'row')}" if total["lost"] is not None else "an UNKNOWN number of rows"
     span = f", written from {_short(total['oldest'])} to {_short(total['newest'])}" if total["newest"] else ""
-    deleted = f"; {total['deleted']:,} rows that were deleted since would come back" if total["deleted"] else ""
-    unknown = f"; UNKNOWN for {len(total['unknown'])} tables" if total["unknown"] else ""
+    were = f"{counted(total['deleted'], 'row')} that {'was' if total['deleted'] == 1 else 'were'}"
+    deleted = f"; {were} deleted since would come back" if total["deleted"] else ""
+    unknown = f"; UNKNOWN for {counted(len(total['unknown']), 'table')}" if total["unknown"] else ""
     yield (
         f"{what} would lose {rows}"
         f" ({total['inserted']:,} inserted, {total['changed']:,} changed){span}{deleted}{unknown} ({how})"
     )
     for each in found["tables"][:most]:
         yield f"  {each['table']}: {_of_table(each)}"
-    left = len(found["tables"]) - most + found["more"]
-    if left > 0:
-        yield f"  and {left} tables more; the report names them"
-    for each in found["sequences"][:3]:
+    left = len(found["tables"][most:])
+    if left:
+        yield f"  and {counted(left, 'more table')}; the report names {'it' if left == 1 else 'them'}"
+    if found["more"]:
+        yield f"  and {counted(found['more'], 'more table')} with less to lose; {_MOST} are named at most"
+    for each in found["sequences"][:most_sequences]:
         yield f"  sequence {each['sequence']} would go back from {each['now']} to {each['then'] or 'unused'}"
-    if len(found["sequences"]) > 3:
-        yield f"  and {len(found['sequences']) - 3} sequences more would go back"
+    if found["sequences"][most_sequences:]:
+        yield f"  and {counted(len(found['sequences'][most_sequences:]), 'more sequence')} would go back"
     yield from (f"  {note}" for note in found.get("notes", ()))
 
 
@@ -430,13 +434,14 @@ def _of_table(each: Mapping[str, Any]) -> str:
     if each["how"] == "unknown":
         return f"UNKNOWN: {each['note']}"
     if each["how"] == "new":
-        parts = [f"new since, all its {each['inserted']:,} rows"]
+        rows = "its only row" if each["inserted"] == 1 else f"all its {each['inserted']:,} rows"
+        parts = [f"new since, {rows}"]
     elif each["how"] == "dropped":
-        parts = [f"dropped since, its {each['deleted']:,} rows would come back"]
+        parts = [f"dropped since, its {counted(each['deleted'], 'row')} would come back"]
     else:
         changed = "changes told as deleted and inserted (no key)" if each["how"] == "rows" else _count(each, "changed")
         parts = [_count(each, "inserted"), changed, _count(each, "deleted")]
-    parts += [f"{values:,} values of the new column {column}" for column, values in each["columns"].items()]
+    parts += [f"{counted(values, 'value')} of the new column {column}" for column, values in each["columns"].items()]
     if each["newest"]:
         parts.append(f"from {_short(each['oldest'])} to {_short(each['newest'])} by {each['by']}")
     return ", ".join([*parts, *([each["note"]] if each["note"] else [])])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..database.access import Deadline
 from ..errors import BalikError
-from ..units import format_duration
+from ..units import counted, format_duration
 from . import database, loss, sql, watch, workload
 from .address import Address
 from .history import NONE_STAYS, History, Migration, Row, compare, read_folder
@@ -567,7 +567,7 @@ def _told(one: Json) -> str:
 
 
 def _lost(one: Json) -> str:
-    lost = ", ".join(f"{says}: {rows} rows" for says, rows in one["lost"].items())
+    lost = ", ".join(f"{says}: {counted(rows, 'row')}" for says, rows in one["lost"].items())
     return f" (lost, and kept in {one['kept']}: {lost})" if one["kept"] else ""
 
 
