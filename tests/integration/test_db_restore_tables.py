@@ -387,6 +387,24 @@ def test_a_column_that_the_release_changed_is_told_by_check(live, job, snapshots
         tables.check(replace(job, definitions="restore"))
 
 
+@pytest.mark.parametrize(
+    "hidden",
+    ["); COMMIT; DROP TABLE public.users; CREATE TABLE public.x (a int", ") AS SELECT 1 WHERE lo_create(0) > (0"],
+)
+def test_check_runs_nothing_that_a_definition_hides(live, job, snapshots, tmp_path, hidden):
+    source = tmp_path / "hidden.sql"
+    text = (snapshots / "s.sql").read_text()
+    source.write_text(text.replace("    label text\n);", f"    label text{hidden}\n);"))
+    assert source.read_text() != text
+    job = replace(job, source=str(source), inspect=False)
+    with untouched(live):
+        assert (
+            "when the backup is loaded: indexes, constraints and triggers, columns of public.badges"
+            in (tables.check(job)["says"])
+        )
+    assert live.psql("SELECT count(*) FROM pg_largeobject_metadata", DATABASE) == "0"
+
+
 def test_a_table_that_the_release_made_refer_to_a_new_one(live, job):
     live.psql(
         "ALTER TABLE leaderboard ADD COLUMN season_id int REFERENCES seasons; UPDATE leaderboard SET season_id = 2",

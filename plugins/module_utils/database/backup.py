@@ -20,6 +20,7 @@ from typing import IO
 from ..errors import BalikError
 from .access import Deadline, Programs, complaint, limited, run, too_long
 from .script import ANOTHER, CHUNK, Contents, Reader, Sink, codec_of
+from .statements import LONGEST, Statements
 
 ARCHIVES = ("custom", "directory")
 _TABLE = re.compile(r"CREATE (?:UNLOGGED )?TABLE (.+) \($")
@@ -233,7 +234,8 @@ class _Enough(Exception):
 def definitions(path: Path, kind: str, programs: Programs, deadline: Deadline) -> Iterator[tuple[str, str]]:
     """Each table as it is written, and what stands between its parentheses; up to the first rows, which come after.
 
-    One that inherits or has a type is left out: not all of it stands there.
+    One that inherits or has a type is left out: not all of it stands there. So is one that would end before its last
+    parenthesis, which can then be run as a whole and nothing with it.
     """
     codec, table = "utf-8", ""
     lines: list[str] = []
@@ -249,8 +251,20 @@ def definitions(path: Path, kind: str, programs: Programs, deadline: Deadline) -
             if begun:
                 table, lines = begun[1], []
             elif table and text.startswith(")"):
-                if "INHERITS" not in text:
+                if "INHERITS" not in text and _enclosed("\n".join(lines)):
                     yield table, "\n".join(lines)
                 table = ""
             elif table:
                 lines.append(text)
+
+
+def _enclosed(text: str) -> bool:
+    """Whether SQL in parentheses stays in them."""
+    reader = Statements()
+    ended = list(reader.feed(text.encode() + b"\n"))
+    code, depth = reader.rest(), 0
+    for sign in code:
+        depth += (sign == "(") - (sign == ")")
+        if depth < 0:
+            return False
+    return not ended and not reader.inside and depth == 0 and len(code) < LONGEST

@@ -444,7 +444,8 @@ def _redefined(
             each = table(name)
             if each not in wanted or each in then:
                 continue
-            connection.execute(f"CREATE TEMP TABLE balik_then ({text})")  # type: ignore[arg-type]
+            statement = f"CREATE TEMP TABLE balik_then ({text}\n)"
+            connection.execute(statement, prepare=True)  # type: ignore[arg-type]  # a server prepares only one
             schema = scalar(connection, "select pg_my_temp_schema()::regnamespace::text")
             found = describe(connection, Table(schema, "balik_then"))["structure"]["columns"]
             now = describe(connection, each)["structure"]
