@@ -467,6 +467,35 @@ def test_a_note_that_nobody_can_read_is_named(cluster: Cluster, namespace: str) 
         freezer(cluster, namespace).freeze()
 
 
+@pytest.mark.parametrize("was", [{"/spec/evil": 1, "/spec/maxReplicas": 1}, {}])
+def test_a_note_of_other_settings_is_as_good_as_lost(cluster: Cluster, namespace: str, was: dict[str, Any]) -> None:
+    made = hpa("web", namespace)
+    cluster.apply([made])
+    it = freezer(cluster, namespace)
+    before = it.ready()["before"]["autoscalers"]
+    spec = cluster.get("autoscaling/v2beta2", HPA, "web", namespace)["spec"]
+    it.freeze()
+    path = cluster.api.path("autoscaling/v2beta2", HPA, namespace, "web")
+    note = {"metadata": {"annotations": {NOTE: json.dumps({"product": it.product, "run": "r", "was": was})}}}
+    cluster.api.request("PATCH", path, note, "application/merge-patch+json")
+    for act in (it.thaw, it.freeze, it.verify_thawed):
+        with pytest.raises(BalikError, match="does not hold the settings that this kind has"):
+            act()
+    # Another product's is not this one's to judge.
+    assert freezer(cluster, namespace, product="other").thaw()["changed"] is False
+    with pytest.raises(BalikError, match=f"frozen by the rollback of {it.product}"):
+        freezer(cluster, namespace, product="other").ready()
+
+    known = replace(it, recorded=before)
+    assert known.freeze()["changed"]
+    known.verify_frozen()
+    cluster.api.request("PATCH", path, note, "application/merge-patch+json")
+    assert known.thaw()["changed"]
+    known.verify_thawed()
+    now = cluster.get("autoscaling/v2beta2", HPA, "web", namespace)
+    assert now["spec"] == spec and NOTE not in (now["metadata"].get("annotations") or {})
+
+
 def test_an_autoscaler_that_keda_made_is_frozen_by_its_scaled_object(cluster: Cluster, namespace: str) -> None:
     keda: dict[str, Any] = {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject"}
     cluster.apply({**keda, "metadata": {"name": "queue", "namespace": namespace}, "spec": {"scaleTargetRef": {}}})

@@ -46,7 +46,15 @@ class Autoscaler:
 
     @property
     def note(self) -> Note | None:
-        return note_of(self.thing)
+        """What the freeze has left, where it holds just the settings that this kind gets back; else as good as lost."""
+        found = note_of(self.thing)
+        return found if found and found.product and set(found.was) == set(self.kind.settings) else None
+
+    @property
+    def holder(self) -> str:
+        """The product that the annotation names, whatever else it lacks; empty where it names none."""
+        found = note_of(self.thing)
+        return found.product if found else ""
 
     @property
     def is_still(self) -> bool:
@@ -178,8 +186,11 @@ class Freezer:
     def _recorded_of(self, one: Autoscaler) -> Values | None:
         """The record's settings of one that has no note, and stands still although these did not."""
         was = self.recorded.get(str(one), {})
-        fits = not one.note and set(was) == set(one.kind.settings)
+        fits = not one.note and self._may_be_ours(one) and set(was) == set(one.kind.settings)
         return was if fits and one.is_still and not one.kind.holds(was) else None
+
+    def _may_be_ours(self, one: Autoscaler) -> bool:
+        return one.holder in ("", self.product)
 
     def _patch(self, one: Autoscaler, values: Values, note: Note | None) -> Autoscaler:
         body = kinds.patch(one.thing, values, note)
@@ -307,8 +318,8 @@ class Freezer:
                 "at least one",
                 "Correct scale_freeze_namespaces or scale_freeze_labels, or take scale-freeze out of the plan.",
             )
-        if foreign := [one for one in chosen if one.note and one.note.product != self.product]:
-            holders = sorted({one.note.product for one in foreign if one.note})
+        if foreign := [one for one in chosen if not self._may_be_ours(one)]:
+            holders = sorted({one.holder for one in foreign})
             raise BalikError(
                 _listed(foreign), f"frozen by the rollback of {', '.join(holders)}", do="Let that end first."
             )
@@ -355,20 +366,20 @@ class Freezer:
         """All that this product's freeze holds, whatever labels and names the plan has by now; and those of the record
         that are not there any more.
         """
-        every = self._readable(list(self._with_recorded._all()))
+        every = list(self._with_recorded._all())
+        self._readable([one for one in every if self._may_be_ours(one)])
         there = {str(one) for one in every}
         gone = [name for name in self.recorded if name not in there]
         ours = [one for one in every if one.note and one.note.product == self.product]
         return [*ours, *(one for one in every if self._recorded_of(one) is not None)], gone
 
-    @staticmethod
-    def _readable(found: list[Autoscaler]) -> list[Autoscaler]:
-        """:raises BalikError: a note cannot be read, so that nobody knows what stood there."""
+    def _readable(self, found: list[Autoscaler]) -> list[Autoscaler]:
+        """:raises BalikError: a note does not say what stood there, and neither does the record."""
         noted = [one for one in found if NOTE in (one.thing["metadata"].get("annotations") or {})]
-        if broken := [one for one in noted if not one.note]:
+        if broken := [one for one in noted if not one.note and self._recorded_of(one) is None]:
             raise BalikError(
                 _listed(broken),
-                f"its annotation {NOTE} cannot be read",
+                f"its annotation {NOTE} cannot be read, or does not hold the settings that this kind has",
                 "what the freeze wrote",
                 "Put its settings back by hand (the record has them: playbooks/record.yml), and remove the annotation.",
             )
