@@ -13,6 +13,10 @@ from ..plugin_utils.action import RollbackAction
 FROZEN = (
     "AUTOSCALERS ARE FROZEN since {since} (run {run}): {says}. Nothing scales up under load until scale-thaw is done"
 )
+HELD_OFF = (
+    "GITOPS IS HELD OFF since {since} (run {run}), by the record: {names}. These do not act by themselves until "
+    "gitops-resume lets them; run alone, that is not in the record"
+)
 
 
 class ActionModule(RollbackAction):
@@ -55,6 +59,7 @@ class ActionModule(RollbackAction):
         newest = found[-1] if found else None
         waiting = _waiting(entries, newest) if newest and newest.outcome is None else []
         frozen = _told_frozen(runs.still_frozen(entries))
+        held_off = _told_held_off(runs.still_held_off(entries))
         status = {
             "product": self.plan.product,
             "lock": str(lock.holder) if lock else None,
@@ -65,12 +70,15 @@ class ActionModule(RollbackAction):
             "steps": {s.name: s.state for s in newest.steps.values()} if newest else {},
             "waiting": waiting,
             "frozen": frozen,
+            "held_off": held_off,
             "head": self.record.head(),
         }
         for line in self._lines(newest, lock, waiting):
             self.say(line)
         if frozen:
             self.say(FROZEN.format(**frozen))
+        if held_off:
+            self.say(HELD_OFF.format(**held_off))
         return {"status": status, "says": status["outcome"] or "open"}
 
     def _lines(self, run: runs.Run | None, lock: Any, waiting: list[dict[str, Any]]) -> list[str]:
@@ -100,6 +108,10 @@ def _told_frozen(frozen: runs.Frozen | None) -> dict[str, str] | None:
         return None
     says = "; ".join(text for text in frozen.says.values() if text) or "the freeze did not end: some may stand still"
     return {"run": frozen.run, "since": iso(frozen.since), "says": says}
+
+
+def _told_held_off(held: runs.HeldOff | None) -> dict[str, str] | None:
+    return {"run": held.run, "since": iso(held.since), "names": ", ".join(held.names)} if held else None
 
 
 def _waiting(entries: list[Entry], run: runs.Run) -> list[dict[str, Any]]:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from .kubernetes.client import name_of
 from .plan import PHASES
 from .record import Entry
 from .units import format_duration, parse_time, utc_now
@@ -45,8 +46,11 @@ WORDS = (
 #: The step that holds autoscalers still, and the one that lets them go, which gives no visitor anything back.
 FREEZE = "scale-freeze"
 THAW = "scale-thaw"
+#: The step that holds Argo CD and Flux off, and the one that lets them act again.
+REVERT = "image-revert"
+RESUME = "gitops-resume"
 #: Steps of the restore phase that give no visitor anything back.
-NO_TRAFFIC = (THAW, "gitops-resume")
+NO_TRAFFIC = (THAW, RESUME)
 
 
 @dataclass
@@ -197,6 +201,40 @@ def still_frozen(entries: Iterable[Entry]) -> Frozen | None:
         elif step == THAW and entry.kind == "step-done":
             frozen = None
     return frozen
+
+
+@dataclass(frozen=True)
+class HeldOff:
+    """GitOps objects (Argo CD's Applications, Flux' Kustomizations and HelmReleases) that do not act by themselves:
+    since when, by which run, and their names (``applications hub in namespace argocd``)."""
+
+    run: str
+    since: datetime
+    names: tuple[str, ...]
+
+
+def still_held_off(entries: Iterable[Entry]) -> HeldOff | None:
+    """What the reverts of a record have held off and no resume has let go, whichever run it was; None where nothing."""
+    found = None
+    for entry in entries:
+        step = entry.body.get("step") if entry.kind.startswith("step-") else None
+        if step == REVERT and entry.kind == "step-started":
+            names = (name_of(path) for path in _listed_by_host(entry.body["saved"], "held"))
+            if every := dict.fromkeys([*(found.names if found else ()), *names]):
+                found = HeldOff(entry.run, found.since if found else parse_time(entry.at), tuple(every))
+        elif step == RESUME and entry.kind == "step-done" and found:
+            left = tuple(_listed_by_host(entry.body.get("evidence"), "verify", "left"))
+            found = HeldOff(found.run, found.since, left) if left else None
+    return found
+
+
+def _listed_by_host(hosts: Any, *keys: str) -> Iterator[str]:
+    """The texts of a list below these keys, of each host; nothing where it is none."""
+    for found in hosts.values() if isinstance(hosts, dict) else ():
+        below: Any = found
+        for key in keys:
+            below = below.get(key) if isinstance(below, dict) else None
+        yield from (each for each in (below if isinstance(below, list) else ()) if isinstance(each, str))
 
 
 def unfinished_run(entries: Iterable[Entry]) -> Run | None:

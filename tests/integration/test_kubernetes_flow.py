@@ -110,9 +110,29 @@ def test_whatever_the_cluster_does_the_record_is_whole_and_the_next_run_ends_rig
         assert [name for name, text in product.everything_written().items() if secret in text] == []
 
 
+def flux(cluster: Cluster, name: str) -> None:
+    """The API of Flux' Kustomizations, without their controller, and one in a namespace of this name."""
+    group = "kustomize.toolkit.fluxcd.io"
+    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    served = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": anything}}
+    names = {"kind": "Kustomization", "plural": "kustomizations"}
+    cluster.apply(
+        {
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {"name": f"kustomizations.{group}"},
+            "spec": {"group": group, "names": names, "scope": "Namespaced", "versions": [served]},
+        }
+    )
+    metadata = {"name": "apps", "namespace": name}
+    cluster.apply({"apiVersion": f"{group}/v1", "kind": "Kustomization", "metadata": metadata, "spec": {"path": "."}})
+
+
 def test_what_the_check_found_without_refusing_is_told_and_kept(cluster: Cluster, lab: Nodes, tmp_path: Path) -> None:
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "told"}})
-    metadata = {"namespace": "told", "labels": {"part-of": "hub", "app.kubernetes.io/managed-by": "Helm"}}
+    kustomized = {"kustomize.toolkit.fluxcd.io/name": "apps", "kustomize.toolkit.fluxcd.io/namespace": "told"}
+    labels = {"part-of": "hub", "app.kubernetes.io/managed-by": "Helm", **kustomized}
+    metadata = {"namespace": "told", "labels": labels}
     helm = {"meta.helm.sh/release-name": "hub", "meta.helm.sh/release-namespace": "told"}
     web, other = deployment("web"), deployment("other")
     web["metadata"] |= {**metadata, "annotations": helm}
@@ -131,8 +151,12 @@ def test_what_the_check_found_without_refusing_is_told_and_kept(cluster: Cluster
             },
         ]
     )
+    flux(cluster, "told")
     product = Product(
-        tmp_path, **plan(cluster, image_revert_labels={"part-of": "hub"}, image_revert_namespaces=["told"])
+        tmp_path,
+        **plan(cluster, image_revert_labels={"part-of": "hub"}, image_revert_namespaces=["told"]),
+        rollback_restore=["restore-it", "gitops-resume"],
+        image_revert_owners="suspend",
     )
     notes = ("belongs to Helm release told/hub", "PodDisruptionBudget pdb-web allows no", "told/other runs none of")
     looked = product.play("--check", "-e", "rollback_reason=complaints")
@@ -147,3 +171,12 @@ def test_what_the_check_found_without_refusing_is_told_and_kept(cluster: Cluster
         assert note in started.body["says"]["localhost"] and note in report
     (ended,) = [one for one in product.entries("step-done") if one.body["step"] == "image-revert"]
     assert "told/other runs none of the images" in ended.body["says"]["localhost"]
+
+    # Flux does not tell what Git wants: it stays held off, which is said for as long.
+    status = product.play(playbook="playbooks/status.yml").stdout
+    assert "outcome: rolled-back" in status and "GITOPS IS HELD OFF since 20" in status, status
+    assert "kustomizations apps in namespace told" in status
+    assert "GitOps is still held off" in report
+    product.write(image_revert_resume="always", image_revert_already="accept")
+    assert product.play(*BREAK_GLASS).returncode == 0
+    assert "HELD OFF" not in product.play(playbook="playbooks/status.yml").stdout

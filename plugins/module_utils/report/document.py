@@ -14,8 +14,9 @@ is not known is null. Texts of the plan and of people stay in their language; ``
 ``speed``      by which waiting times were divided; 1 but in a sandbox
 ``held``       how long the maintenance page was up: ``{from, until, seconds}``, or null
 ``warnings``   list of ``sandbox-clock``, ``traffic-held``, ``still-open``, ``glass-broken``, ``unreadable``,
-               ``plan-changed``, ``still-frozen``
+               ``plan-changed``, ``still-frozen``, ``still-held-off``
 ``frozen``     the autoscalers that this run has frozen and nobody has thawed: ``{since, says: [str]}``, or null
+``held_off``   the GitOps objects that this run holds off, as the record says: ``{since, names: [str]}``, or null
 ``unreadable`` how many entries were not as they should be
 ``criteria``   the newest evaluation: ``{at, verdict, reason, trigger, evaluations, criteria: [...]}``, or null; each
                of its criteria ``{name, says, verdict, reason, query, at, took, touches, unsafe, threshold, hold,
@@ -160,6 +161,8 @@ class _Builder:
         self.glass = self.newest("glass-broken")
         frozen = runs.still_frozen(readable)
         self.frozen = frozen if frozen and frozen.run == run.id else None
+        held_off = runs.still_held_off(readable)
+        self.held_off = held_off if held_off and held_off.run == run.id else None
 
     def newest(self, kind: str) -> Entry | None:
         return next((entry for entry in reversed(self.of_run) if entry.kind == kind), None)
@@ -177,6 +180,7 @@ class _Builder:
             **head,
             "held": self.held(),
             "frozen": self.still_frozen(),
+            "held_off": self.still_held_off(),
             "warnings": self.warnings(head, steps),
             "unreadable": len(self.unreadable),
             "criteria": self.criteria(self.newest("criteria")),
@@ -243,6 +247,10 @@ class _Builder:
         said = (named(host, _text(says)) for host, says in _mapping(self.frozen.says).items())
         return {"since": iso(self.frozen.since), "says": list(said)}
 
+    def still_held_off(self) -> dict[str, Any] | None:
+        held = self.held_off
+        return {"since": iso(held.since), "names": [_short(name) for name in held.names]} if held else None
+
     def warnings(self, head: Mapping[str, Any], steps: list[dict[str, Any]]) -> list[str]:
         state = {name: step.state for name, step in self.run.steps.items()}
         known = {step for _phase, step in self.plan.steps(self.remedy.name)} if self.remedy else set()
@@ -251,6 +259,7 @@ class _Builder:
             "still-open": head["outcome"] == OPEN,
             "traffic-held": is_up,
             "still-frozen": self.frozen is not None,
+            "still-held-off": self.held_off is not None,
             "sandbox-clock": head["speed"] != 1,
             "glass-broken": self.glass is not None,
             "plan-changed": bool(

@@ -373,6 +373,22 @@ def test_the_page_counts_as_down_when_the_watch_begins(story: Story, monkeypatch
     }
 
 
+def test_git_ops_that_is_held_off_is_told_until_it_is_let_go(story: Story) -> None:
+    story.opened()
+    story.decided()
+    path = "/apis/argoproj.io/v1alpha1/namespaces/argocd/applications/hub"
+    story.started("image-revert", "revert", localhost={"held": [path]})
+    found = story.document()
+    assert "still-held-off" in found["warnings"]
+    assert found["held_off"]["names"] == ["applications hub in namespace argocd"]
+    html, markdown, _json = everything(found)
+    for text in (html, markdown):
+        assert "GitOps is still held off, since 20" in text and "applications hub in namespace argocd" in text
+    everything(story.document(plan_of(language="id")))
+    Story(story.record, "20260110T150000Z-aaaa").done("gitops-resume", "restore")
+    assert story.document()["held_off"] is None
+
+
 def test_autoscalers_that_stand_still_are_told_until_they_are_let_go(story: Story) -> None:
     story.opened()
     story.decided()

@@ -255,6 +255,35 @@ def test_a_later_run_takes_the_freeze_of_an_earlier_one_with_it() -> None:
     assert (found.run, found.since) == ("r2", START + timedelta(minutes=1))
 
 
+# Who is held off
+
+PATH = "/apis/argoproj.io/v1alpha1/namespaces/argocd/applications/hub"
+HELD = step(1, "started", "image-revert", phase="revert", saved={"localhost": {"held": [PATH]}})
+
+
+def resumed(*left: str) -> Any:
+    evidence = {"localhost": {"main": {}, "verify": {"left": list(left)}}}
+    return step(8, "done", "gitops-resume", phase="restore", evidence=evidence)
+
+
+@pytest.mark.parametrize(
+    ("told", "names"),
+    [
+        ([], None),
+        ([step(1, "started", "image-revert", phase="revert", saved={"localhost": {"workloads": {}}})], None),
+        ([step(1, "started", "image-revert", phase="revert", saved={"localhost": {"held": "spoiled"}})], None),
+        ([HELD], ("applications hub in namespace argocd",)),
+        ([HELD, outcome(3, runs.FAILED)], ("applications hub in namespace argocd",)),
+        ([HELD, step(8, "failed", "gitops-resume", phase="restore")], ("applications hub in namespace argocd",)),
+        ([HELD, resumed("applications desk in namespace argocd")], ("applications desk in namespace argocd",)),
+        ([HELD, resumed()], None),
+    ],
+)
+def test_whether_git_ops_is_still_held_off(told: Sequence[Any], names: tuple[str, ...] | None) -> None:
+    found = runs.still_held_off(entries(opened(0), *told))
+    assert (found.names if found else None) == names
+
+
 # Answers
 
 
