@@ -268,6 +268,28 @@ def test_a_question_that_is_no_sql_is_refused_before_anything_has_begun(live, du
         check(task(live, tmp_path, dumps / "s.sql", checks=[{"query": "SELEC 1", "expect": 1}]))
 
 
+@pytest.mark.parametrize(
+    ("query", "refused"),
+    [
+        ("DELETE FROM documents", "it would write, or lock rows"),
+        ("WITH gone AS (DELETE FROM documents RETURNING id) SELECT count(*) FROM gone", "it would write"),
+        ("SELECT id FROM documents FOR UPDATE", "or lock rows"),
+        ("TRUNCATE documents", "it answers nothing"),
+        ("SHOW server_encoding", ""),
+        ("WITH few AS (SELECT id FROM documents) SELECT count(*) > 0 -- some\nFROM few", ""),
+        ("VALUES (1)", ""),
+    ],
+)
+def test_a_question_that_writes_is_refused_before_anything_has_begun(live, dumps, tmp_path, query, refused):
+    job = task(live, tmp_path, dumps / "s.sql", checks=[{"name": "mine", "query": query, "expect": 1}])
+    with untouched(live):
+        if not refused:
+            check(job)
+            return
+        with pytest.raises(BalikError, match=f"check mine: .*{refused}.*; expected one query that only reads"):
+            check(job)
+
+
 def test_a_question_about_what_only_the_backup_has_is_told(live, dumps, tmp_path):
     live.psql("DROP TABLE written", DATABASE)
     checks = [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,7 @@ select format('%I.%I', nspname, relname) from pg_class c join pg_namespace n on 
 where (nspname, relname) in ({TABLES}) and row_security_active(c.oid) order by 1
 """
 _SEES_ALL = "select rolsuper or rolbypassrls from pg_roles where rolname = current_user"
+_WRITES = re.compile(r'"Node Type": "(?:ModifyTable|LockRows)"')
 _ACCEPTABLE = re.compile(rf"{ANOTHER_PRODUCT}|(extension|encoding) \S.*")
 
 
@@ -156,17 +159,33 @@ def unasked(task: Task) -> list[str]:
 
     They are parsed only: their answers say nothing of the backup, and may take long.
 
-    :raises BalikError: one is no SQL.
+    :raises BalikError: one is no SQL, or would write.
     """
     said = []
     with task.access.connect(task.database) as connection:
         connection.execute("select set_config('lock_timeout', '5s', false)")
         for number, asked in enumerate(task.checks, 1):
             result = connection.pgconn.prepare(b"", asked["query"].encode())
+            what = f"check {asked.get('name') or number}"
             if result.status == psycopg.pq.ExecStatus.COMMAND_OK:
+                _only_reads(connection, asked["query"], what)
                 continue
-            error, what = error_from_result(result), f"check {asked.get('name') or number}"
+            error = error_from_result(result)
             if isinstance(error, psycopg.errors.SyntaxError):
                 raise BalikError(what, first_line(error), "one query", "Correct it in db_restore_checks.")
             said.append(f"{what} cannot be asked of the live database ({first_line(error)}), only of the restored one")
     return said
+
+
+def _only_reads(connection: Connection[Any], query: str, what: str) -> None:
+    """Refuses a question that answers nothing or would write, as far as its plan tells; functions are not looked into.
+
+    :param query: one statement, parsed last in this session.
+    """
+    found = "" if connection.pgconn.describe_prepared(b"").nfields else "it answers nothing"
+    with suppress(psycopg.Error), connection.transaction():  # SHOW has no plan
+        connection.execute("SET TRANSACTION READ ONLY")
+        plan = json.dumps(scalar(connection, f"EXPLAIN (FORMAT JSON) {query}"))
+        found = "it would write, or lock rows" if _WRITES.search(plan) else found
+    if found:
+        raise BalikError(what, found, "one query that only reads", "Correct it in db_restore_checks.")
