@@ -405,6 +405,13 @@ def test_bad_input_names_the_object(cluster: Cluster, namespace: str) -> None:
         maintenance(cluster, Route("Ingress", namespace, "hub", ("/nowhere",))).prepare(PAGE)
     with pytest.raises(BalikError, match="maintenance_page_kubernetes_image: names none"):
         both(cluster, namespace, image="").prepare(PAGE)
+    with pytest.raises(BalikError, match="maintenance_page_kubernetes_image: 'nginx unpriv' is no name of an image"):
+        both(cluster, namespace, image="nginx unpriv").prepare(PAGE)
+    for replicas in (0, -1):
+        it = both(cluster, namespace, replicas=replicas)
+        for act in (it.prepare, it.check):
+            with pytest.raises(BalikError, match=rf"kubernetes_replicas: is {replicas}; expected at least 1"):
+                act(PAGE)
     cluster.delete({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "api", "namespace": namespace}})
     with pytest.raises(BalikError, match=rf"Service {namespace}/api: is not there, but routes lead to it"):
         both(cluster, namespace).prepare(PAGE)
@@ -412,6 +419,27 @@ def test_bad_input_names_the_object(cluster: Cluster, namespace: str) -> None:
     headless["spec"]["clusterIP"] = "None"
     cluster.apply(headless)
     with pytest.raises(BalikError, match=rf"Service {namespace}/api: is headless"):
+        both(cluster, namespace).prepare(PAGE)
+
+
+def test_what_is_somebody_elses_is_not_taken_for_the_page(cluster: Cluster, namespace: str) -> None:
+    before = cluster.get("apps/v1", "Deployment", "web", namespace)["spec"]
+    client = Client.connect(str(cluster.kubeconfig))
+    balancer = Routes(client, "web", "r1", (Route("Ingress", namespace, "hub", ("/api",)),), "hub")
+    it = KubernetesMaintenance("hub", balancer, Door(""), SECRET, PAGE.health, image=IMAGE, limit=5.0)
+    with pytest.raises(
+        BalikError, match=rf"Deployment {namespace}/web, Service .* is there, and not the page's; .* name"
+    ):
+        it.prepare(PAGE)
+    assert cluster.get("apps/v1", "Deployment", "web", namespace)["spec"] == before
+    assert cluster.get("v1", "ConfigMap", "web", namespace) == {}
+
+    # A Secret is not read; the API itself refuses to share one.
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "balik-maintenance", "namespace": namespace}}
+    cluster.apply({**secret, "data": {"nginx.conf": ""}})
+    with pytest.raises(
+        BalikError, match=r"Secret .*/balik-maintenance: somebody else has set .*nginx\.conf.* Take that"
+    ):
         both(cluster, namespace).prepare(PAGE)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import BalikError
 from ..kubernetes.client import JSON_PATCH, Cluster, Json, Refused, at_once, path_of
 from ..kubernetes.permissions import Permission, require
+from ..kubernetes_revert.images import parse
 from . import kubernetes_page as made
 from .balancer import Balancer, File, State
 from .kubernetes_routes import (
@@ -236,16 +237,22 @@ class KubernetesMaintenance(Maintenance):
         routes = self.balancer
         if not self.image:
             raise BalikError("maintenance_page_kubernetes_image", "names none", "an nginx that the cluster can pull")
+        if not parse(self.image):
+            raise BalikError(
+                "maintenance_page_kubernetes_image", f"{self.image!r} is no name of an image", "repository:tag"
+            )
+        self._require_replicas()
         require(routes.cluster, [*self._permissions(), *self._permissions_to_prepare()], MANIFEST)
         routes.require_fitting()
         stale = []
-        for namespace in routes.namespaces:
-            wanted = self._objects(namespace, page)
+        made_by_namespace = {namespace: self._objects(namespace, page) for namespace in routes.namespaces}
+        self._require_own([one for wanted in made_by_namespace.values() for one in wanted])
+        for namespace, wanted in made_by_namespace.items():
             other = [one for one in wanted if self._revision_of(one) != _revision(one)]
             stale += [f"{one['kind']} {namespace}/{routes.page}" for one in other]
             if not self.dry:
                 for one in other:
-                    routes.cluster.patch(_path(one), one, _APPLY)
+                    self._apply(one)
                 self._await_pods(namespace)
         if self.dry:
             says = f"would make {', '.join(stale)}" if stale else "everything of the page is there"
@@ -256,6 +263,7 @@ class KubernetesMaintenance(Maintenance):
     def check(self, page: Page) -> Result:
         """Reads that every route can be switched, and that the page of the plan is what they would show."""
         routes = self.balancer
+        self._require_replicas()
         require(routes.cluster, self._permissions(), MANIFEST)
         routes.require_fitting()
         state = routes.read()
@@ -364,6 +372,39 @@ class KubernetesMaintenance(Maintenance):
         addresses = {str(one): self._address(one) for one in upstreams}
         ports = made.assign(routes.ports(namespace), upstreams)
         return made.objects(routes.page, namespace, self.image, self.replicas, page, self.bypass, ports, addresses)
+
+    def _require_replicas(self) -> None:
+        if self.replicas < 1:
+            raise BalikError("maintenance_page_kubernetes_replicas", f"is {self.replicas}", "at least 1")
+
+    def _require_own(self, wanted: Sequence[Json]) -> None:
+        """:raises BalikError: an object of the page's name is somebody else's."""
+        readable = [one for one in wanted if one["kind"] != "Secret"]
+        found = [(one, self.balancer.cluster.find(_path(one))) for one in readable]
+        others = [
+            f"{one['kind']} {one['metadata']['namespace']}/{one['metadata']['name']}"
+            for one, there in found
+            if there and not _revision(there)
+        ]
+        if others:
+            raise BalikError(
+                f"maintenance_page_kubernetes_name ({self.balancer.cluster.name})",
+                f"{', '.join(others)} is there, and not the page's",
+                "a name that nothing else has",
+                "Choose another name.",
+            )
+
+    def _apply(self, wanted: Json) -> None:
+        try:
+            self.balancer.cluster.patch(_path(wanted), wanted, _APPLY)
+        except Refused as error:
+            if error.status != 409:
+                raise
+            raise BalikError(
+                f"{wanted['kind']} {wanted['metadata']['namespace']}/{wanted['metadata']['name']}",
+                f"somebody else has set what the page sets ({error.found})",
+                do="Take that back, or choose another maintenance_page_kubernetes_name.",
+            ) from None
 
     def _address(self, upstream: Upstream) -> str:
         """Where nginx reaches a Service: by its address, so that nginx starts whatever else is broken.
