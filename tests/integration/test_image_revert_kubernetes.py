@@ -719,6 +719,38 @@ def test_flux_helm_and_operators_are_recognised(shop: Shop, gitops: None) -> Non
     assert spec() == {"path": "./apps"}
 
 
+def test_argo_cd_elsewhere_than_it_is_looked_for_is_told(shop: Shop, gitops: None) -> None:
+    shop.run(metadata={"labels": {"app.kubernetes.io/instance": "hub"}})
+    app = {
+        "apiVersion": ARGO,
+        "kind": "Application",
+        "metadata": {"name": "hub", "namespace": shop.name},
+        "spec": {"syncPolicy": {"automated": {"selfHeal": True}}},
+        "status": {
+            "resources": [{"group": "apps", "kind": "Deployment", "namespace": shop.name, "name": "web"}],
+            "sync": {"status": "OutOfSync"},
+        },
+    }
+    shop.cluster.apply(app)
+    for owners in ("refuse", "suspend", "accept"):
+        says = shop.step("check", "web", owners=owners)["says"]
+        assert (
+            f"Deployment {shop.name}/web carries Argo CD's label (app.kubernetes.io/instance: hub), and no Application "
+            "hub was found in namespace argocd: if it stands elsewhere, add that to image_revert_argocd_namespaces"
+        ) in says
+    says = refused(lambda: shop.step("check", "web", owners="suspend", argocd_namespaces=["argocdd"]))
+    assert "image_revert_argocd_namespaces: argocdd does not exist (context " in says
+    says = refused(lambda: shop.step("check", "web", argocd_namespaces=[shop.name]))
+    assert f"belongs to Argo CD's Application {shop.name}/hub, which would put the version back" in says
+    shop.cluster.delete(app)
+
+    # Many charts set the same label; Helm's own annotations say whose it is.
+    labels = {"app.kubernetes.io/instance": "hub", "app.kubernetes.io/managed-by": "Helm"}
+    helm = {"meta.helm.sh/release-name": "hub", "meta.helm.sh/release-namespace": shop.name}
+    shop.run("chart", metadata={"labels": labels, "annotations": helm})
+    assert "Argo CD" not in shop.step("check", "chart")["says"]
+
+
 def test_somebody_who_puts_the_version_back_is_named(shop: Shop, lab: Nodes) -> None:
     lab.delays(ready=3)
     try:

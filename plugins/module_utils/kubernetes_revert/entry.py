@@ -122,6 +122,7 @@ class Revert:
         require(self.cluster, gitops.flux_permissions(changes, self.owners), MANIFEST)
         owners = gitops.find(self.cluster, changes, self.argocd)
         refusals, notes = gitops.judge(owners, self.owners, self.product)
+        refusals += gitops.absent(self.cluster, self.argocd)
         findings = guards.examine(self.cluster, found)
         refusals += findings.refusals
         notes += [*findings.notes, *self._running_jobs(changes)]

@@ -28,6 +28,8 @@ _FLUX = {
     "kustomize.toolkit.fluxcd.io": ("Kustomization", "kustomizations", ("v1", "v1beta2", "v1beta1")),
     "helm.toolkit.fluxcd.io": ("HelmRelease", "helmreleases", ("v2", "v2beta2", "v2beta1")),
 }
+#: The label by which Argo CD tracks what is its own, unless set up otherwise; many charts set it as well.
+_TRACKED = "app.kubernetes.io/instance"
 _HERE = ("https://kubernetes.default.svc", "in-cluster")
 
 
@@ -73,11 +75,22 @@ def find(cluster: Cluster, changes: Sequence[Change], namespaces: Sequence[str])
     return [*applications.above(owners), *owners.values()]
 
 
+def absent(cluster: Cluster, namespaces: Sequence[str]) -> list[str]:
+    """A refusal for each namespace of Argo CD that does not exist, where the cluster has Applications at all."""
+    lacking = [one for one in namespaces if cluster.lacks(one)] if cluster.offers(*_ARGO) else []
+    return [
+        f"image_revert_argocd_namespaces: {one} does not exist ({cluster.name}). Name where the Applications stand, "
+        "or none"
+        for one in lacking
+    ]
+
+
 class _Applications:
     """Argo CD's Applications of this cluster, by what they say that they manage."""
 
     def __init__(self, cluster: Cluster, namespaces: Sequence[str]) -> None:
         self.served = cluster.offers(*_ARGO)
+        self._where = ", ".join(namespaces)
         self._raw: dict[str, Json] = {}
         self._managing: dict[tuple[str, str, str, str], str] = {}
         for namespace in namespaces if self.served else ():
@@ -100,19 +113,34 @@ class _Applications:
             tracked = ""  # a copy of another object's annotation
         tracked = tracked or workload.labels.get("argocd.argoproj.io/instance", "")
         if not tracked:
-            return []
-        for name in self._raw:
-            if name.endswith(f"/{tracked}") or name.replace("/", "_") == tracked:
-                return [self._owner(name)]
+            return self._maybe(workload)
+        if found := self._named(tracked):
+            return [self._owner(found)]
         return [
             Owner(
                 f"Argo CD's Application {tracked}",
                 "",
                 "Application",
                 True,
-                "it does not stand in this cluster (or not in image_revert_argocd_namespaces)",
+                f"it does not stand in this cluster, or not in namespace {self._where or '(none is named)'} "
+                "(image_revert_argocd_namespaces)",
             )
         ]
+
+    def _named(self, tracked: str) -> str:
+        """The Application that a label or tracking id means; empty where there is none."""
+        return next((n for n in self._raw if n.endswith(f"/{tracked}") or n.replace("/", "_") == tracked), "")
+
+    def _maybe(self, workload: Workload) -> list[Owner]:
+        """Argo CD's label, which may be a chart's just as well, while no Application of that name was found."""
+        name = workload.labels.get(_TRACKED, "")
+        if not (name and self.served and self._where) or self._named(name) or any(_helm(workload)):
+            return []
+        said = (
+            f"carries Argo CD's label ({_TRACKED}: {name}), and no Application {name} was found in namespace "
+            f"{self._where}: if it stands elsewhere, add that to image_revert_argocd_namespaces"
+        )
+        return [Owner(f"label {name}", "", "Label", False, said)]
 
     def above(self, owners: Mapping[str, Owner]) -> list[Owner]:
         """The Applications that manage the Applications among the owners, the highest first."""
@@ -230,6 +258,8 @@ def judge(owners: Sequence[Owner], policy: str, product: str) -> tuple[list[str]
             notes.append(
                 f"{one.line} belongs to {one.name}: `helm upgrade` will put its own image back, `helm rollback` too"
             )
+        elif one.kind == "Label":
+            notes.append(f"{one.line} {one.cannot}")
         elif one.held == product:
             notes.append(f"{one.name} of {one.line} is held off already")
         elif one.held and policy != "accept":
