@@ -153,9 +153,10 @@ class Plan:
         for procedure in self.procedures:
             if procedure.since <= age < procedure.until:
                 return procedure
+        when = format_duration(abs(age) * self.speed)
         raise BalikError(
             "rollback_procedures",
-            f"none is for a release launched {format_duration(max(age, 0) * self.speed)} ago",
+            f"none is for a release {f'launched {when} ago' if age >= 0 else f'that is launched only in {when}'}",
             do=f"Choose one with -e rollback_procedure= ({', '.join(p.name for p in self.procedures)}).",
         )
 

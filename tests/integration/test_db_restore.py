@@ -245,6 +245,8 @@ def test_nothing_answers_and_nothing_is_there(live, dumps, tmp_path):
         check(replace(job, database="gone"))
     with pytest.raises(BalikError, match="a database of your own"):
         check(replace(job, database="postgres"))
+    with pytest.raises(BalikError, match=r"db_restore_database: found 'hub\\x00'; expected a name without a NUL"):
+        check(replace(job, database="hub\0"))
     with pytest.raises(BalikError, match="psql, pg_dump, pg_restore, vacuumdb not found in /nowhere"):
         find_programs(15, "/nowhere")
 

@@ -409,6 +409,34 @@ def test_a_column_that_an_index_only_includes_is_no_part_of_the_key(small, tmp_p
     assert read(tmp_path / f"small-{RUN}.lost", export(wanted, str(tmp_path)), "public.a", "changed")[0]["v"] == "x"
 
 
+def test_a_column_of_another_type_is_named(small):
+    wanted = small(
+        "CREATE TABLE a (id int PRIMARY KEY, at timestamp); INSERT INTO a SELECT n, '2026-01-01' FROM"
+        " generate_series(1, 5) n; CREATE TABLE b (id int PRIMARY KEY)",
+        "ALTER TABLE a ALTER at TYPE timestamptz",
+    )
+    found = statement(wanted)
+    assert counts(found) == {"public.a": ("key", 0, 5, 0)}
+    told = "column at is timestamp with time zone, and timestamp without time zone in the backup: rows may count as"
+    assert told in found["tables"][0]["note"]
+    assert told in "\n".join(found["says"])
+
+
+def test_a_key_that_is_only_written_otherwise_is_the_same_row(small, tmp_path):
+    wanted = small(
+        "CREATE TABLE a (id numeric PRIMARY KEY, v text); INSERT INTO a VALUES (1.0, 'x'), (2, 'y'), (3.50, 'z')",
+        "UPDATE a SET id = 1.00 WHERE id = 1; DELETE FROM a WHERE id = 3.5; INSERT INTO a VALUES (4.10, 'neu')",
+    )
+    assert counts(statement(wanted)) == {"public.a": ("key", 1, 1, 1)}
+    done = export(wanted, str(tmp_path))
+    found = {kind: read(Path(done["folder"]), done, "public.a", kind) for kind in ("inserted", "changed", "deleted")}
+    assert found == {
+        "inserted": [{"id": "4.10", "v": "neu"}],
+        "changed": [{"id": "1.00", "v": "x"}],
+        "deleted": [{"id": "3.50", "v": "z"}],
+    }
+
+
 def test_a_value_as_long_as_a_legal_document_is_exported(small, tmp_path):
     wanted = small(
         "CREATE TABLE a (id int PRIMARY KEY, body text); INSERT INTO a VALUES (1, 'lama')",

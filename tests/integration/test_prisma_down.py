@@ -22,7 +22,7 @@ from typing import Any
 import psycopg
 import pytest
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
-from ansible_collections.balik.rollback.plugins.module_utils.prisma import address, down
+from ansible_collections.balik.rollback.plugins.module_utils.prisma import address, database, down
 
 from tests.integration.roles_in_a_play import play
 from tests.servers.postgresql import Server, postgresql
@@ -949,6 +949,18 @@ def test_a_lock_that_is_held_for_ever_has_a_limit_and_a_name(product: Product) -
         assert "forgotten report, as postgres, idle in transaction" in words
         assert f"{INDEX} is as it was; down already: none" in words
     assert down.main(task, check_mode=False)["changed"]
+
+
+def test_of_a_lock_whose_holder_a_role_may_not_see_no_age_is_made_up(product: Product) -> None:
+    product.sql("CREATE ROLE stranger LOGIN")
+    try:
+        with psycopg.connect(product.server.dsn(product.name), application_name="report") as holder:
+            holder.execute('LOCK TABLE "Score" IN ACCESS SHARE MODE')
+            with psycopg.connect(product.server.dsn(product.name, "stranger")) as other:
+                (found,) = database.holders(other)
+    finally:
+        product.sql("DROP ROLE stranger")
+    assert found.endswith("(report, as postgres, what it does and since when is not shown to this role)")
 
 
 def test_what_an_attempt_that_ended_half_way_destroyed_is_told_by_the_next(product: Product) -> None:

@@ -96,6 +96,8 @@ def server(task: Task) -> Iterator[tuple[Connection[Any], Names]]:
     """A connection to the server itself, with PostgreSQL's errors told as ours."""
     if task.database in _SYSTEM:
         raise BalikError("db_restore_database", f"found {task.database!r}", "a database of your own, not the server's")
+    if "\0" in task.database:
+        raise BalikError("db_restore_database", f"found {task.database!r}", "a name without a NUL character")
     known = names(task.database, task.run)
     with task.access.connect(task.maintenance) as admin:
         try:

@@ -338,7 +338,17 @@ class Pair:
     @property
     def keys(self) -> list[str]:
         """The key's values, each as a type that both databases compare alike."""
-        return [name(column) if self.plain_key(column) else f"{name(column)}::text" for column in self.key]
+        return self.keys_of("")
+
+    def keys_of(self, alias: str) -> list[str]:
+        """The same, of a relation: ``t.``."""
+        return [self._key_of(column, alias + name(column)) for column in self.key]
+
+    def _key_of(self, column: str, value: str) -> str:
+        if self.plain_key(column):
+            return value
+        numbers = {side.columns[column]["type"] for side in (self.now, self.then)} == {"numeric"}
+        return f"trim_scale({value})::text" if numbers else f"{value}::text"  # 1.0 and 1.00 are one key
 
     def plain_key(self, column: str) -> bool:
         """Whether a key's values are told apart by their own type."""
@@ -485,8 +495,20 @@ class Comparison:
             found.columns = self.now.one(f"SELECT {counts} FROM {pair.now.source}")
         if len(added) < len(pair.now.columns):
             gone = [column for column in pair.then.columns if column not in pair.now.columns]
-            found.note = f"columns that were dropped come back: {', '.join(gone)}" if gone else ""
+            notes = [f"columns that were dropped come back: {', '.join(gone)}"] if gone else []
+            found.note = "; ".join([*notes, *self._other_types(pair)])
         return found
+
+    @staticmethod
+    def _other_types(pair: Pair) -> list[str]:
+        """What people must hear of columns with another type: a value that is written otherwise counts as another."""
+        now, then = pair.now.columns, pair.then.columns
+        return [
+            f"column {column} is {now[column]['full']}, and {then[column]['full']} in the backup: rows may count as changed"
+            " for that alone"
+            for column in pair.common
+            if now[column]["full"] != then[column]["full"]
+        ]
 
     def within(self, pair: Pair, differing: Sequence[int]) -> str:
         """The SQL that holds for rows in these ranges; the key's index helps where they lie together."""

@@ -191,7 +191,7 @@ def _by_key(done: Compared, pair: Pair, kind: str) -> Iterator[str]:
     differs = name(_OURS, f"d{pair.number}")
     keys = _stream(done.scratch, f"SELECT {', '.join(names)} FROM {differs} WHERE kind = {literal(kind)}")
     types = [f"v.{k}::{pair.key_type(column)}" for k, column in zip(names, pair.key)]
-    same = " AND ".join(f"{_of('t', key)} = {k}" for key, k in zip(pair.keys, types))
+    same = " AND ".join(f"{key} = {k}" for key, k in zip(pair.keys_of("t."), types))
     while batch := list(islice(keys, _KEYS)):
         values = ", ".join("(" + ", ".join(map(literal, row)) + ")" for row in batch)
         yield (
@@ -212,7 +212,7 @@ def _by_hash(done: Compared, pair: Pair, _kind: str) -> Iterator[str]:
 
 
 def _deleted_by_key(pair: Pair, columns: Sequence[str]) -> str:
-    same = " AND ".join(f"{_of('t', key)} = d.k{number}" for number, key in enumerate(pair.keys))
+    same = " AND ".join(f"{key} = d.k{number}" for number, key in enumerate(pair.keys_of("t.")))
     differs = name(_OURS, f"d{pair.number}")
     return (
         f"SELECT {_listed(columns, 't.')} FROM {pair.then.source} t JOIN {differs} d ON {same} WHERE d.kind = 'deleted'"
@@ -230,10 +230,6 @@ def _numbered(pair: Pair, table: Table) -> str:
     """The table with each row's hash, and its number among those of the same content; it may have no column at all."""
     hashed = f"(SELECT *, {pair.hash} AS balik_h FROM {table.source})"
     return f"(SELECT *, row_number() OVER (PARTITION BY balik_h) AS balik_n FROM {hashed} y)"
-
-
-def _of(alias: str, key: str) -> str:
-    return f"{alias}.{key}"
 
 
 def _stream(database: Psql, query: str) -> Iterator[list[str]]:

@@ -107,10 +107,15 @@ def holders(connection: Connection[Any], only_prisma: bool = False) -> list[str]
     """The sessions that hold a lock on Prisma's bookkeeping, or (unless ``only_prisma``) on tables, in words."""
     rows = connection.execute(_LOCKED, {"key": PRISMA_LOCK, "only": only_prisma}).fetchall()
     return [
-        f"process {pid} ({application or 'no application name'}, as {user}, {state or 'unknown'}, for "
-        f"{format_duration(max(0.0, float(since or 0)))})"
+        f"process {pid} ({application or 'no application name'}, as {user}, {_doing(state, since)})"
         for pid, application, user, state, since in rows
     ]
+
+
+def _doing(state: str | None, since: object) -> str:
+    if since is None:
+        return "what it does and since when is not shown to this role"
+    return f"{state or 'unknown'}, for {format_duration(max(0.0, float(str(since))))}"
 
 
 @contextmanager

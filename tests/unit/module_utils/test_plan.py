@@ -207,6 +207,12 @@ def test_no_procedure_for_an_older_release_says_how_old_it_is_in_the_plans_time(
         assert "quick, standard" in refusal.value.do
 
 
+def test_a_release_that_is_not_launched_yet_is_told_so() -> None:
+    with pytest.raises(BalikError) as refusal:
+        read().procedure(LAUNCHED - timedelta(hours=2))
+    assert refusal.value.found == "none is for a release that is launched only in 2h"
+
+
 def test_a_procedure_by_name() -> None:
     assert read().procedure(LAUNCHED + timedelta(days=9), "quick").name == "quick"
     with pytest.raises(BalikError, match="found 'slow'; expected one of quick, standard"):
