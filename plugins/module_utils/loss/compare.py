@@ -504,8 +504,8 @@ class Comparison:
         """What people must hear of columns with another type: a value that is written otherwise counts as another."""
         now, then = pair.now.columns, pair.then.columns
         return [
-            f"column {column} is {now[column]['full']}, and {then[column]['full']} in the backup: rows may count as changed"
-            " for that alone"
+            f"column {column} is {now[column]['full']}, and {then[column]['full']} in the backup: rows may count as"
+            " changed for that alone"
             for column in pair.common
             if now[column]["full"] != then[column]["full"]
         ]
