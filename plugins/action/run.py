@@ -18,6 +18,11 @@ WORDS = {
     runs.NOT_DECIDED: "NOT DECIDED",
     runs.FAILED: "FAILED",
 }
+VISITORS = {
+    runs.ON: "visitors see the maintenance page",
+    runs.OFF: "visitors have the application; the maintenance page is off",
+    runs.UNKNOWN: "it was not written down whether visitors see the maintenance page or the application; look there",
+}
 FOUND = {
     "started": "interrupted; it is checked and done again",
     "failed": "failed; it is done again",
@@ -151,6 +156,7 @@ class ActionModule(RollbackAction):
             "reason": reason,
             "verdict": (found.verdict or {}).get("verdict"),
             "remedy": (found.decided or {}).get("remedy"),
+            "page": found.page,
             "opened": iso(found.opened_at),
             "closed": iso(utc_now()),
             "steps": {step.name: {"state": step.state, "seconds": step.seconds} for step in found.steps.values()},
@@ -161,7 +167,8 @@ class ActionModule(RollbackAction):
         self._write_outcome(summary)
         self.record.release(self.holder)
         says = f"{WORDS[outcome]}: {reason}"
-        return {"changed": True, "good": outcome in runs.GOOD, "says": says, **summary}
+        visitors = VISITORS.get(found.page or "", "") if outcome == runs.FAILED else ""
+        return {"changed": True, "good": outcome in runs.GOOD, "says": says, "visitors": visitors, **summary}
 
     def _never_opened(self, outcome: str, reason: str) -> dict[str, Any]:
         """The plan or the call was refused, or the lock is somebody else's. That is not for the record."""

@@ -148,7 +148,10 @@ class ActionModule(RollbackAction):
 
     def _failed(self, stage: str, failures: dict[str, str], so_far: str = "") -> BalikError:
         """Write *failed*; what to tell of it."""
-        body = {"phase": self.phase, "step": self.step, "stage": stage, "failures": failures}
+        body: dict[str, Any] = {"phase": self.phase, "step": self.step, "stage": stage, "failures": failures}
+        left = {host: self._result(host, "left") for host in self._hosts()}
+        if any(left.values()):
+            body["left"] = left
         self.append("step-failed", body, self.run_id)
         found = _listed(failures) if len(set(failures.values())) > 1 else next(iter(failures.values()))
         return BalikError(f"{self.step} failed on {', '.join(failures)}", found, do=so_far)

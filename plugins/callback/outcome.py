@@ -33,7 +33,7 @@ class CallbackModule(CallbackBase):
         task = getattr(result, "task", None) or result._task
         found = getattr(result, "result", None) or result._result
         if task.action == "balik.rollback.run" and "good" in found:
-            self.lines = [found["says"]]
+            self.lines = [found["says"], *filter(None, [found.get("visitors")])]
             if found.get("report"):
                 self.lines.append(f"report: {found['report']}")
             # Where somebody else's run goes on, the reason says what to do, and it is not to run again at once.

@@ -40,7 +40,7 @@ ANSWERS = {"decision": (GO, NO_GO), "sign-off": (SIGN_OFF, REFUSE), "statement":
 WORDS = (
     *(*FINAL, FAILED, *PHASES, *itertools.chain(*ANSWERS.values()), *ANSWERS),
     *("answer", "decided", "failures", "outcome", "procedure", "product", "reason", "release", "remedy", "started"),
-    *("unknown", "verdict", "watched"),
+    *("unknown", "verdict", "watched", "seconds", "left", "stage"),
 )
 
 #: The step that holds autoscalers still, and the one that lets them go, which gives no visitor anything back.
@@ -49,6 +49,10 @@ THAW = "scale-thaw"
 #: The step that holds Argo CD and Flux off, and the one that lets them act again.
 REVERT = "image-revert"
 RESUME = "gitops-resume"
+#: The step that puts the maintenance page up, and the one that takes it down.
+PAGE_UP, PAGE_DOWN = "maintenance-page", "traffic-restore"
+#: Where the page is; the last where nothing was written down that would say so.
+ON, OFF, UNKNOWN = "on", "off", "unknown"
 #: Steps of the restore phase that give no visitor anything back.
 NO_TRAFFIC = (THAW, RESUME)
 
@@ -71,8 +75,17 @@ class StepState:
 
 
 @dataclass
+class PageTime:
+    """A time in which the maintenance page was up; ``until`` is None while it was not written down that it went."""
+
+    since: datetime
+    until: datetime | None = None
+
+
+@dataclass
 class Run:
-    """One rollback from its opening to its outcome, over as many calls as it took."""
+    """One rollback from its opening to its outcome, over as many calls as it took. ``page`` is on, off or unknown; None
+    where the run did not touch it."""
 
     id: str
     opened_at: datetime
@@ -84,6 +97,8 @@ class Run:
     outcome_body: dict[str, Any] = field(default_factory=dict)
     verdict: dict[str, Any] | None = None
     watched: str | None = None
+    page: str | None = None
+    page_times: list[PageTime] = field(default_factory=list)
     calls: int = 1
 
     @property
@@ -176,6 +191,44 @@ def _take_in(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
         step.seconds = (at - step.started_at).total_seconds()
     elif kind == "outcome":
         run.outcome, run.outcome_body = body["outcome"], body
+    _follow_page(run, kind, at, body)
+
+
+def _follow_page(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
+    """Where the page is after an entry. What is said here is what was read back on all load balancers."""
+    step = body.get("step") if body.get("stage") != "check" else None
+    if kind == "watched" and run.page:
+        # It was down when the watch began; an unsafe one puts it up again.
+        seconds = body.get("seconds")
+        watched = seconds if isinstance(seconds, (int, float)) and 0 <= seconds <= RESUME_WITHIN else 0
+        _page_is(run, OFF, at - timedelta(seconds=watched))
+        run.page = UNKNOWN if run.watched == UNSAFE else OFF
+    elif step == PAGE_UP and kind == "step-done":
+        _page_is(run, ON, at)
+    elif step == PAGE_UP and kind in ("step-started", "step-failed") and run.page != ON:
+        run.page = UNKNOWN
+    elif step == PAGE_DOWN and run.page:
+        if kind == "step-started":
+            run.page = UNKNOWN
+        elif kind == "step-done":
+            _page_is(run, OFF, at)
+        elif kind == "step-failed" and run.watched in (None, UNSAFE) and _left_on(body):
+            _page_is(run, ON, at)
+
+
+def _page_is(run: Run, where: str, at: datetime) -> None:
+    run.page = where
+    newest = run.page_times[-1] if run.page_times else None
+    if where == ON and (newest is None or newest.until):
+        run.page_times.append(PageTime(at))
+    elif where == OFF and newest and newest.until is None:
+        newest.until = max(at, newest.since)
+
+
+def _left_on(body: dict[str, Any]) -> bool:
+    """Whether a step that failed has left the page on, on each of its hosts."""
+    left = body.get("left")
+    return isinstance(left, dict) and bool(left) and all(each == {"page": ON} for each in left.values())
 
 
 @dataclass(frozen=True)

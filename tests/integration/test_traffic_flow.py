@@ -29,7 +29,7 @@ class Entrances(Product):
             folder,
             rollback_hold=["maintenance-page"],
             rollback_restore=["traffic-restore"],
-            rollback_procedures=[{"name": "standard", "watch": "4m", "every": "1m"}],
+            rollback_procedures=[{"name": "standard", "watch": "10m", "every": "1m"}],
             rollback_sign_offs=[{"name": "looked", "role": "lead", "phase": "verify", "says": "It is well"}],
             maintenance_page_hosts="balancers",
             maintenance_page_bypass="0123456789abcdef-bypass",
@@ -100,7 +100,12 @@ def test_after_a_safe_watch_nothing_takes_the_application_from_visitors(product:
             assert rollback.wait() != 0
     assert "balik: FAILED: traffic-restore failed on lb-2: " in rollback.stdout(), rollback.stdout()
     assert "timed out, asked for 3 s" in rollback.stdout()
+    assert "balik: visitors have the application; the maintenance page is off" in rollback.stdout().splitlines()
+    assert product.outcome()["page"] == "off"
     assert product.answers() == [200, 200]
+    report = json.loads(Path(product.outcome()["report"]).with_name("report.json").read_text())
+    assert report["warnings"] == ["traffic-back", "sandbox-clock", "glass-broken"]
+    up = report["held"]["seconds"]
 
     before = product.told("step-started", "asked")
     with product.haproxy.hangs():
@@ -112,4 +117,23 @@ def test_after_a_safe_watch_nothing_takes_the_application_from_visitors(product:
     assert product.outcome()["outcome"] == "rolled-back"
     assert product.answers() == [200, 200]
     assert product.told("step-started", "asked") == [*before, "traffic-restore"]
+    report = json.loads(Path(product.outcome()["report"]).with_name("report.json").read_text())
+    assert (report["held"]["seconds"], len(report["held"]["times"])) == (up, 1)
     assert "maintenance-page: done before, and proved before the traffic was given back" in again.stdout
+
+
+def test_an_unsafe_watch_puts_the_page_up_again_and_says_so(product: Entrances) -> None:
+    with product.started(*BREAK_GLASS) as rollback:
+        rollback.until(lambda: product.entries("asked"))
+        assert product.decide("sign-off", decide_item="looked").returncode == 0
+        rollback.until(lambda: "traffic is back; watching" in rollback.stdout())
+        product.decide("unsafe", "bocor lagi", decide_item="leak")
+        assert rollback.wait() != 0
+    assert product.answers() == [503, 503]
+    assert "balik: visitors see the maintenance page" in rollback.stdout().splitlines(), rollback.stdout()
+    assert product.outcome()["page"] == "on"
+    report = json.loads(Path(product.outcome()["report"]).with_name("report.json").read_text())
+    assert "traffic-held" in report["warnings"]
+    first, second = report["held"]["times"]
+    assert first["until"] < second["from"]
+    assert second["until"] is None

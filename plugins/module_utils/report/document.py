@@ -12,9 +12,11 @@ is not known is null. Texts of the plan and of people stay in their language; ``
 ``by``, ``job``, ``resumed``: list of ``{at, by}``
 ``remedy``     ``{name, says}``; ``procedure`` likewise
 ``speed``      by which waiting times were divided; 1 but in a sandbox
-``held``       how long the maintenance page was up: ``{from, until, seconds}``, or null
-``warnings``   list of ``sandbox-clock``, ``traffic-held``, ``still-open``, ``glass-broken``, ``unreadable``,
-               ``plan-changed``, ``still-frozen``, ``still-held-off``
+``held``       how long the maintenance page was up: ``{now, from, until, seconds, times: [{from, until}]}``, or null;
+               ``now`` is on, off or unknown; ``seconds`` are those of all ``times``; ``until`` and ``seconds`` are null
+               while it is not off
+``warnings``   list of ``sandbox-clock``, ``traffic-held``, ``traffic-unknown``, ``traffic-back``, ``still-open``,
+               ``glass-broken``, ``unreadable``, ``plan-changed``, ``still-frozen``, ``still-held-off``
 ``frozen``     the autoscalers that this run has frozen and nobody has thawed: ``{since, says: [str]}``, or null
 ``held_off``   the GitOps objects that this run holds off, as the record says: ``{since, names: [str]}``, or null
 ``unreadable`` how many entries were not as they should be
@@ -48,7 +50,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import groupby
 from typing import Any
 
@@ -223,22 +225,19 @@ class _Builder:
         }
 
     def held(self) -> dict[str, Any] | None:
-        """While the maintenance page was up: from the end of that step until traffic-restore took it down, which is
-        before the watch where that step watches."""
-        up = next((e for e in self.all("step-done") if e.body["step"] == "maintenance-page"), None)
-        if up is None:
+        """While the maintenance page was up: each time from when it was read back until traffic-restore took it down,
+        which is before the watch where that step watches."""
+        page, times = self.run.page, self.run.page_times
+        up = self.run.steps.get(runs.PAGE_UP)
+        if page is None or up is None:
             return None
-        begin, until = parse_time(up.at), None
-        restored, watched = self.run.steps.get("traffic-restore"), self.newest("watched")
-        if restored and self.run.traffic_given_back:
-            if watched and parse_time(watched.at) >= restored.started_at:
-                until = parse_time(watched.at) - timedelta(seconds=min(_number(watched.body.get("seconds")) or 0, 1e6))
-            elif restored.state == "done":
-                until = restored.started_at + timedelta(seconds=restored.seconds or 0)
+        off = page == runs.OFF
         return {
-            "from": iso(begin),
-            "until": iso(until) if until else None,
-            "seconds": _between(begin, until) if until else None,
+            "now": page,
+            "from": iso(times[0].since if times else up.started_at),
+            "until": iso(times[-1].until) if off and times and times[-1].until else None,
+            "seconds": sum(_between(each.since, each.until or each.since) for each in times) if off else None,
+            "times": [{"from": iso(e.since), "until": iso(e.until) if e.until else None} for e in times],
         }
 
     def still_frozen(self) -> dict[str, Any] | None:
@@ -252,12 +251,12 @@ class _Builder:
         return {"since": iso(held.since), "names": [_short(name) for name in held.names]} if held else None
 
     def warnings(self, head: Mapping[str, Any], steps: list[dict[str, Any]]) -> list[str]:
-        state = {name: step.state for name, step in self.run.steps.items()}
         known = {step for _phase, step in self.plan.steps(self.remedy.name)} if self.remedy else set()
-        is_up = state.get("maintenance-page") == "done" and not self.run.traffic_given_back
         found = {
             "still-open": head["outcome"] == OPEN,
-            "traffic-held": is_up,
+            "traffic-held": self.run.page == runs.ON,
+            "traffic-unknown": self.run.page == runs.UNKNOWN,
+            "traffic-back": self.run.page == runs.OFF and head["outcome"] == runs.FAILED,
             "still-frozen": self.frozen is not None,
             "still-held-off": self.held_off is not None,
             "sandbox-clock": head["speed"] != 1,

@@ -86,6 +86,7 @@ def _environment(language: str, markdown: bool) -> Environment:
         named=lambda said: named(said["host"], said["says"]),
         rows=lambda count: words["text"]["not_known"] if count is None else f"{count:,}",
         lost=lambda told: _lost(told, words, time),
+        held=lambda held: _held(held, words, time),
         kept=lambda k: named(
             k["host"], words["text"]["kept"].format(step=k["step"] or words["none"], files=", ".join(k["files"]))
         ),
@@ -114,6 +115,22 @@ def _facts(value: Any) -> list[tuple[str, str]]:
 
     walk("", value)
     return [*lines[:_MOST_FACTS], ("…", "")] if len(lines) > _MOST_FACTS else lines
+
+
+def _held(held: Mapping[str, Any] | None, words: Mapping[str, Any], time: Callable[[str | None], str]) -> str:
+    """How long users saw the maintenance page, and whether they still do."""
+    if held is None:
+        return words["none"]
+    if held["now"] == "off":
+        return spoken_duration(held["seconds"], words)
+    over = [each for each in held["times"] if each["until"]]
+    how, since = "held_from", held["from"]
+    if held["now"] == "unknown":
+        how = "held_unknown"
+    elif over:
+        how, since = "held_again", held["times"][-1]["from"]
+    took = sum((parse_time(e["until"]) - parse_time(e["from"])).total_seconds() for e in over)
+    return words["head"][how].format(since=time(since), took=spoken_duration(took, words))
 
 
 def _lost(told: Mapping[str, Any], words: Mapping[str, Any], time: Callable[[str | None], str]) -> str:

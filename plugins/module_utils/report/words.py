@@ -78,6 +78,10 @@ _EN: dict[str, Any] = {
         "It proves the procedure, not the times.",
         "traffic-held": "The traffic has not been given back: users see the maintenance page. Mend what failed and run "
         "the same command again; it goes on from there.",
+        "traffic-unknown": "It was not written down whether users see the maintenance page or the application: look "
+        "there. Running the same command again goes on from here.",
+        "traffic-back": "Users have the application; the maintenance page is off. What failed came after that: mend it "
+        "and run the same command again, which goes on from there.",
         "still-frozen": "Autoscalers are still frozen, since {frozen}: nothing scales up under load. Let scale-thaw be "
         "done (run the same command again, or see its README for the way by hand).",
         "still-held-off": "GitOps is still held off, since {held_off}, by the record: {names}. These do not act by "
@@ -101,6 +105,8 @@ _EN: dict[str, Any] = {
         "duration": "Duration",
         "held": "Users saw the maintenance page",
         "held_from": "since {since}",
+        "held_again": "{took}, and again since {since}",
+        "held_unknown": "since {since}; whether it is still up was not written down",
         "remedy": "Remedy",
         "procedure": "Procedure",
         "by": "Run by",
@@ -359,6 +365,10 @@ _ID: dict[str, Any] = {
         "rencana. Ini membuktikan prosedurnya, bukan waktunya.",
         "traffic-held": "Traffic belum dikembalikan: pengguna masih melihat halaman maintenance. Perbaiki penyebab "
         "kegagalan lalu jalankan perintah yang sama lagi; rollback diteruskan dari titik itu.",
+        "traffic-unknown": "Tidak tercatat apakah pengguna melihat halaman maintenance atau aplikasi: silakan periksa "
+        "langsung. Menjalankan perintah yang sama lagi akan meneruskan rollback dari titik itu.",
+        "traffic-back": "Pengguna sudah memakai aplikasi; halaman maintenance tidak tampil. Kegagalan terjadi sesudah "
+        "itu: perbaiki lalu jalankan perintah yang sama lagi; rollback diteruskan dari titik itu.",
         "still-frozen": "Auto-scaling masih dimatikan, sejak {frozen}: tidak ada yang bertambah bila beban naik. "
         "Selesaikan scale-thaw (jalankan perintah yang sama lagi, atau lihat README-nya untuk cara manual).",
         "still-held-off": "GitOps masih ditahan, sejak {held_off}, menurut catatan: {names}. Semuanya tidak bekerja "
@@ -383,6 +393,8 @@ _ID: dict[str, Any] = {
         "duration": "Durasi",
         "held": "Pengguna melihat halaman maintenance",
         "held_from": "sejak {since}",
+        "held_again": "{took}, lalu lagi sejak {since}",
+        "held_unknown": "sejak {since}; tidak tercatat apakah masih tampil",
         "remedy": "Cara rollback",
         "procedure": "Prosedur",
         "by": "Dijalankan oleh",

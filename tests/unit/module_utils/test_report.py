@@ -353,24 +353,87 @@ def test_a_step_that_failed_its_check_first_was_not_done_at_the_first_attempt(st
     assert story.document()["post_mortem"]["well"] == []
 
 
-def test_the_page_counts_as_down_when_the_watch_begins(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
-    def at(second: int) -> None:
-        now = datetime(2026, 1, 10, 13, 0, second, tzinfo=timezone.utc)
-        monkeypatch.setattr(f"{Record.__module__}.utc_now", lambda: now)
+class Clock:
+    """The record's clock, set by hand to a second of one minute."""
 
-    at(0)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.second = 0
+        monkeypatch.setattr(f"{Record.__module__}.utc_now", lambda: self.time(self.second))
+
+    @staticmethod
+    def time(second: int) -> datetime:
+        return datetime(2026, 1, 10, 13, 0, second, tzinfo=timezone.utc)
+
+
+def page_times(story: Story) -> tuple[str, list[tuple[int, int | None]], float | None]:
+    """Where the page is, the seconds from and to which it was up, and their sum."""
+    held = story.document()["held"]
+    everything(story.document())
+    times = [
+        (int(each["from"][17:19]), None if each["until"] is None else int(each["until"][17:19]))
+        for each in held["times"]
+    ]
+    return held["now"], times, held["seconds"]
+
+
+def failed(story: Story, **left: Any) -> None:
+    story.tell(
+        "step-failed",
+        **{"step": "traffic-restore", "phase": "restore", "stage": "main or verify", "failures": {"lb-2": "no answer"}},
+        left=left,
+    )
+
+
+def test_the_page_is_followed_through_all_its_ups_and_downs(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, on = Clock(monkeypatch), {"page": "on"}
     story.opened()
     story.decided()
     story.done("maintenance-page", "hold")
-    at(20)
+    assert page_times(story) == ("on", [(0, None)], None)
+    clock.second = 4
+    story.started("traffic-restore", "restore", **{"lb-1": {}, "lb-2": {}})
+    assert page_times(story) == ("unknown", [(0, None)], None)
+    clock.second = 5
+    failed(story, **{"lb-1": on, "lb-2": on})
+    assert page_times(story) == ("on", [(0, None)], None)
+    story.started("traffic-restore", "restore", **{"lb-1": {}, "lb-2": {}})
+    clock.second = 20
+    story.criteria("unsafe", "watched", seconds=8)
+    assert page_times(story) == ("unknown", [(0, 12)], None)
+    clock.second = 22
+    failed(story, **{"lb-1": on, "lb-2": {}})
+    assert page_times(story) == ("unknown", [(0, 12)], None)
     story.started("traffic-restore", "restore")
-    at(55)
-    story.criteria("safe", "watched", seconds=30)
-    assert story.document()["held"] == {
-        "from": "2026-01-10T13:00:00.000000Z",
-        "until": "2026-01-10T13:00:25.000000Z",
-        "seconds": 25.0,
-    }
+    story.criteria("unsafe", "watched", seconds=0)
+    failed(story, **{"lb-1": on, "lb-2": on})
+    assert page_times(story) == ("on", [(0, 12), (22, None)], None)
+    assert "12 s, and again since 2026-01-10 13:00:22" in to_markdown(story.document())
+    clock.second = 25
+    story.started("traffic-restore", "restore")
+    clock.second = 55
+    story.criteria("safe", "watched", seconds=27)
+    failed(story)
+    story.tell("outcome", outcome="failed", reason="traffic-restore failed on lb-2", by="x")
+    assert page_times(story) == ("off", [(0, 12), (22, 28)], 18.0)
+    found = story.document()
+    assert (found["held"]["from"], found["held"]["until"]) == (
+        "2026-01-10T13:00:00.000000Z",
+        "2026-01-10T13:00:28.000000Z",
+    )
+    assert found["warnings"] == ["traffic-back"]
+    assert "Users have the application" in to_html(found)
+
+
+def test_a_page_that_was_never_read_back_may_be_up(story: Story) -> None:
+    story.opened()
+    story.decided()
+    story.started("maintenance-page", "hold")
+    story.tell("step-failed", step="maintenance-page", phase="hold", stage="main or verify", failures={"lb1": "no"})
+    story.tell("outcome", outcome="failed", reason="maintenance-page failed on lb1", by="x")
+    found = story.document()
+    assert (found["held"]["now"], found["held"]["seconds"], found["held"]["times"]) == ("unknown", None, [])
+    assert found["warnings"] == ["traffic-unknown"]
+    assert "whether it is still up was not written down" in everything(found)[0]
 
 
 def test_git_ops_that_is_held_off_is_told_until_it_is_let_go(story: Story) -> None:
@@ -412,7 +475,7 @@ def test_a_run_that_is_still_open(story: Story) -> None:
     story.started("maintenance-page", "hold")
     found = story.document()
     everything(found)
-    assert (found["outcome"], found["closed_at"], found["warnings"]) == (OPEN, None, ["still-open"])
+    assert (found["outcome"], found["closed_at"], found["warnings"]) == (OPEN, None, ["still-open", "traffic-unknown"])
     assert found["steps"][0]["state"] == "started"
 
 
