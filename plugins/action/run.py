@@ -195,9 +195,13 @@ class ActionModule(RollbackAction):
         return lock is not None and not lock.holder.is_gone() and not lock.holder.same_process(self.holder)
 
     def _write_outcome(self, summary: dict[str, Any]) -> None:
-        """Write ``outcome.json`` so that a reader sees the old or the new one, never half of it."""
+        """Write ``outcome.json`` so that a reader sees the old or the new one, never half of it.
+
+        Until a run ends with a head of its own, the one that was kept stays: it shows that the record's end is there.
+        """
         path = self.outcome_file
-        text = json.dumps(self.scrubbed(summary), indent=2, ensure_ascii=False) + "\n"
+        kept = {key: value for key, value in self.outcome_kept().items() if key in ("record", "record_head")}
+        text = json.dumps(self.scrubbed({**kept, **summary}), indent=2, ensure_ascii=False) + "\n"
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_whole(path, text)

@@ -205,12 +205,16 @@ class RollbackAction(ActionBase):
 
     def head_kept(self) -> str:
         """The head of this very record as the newest outcome has kept it; empty where there is none."""
+        kept = self.outcome_kept()
+        return str(kept.get("record_head") or "") if kept.get("record") == self.record.place else ""
+
+    def outcome_kept(self) -> dict[str, Any]:
+        """The newest outcome; empty where none can be read."""
         try:
             kept = json.loads(self.outcome_file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return ""
-        same = isinstance(kept, dict) and kept.get("record") == self.record.place
-        return str(kept.get("record_head") or "") if same else ""
+            return {}
+        return kept if isinstance(kept, dict) else {}
 
     @property
     def outcome_file(self) -> Path:

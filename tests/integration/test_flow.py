@@ -341,6 +341,15 @@ def test_a_lost_end_of_the_record_is_told_and_a_spoiled_lock_can_be_taken(produc
     cut = product.play("-e", "verify=true", playbook="playbooks/record.yml")
     assert cut.returncode != 0
     assert "the end of the record was cut off" in " ".join(cut.stdout.split())
+    head = product.outcome()["record_head"]
+    assert product.play("-e", "rollback_sped=3").returncode != 0
+    assert (product.outcome()["outcome"], product.outcome()["record_head"]) == ("failed", head), "a refused call"
+    with product.started("-e", "rollback_reason='lagi'") as rollback:
+        rollback.until(lambda: product.outcome()["outcome"] == "running")
+        rollback.kill()
+    assert product.outcome()["record_head"] == head, "a run that was killed"
+    cut = product.play("-e", "verify=true", playbook="playbooks/record.yml")
+    assert cut.returncode != 0, cut.stdout
     status = product.play(playbook="playbooks/status.yml")
     assert any("WARNING: the record" in line and "has not the entry" in line for line in said(status.stdout))
     (product.state / "record.sqlite").unlink()
