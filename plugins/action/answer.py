@@ -47,7 +47,9 @@ class ActionModule(RollbackAction):
         title = self.plan.people[body["role"]].title
         about = f" on {body['item']}" if body["item"] else ""
         says = f"{body['by']} ({title}): {body['answer']}{about}: {body['reason']}"
-        if kind == "decision" and not found:
+        if body["answer"] == runs.GO and body["role"] not in self._asked(body["remedy"]):
+            says += f" (written down; nobody asked {title}, so it decides nothing but to take back a No-Go of theirs)"
+        elif kind == "decision" and not found:
             says += " (no rollback is running; this counts for one that begins within the plan's `valid` time)"
         elif kind == "decision" and found and found.decided:
             says += f" (run {found.id} is decided already: {found.decided['reason']}."
@@ -58,6 +60,11 @@ class ActionModule(RollbackAction):
             says = f"would write down: {says}"
         self.say(says)
         return {"changed": not self.check_mode, "says": says}
+
+    def _asked(self, remedy: str) -> set[str]:
+        """The roles whose Go a rollback by this remedy, or by any where it is empty, may need."""
+        remedies = [self.plan.remedies[remedy]] if remedy else self.plan.remedies.values()
+        return {*self.plan.go, *(role for each in (*self.plan.procedures, *remedies) for role in each.go)}
 
     def _missing(self, arguments: dict[str, Any]) -> Iterator[BalikError]:
         """Of role, answer and reason, those that cannot be read."""

@@ -43,10 +43,12 @@ class ActionModule(RollbackAction):
         if not needed and arguments["verdict"] != "unsafe" and not wish:
             reason = f"the criteria are {arguments['verdict']}, and the plan asks nobody: {arguments['says']}"
             return self._outcome(runs.NOT_DECIDED, reason, remedy, procedure, {})
-        if self.check_mode:
-            reason = f"would wait for the Go of {', '.join(needed)}"
-            return self._outcome(runs.GO, reason, remedy, procedure, {})
-        return self._wait(needed, remedy, procedure, str(wish or arguments["says"]))
+        why = str(wish or arguments["says"])
+        if not self.check_mode:
+            return self._wait(needed, remedy, procedure, why)
+        standing = self._standing(needed, remedy)
+        reason = f"would wait for the Go of {', '.join(standing.waiting)}"
+        return self._decided(standing, remedy, procedure, why) or self._outcome(runs.GO, reason, remedy, procedure, {})
 
     def _refuse_taken_back(self, decided: dict[str, Any]) -> None:
         """A run that was decided goes on without asking again, unless somebody has said No-Go meanwhile."""
@@ -78,20 +80,13 @@ class ActionModule(RollbackAction):
         while True:
             if head != (now := self.record.head()):
                 head, standing = now, self._standing(needed, remedy)
-            names = {role: f"{a.answer} by {a.by}: {a.reason}" for role, a in standing.answers.items()}
-            if standing.refused:
-                no = standing.refused
-                reason = f"No-Go by {no.by} ({self.plan.people[no.role].title}): {no.reason}"
-                return self._outcome(runs.NOT_DECIDED, reason, remedy, procedure, names)
-            if standing.made:
-                by = ", ".join(f"{a.by} ({self.plan.people[a.role].title})" for a in standing.answers.values())
-                reason = f"Go by {by}" if by else f"the plan asks nobody: {why}"
-                return self._outcome(runs.GO, reason, remedy, procedure, names)
+            if decided := self._decided(standing, remedy, procedure, why):
+                return decided
             waited = time.monotonic() - began
             titles = ", ".join(self.plan.people[role].title for role in standing.waiting)
             if waited > self.plan.wait:
                 reason = f"no answer from {titles} within {format_duration(waited)}"
-                return self._outcome(runs.NOT_DECIDED, reason, remedy, procedure, names)
+                return self._outcome(runs.NOT_DECIDED, reason, remedy, procedure, _words(standing))
             if set(standing.waiting) != asked:
                 self._ask(standing.waiting, asked, remedy, why)
                 asked = set(standing.waiting)
@@ -107,7 +102,20 @@ class ActionModule(RollbackAction):
     def _standing(self, needed: tuple[str, ...], remedy: Remedy) -> runs.Standing:
         entries = self.entries()
         answers = runs.answers_for_run(entries, self.run_of(self.run_id), self.plan.valid)
-        return runs.standing(answers, needed, remedy.name)
+        return runs.standing([a for a in answers if a.role in self.plan.people], needed, remedy.name)
+
+    def _decided(
+        self, standing: runs.Standing, remedy: Remedy, procedure: Procedure, why: str
+    ) -> dict[str, Any] | None:
+        """What the answers so far decide; None where somebody is waited for."""
+        if no := standing.refused:
+            reason = f"No-Go by {no.by} ({self.plan.people[no.role].title}): {no.reason}"
+            return self._outcome(runs.NOT_DECIDED, reason, remedy, procedure, _words(standing))
+        if standing.made:
+            by = ", ".join(f"{a.by} ({self.plan.people[a.role].title})" for a in standing.answers.values())
+            reason = f"Go by {by}" if by else f"the plan asks nobody: {why}"
+            return self._outcome(runs.GO, reason, remedy, procedure, _words(standing))
+        return None
 
     def _ask(self, waiting: tuple[str, ...], asked: set[str], remedy: Remedy, why: str) -> None:
         titles = ", ".join(f"{self.plan.people[role].title} ({role})" for role in waiting)
@@ -156,3 +164,8 @@ class ActionModule(RollbackAction):
         for phase, step in self.plan.steps(remedy.name):
             steps.setdefault(phase, []).append(step)
         return steps
+
+
+def _words(standing: runs.Standing) -> dict[str, str]:
+    """What each role has said, in a line."""
+    return {role: f"{a.answer} by {a.by}: {a.reason}" for role, a in standing.answers.items()}

@@ -375,11 +375,12 @@ class Standing:
 
 
 def standing(answers: Iterable[Answer], needed: Sequence[str], remedy: str) -> Standing:
-    """Who of the needed roles has said what about rolling back by this remedy. A role's newest answer counts; an
-    answer that names another remedy does not count for this one."""
-    newest = {a.role: a for a in answers if a.kind == "decision" and a.remedy in ("", remedy) and a.role in needed}
+    """Who has said what about rolling back by this remedy: the Go of the needed roles, and the No-Go of any. A role's
+    newest answer counts; an answer that names another remedy does not count for this one."""
+    newest = {a.role: a for a in answers if a.kind == "decision" and a.remedy in ("", remedy)}
     refused = next((a for a in newest.values() if a.answer == NO_GO), None)
-    return Standing(newest, tuple(role for role in needed if role not in newest), refused)
+    counting = {role: a for role, a in newest.items() if role in needed or a.answer == NO_GO}
+    return Standing(counting, tuple(role for role in needed if role not in newest), refused)
 
 
 def taken_back(entries: Iterable[Entry], run_id: str) -> Answer | None:

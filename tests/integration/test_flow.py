@@ -114,6 +114,29 @@ def test_without_an_answer_or_with_a_no_nothing_is_done(product: Product) -> Non
     assert len({entry.run for entry in product.entries("run-opened")}) == 2, "each is a run of its own"
 
 
+def test_a_no_of_a_role_that_is_not_asked_counts_and_its_go_decides_nothing(product: Product) -> None:
+    people = {**product.plan["rollback_people"], "qa": {"title": "QA Lead", "reach": {"phone": "+62 812 0001"}}}
+    product.write(rollback_people=people, rollback_decision={"go": [], "wait": "2m"})
+    product.decide("unsafe", "dokumen klien terlihat", decide_item="leak")
+    asks_nobody = product.play("--check")
+    assert "Go of " not in asks_nobody.stdout
+    assert "the plan asks nobody: unsafe" in asks_nobody.stdout.splitlines()[-1], asks_nobody.stdout
+    no = product.decide("no-go", "tunggu sampai pagi", decide_role="qa", decide_by="dewi")
+    assert "this counts for one that begins within" in no.stdout
+    check = product.play("--check")
+    assert "CHECK ONLY: nothing was changed. No-Go by dewi (QA Lead)" in check.stdout.splitlines()[-1], check.stdout
+    refused = product.play()
+    assert "NOT DECIDED: No-Go by dewi (QA Lead): tunggu" in refused.stdout.splitlines()[-2], refused.stdout
+    assert product.lines() == ALL_OFF
+
+    go = product.decide("go", decide_role="qa", decide_by="dewi")
+    assert "nobody asked QA Lead, so it decides nothing but to take back a No-Go of theirs" in " ".join(
+        go.stdout.split()
+    )
+    assert product.play().returncode == 0
+    assert product.lines() == ALL_ON
+
+
 def test_the_glass_is_broken_by_those_who_may(product: Product) -> None:
     refused = product.play("-e", "rollback_break_glass=terbakar")
     assert refused.returncode != 0

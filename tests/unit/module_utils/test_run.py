@@ -396,8 +396,14 @@ def test_a_word_about_another_remedy_does_not_count_for_this_one() -> None:
     assert stand(word(0, "go", remedy="database"), needed=["lead"]).made
 
 
-def test_whom_nobody_asked_does_not_count() -> None:
-    assert stand(word(0, "no-go", "intern"), word(1, "go"), needed=["lead"]).made
+def test_whom_nobody_asked_may_refuse_and_take_it_back_but_not_decide() -> None:
+    found = stand(word(0, "no-go", "intern"), word(1, "go"), needed=["lead"])
+    assert (found.made, found.refused and found.refused.role) == (False, "intern")
+    assert set(found.answers) == {"lead", "intern"}
+    assert stand(word(0, "no-go", "intern"), needed=[]).refused
+    back = stand(word(0, "no-go", "intern"), word(1, "go"), word(2, "go", "intern"), needed=["lead"])
+    assert (back.made, set(back.answers)) == (True, {"lead"})
+    assert stand(word(0, "go", "intern"), needed=["lead"]).waiting == ("lead",)
 
 
 def test_a_sign_off_or_statement_is_no_go() -> None:
