@@ -13,12 +13,13 @@ import re
 import smtplib
 import ssl
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from email.message import EmailMessage
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from .concurrently import Late, as_done
+from .errors import BalikError
 
 if TYPE_CHECKING:
     from .plan import Person, Plan
@@ -26,7 +27,42 @@ if TYPE_CHECKING:
 #: Seconds for one message, from looking up the server's name to its last word.
 LIMIT = 5.0
 #: What may become of a message without anything being wrong with this project.
-_UNSENT = (OSError, smtplib.SMTPException, http.client.HTTPException, ValueError, Late)
+_UNSENT = (OSError, smtplib.SMTPException, http.client.HTTPException, ValueError, BalikError, Late)
+
+#: What a text may have filled in, by ``<name>``; ``asked`` also knows ``<loss>``.
+NAMES = ("product", "release", "stable", "remedy", "reason", "run")
+_NAME = re.compile(r"<(\w+)>")
+_SCHEMES = ("smtp", "smtps", "smtp+starttls")
+_HOST = re.compile(r"[\w.-]+|[0-9a-f:.]+(%\w+)?")  # a name, or an IPv6 address
+
+
+def names_for(moment: str) -> tuple[str, ...]:
+    """What may be filled into the message of a moment."""
+    return (*NAMES, "loss") if moment == "asked" else NAMES
+
+
+def names_in(text: str) -> Iterator[str]:
+    """The names that a text wants filled in, known or not."""
+    return (found[1] for found in _NAME.finditer(text))
+
+
+def mail_server(address: str, where: str = "rollback_smtp") -> SplitResult:
+    """The parts of ``host[:port]``, ``smtps://…`` or ``smtp+starttls://user:password@…``.
+
+    :raises BalikError: it is none of these; what stands before an ``@`` is not shown.
+    """
+    try:
+        server = urlsplit(address if "://" in address else f"smtp://{address}")
+        plain = not (server.path.strip("/") or server.query or server.fragment)
+        host = _HOST.fullmatch(server.hostname or "")
+        right = plain and host is not None and server.port != 0 and server.scheme in _SCHEMES
+    except ValueError:  # a port that is no number, or none of a server
+        right = False
+    if not right:
+        expected = "host:port (a port from 1 to 65535), smtps://… or smtp+starttls://user:password@…"
+        do = "In user and password, @ : / are %40 %3A %2F." if "@" in address else ""
+        raise BalikError(where, f"found {address.rsplit('@', maxsplit=1)[-1][:60]!r}", expected, do)
+    return server
 
 
 def tell(
@@ -36,7 +72,7 @@ def tell(
 
     :param moment: a key of ``rollback_messages``; nothing is sent where the plan has no message for it.
     :param roles: to whom, instead of the message's own ``to``.
-    :param facts: what ``<product>``, ``<release>``, ``<remedy>``, ``<reason>``, ``<run>`` in its text stand for.
+    :param facts: what those of :data:`NAMES` in its text stand for that are not the plan's.
     :return: for each person a line for the screen and a body for the record.
     """
     message = plan.messages.get(moment)
@@ -64,7 +100,7 @@ def tell(
 
 
 def _filled(text: str, words: Mapping[str, str]) -> str:
-    filled = re.sub(r"<(\w+)>", lambda found: str(words.get(found[1], found[0])), text)
+    filled = _NAME.sub(lambda found: str(words.get(found[1], found[0])), text)
     # A program's output may hold bytes that are no UTF-8, and no message could carry them.
     return filled.encode("utf-8", "replace").decode().replace("\0", "")
 
@@ -94,7 +130,7 @@ def _mail(plan: Plan, address: str, subject: str, text: str) -> Callable[[], Non
         mail = EmailMessage()
         mail["From"], mail["To"], mail["Subject"] = plan.mail_from, address, subject
         mail.set_content(text)
-        server = urlsplit(plan.smtp if "://" in plan.smtp else f"smtp://{plan.smtp}")
+        server = mail_server(plan.smtp)
         where = (server.hostname or "localhost", server.port or 0)
         trusted = ssl.create_default_context()
         if server.scheme == "smtps":

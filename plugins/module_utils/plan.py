@@ -15,6 +15,7 @@ from typing import Any
 
 from .criteria import SCOPES, Criterion, check_criterion, parse_criterion
 from .errors import BalikError
+from .messages import mail_server, names_for, names_in
 from .units import format_duration, parse_duration, parse_time
 
 PREFIX = "rollback_"
@@ -252,7 +253,7 @@ class _Reader:
             "checklist": self.checklist(),
             "messages": self.messages(),
             "loss": self.loss(),
-            "smtp": self.top("rollback_smtp", _secret, ""),  # may name a user and a password
+            "smtp": self.top("rollback_smtp", _mail_server, ""),
             "mail_from": self.top("rollback_mail_from", _text, "balik@localhost"),
             "record_dsn": self.top("rollback_record_dsn", _secret, ""),
             "record_key": self.top("rollback_record_key", _secret, ""),
@@ -354,11 +355,12 @@ class _Reader:
         return tuple(self.table(data, where, keys) for data, where in self.listed("rollback_checklist", ()))
 
     def messages(self) -> dict[str, dict[str, Any]]:
-        keys = {"to": (self.role_names, _REQUIRED), "subject": (_text, _REQUIRED), "says": (_text, _REQUIRED)}
         found = {}
         for moment, data, where in self.named("rollback_messages", {}):
             if moment not in MOMENTS:
                 self.problem(where, moment, _one_of(MOMENTS))
+            text = _text_with(names_for(moment if moment in MOMENTS else "asked"))
+            keys = {"to": (self.role_names, _REQUIRED), "subject": (text, _REQUIRED), "says": (text, _REQUIRED)}
             found[moment] = self.table(data, where, keys)
         return found
 
@@ -536,6 +538,28 @@ def _secret(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise BalikError(where, "found no text (it is not shown: it may be a secret)", "a text")
     return str(value)
+
+
+def _mail_server(value: Any, where: str) -> str:
+    address = _secret(value, where)  # may name a user and a password
+    if address:
+        mail_server(address, where)
+    return address
+
+
+def _text_with(names: Sequence[str]) -> Check:
+    """A text in which no other ``<name>`` stands: it would go out as it is."""
+
+    def check(value: Any, where: str) -> str:
+        text = _text(value, where)
+        for name in names_in(text):
+            if name not in names:
+                near = difflib.get_close_matches(name, names, 1)
+                do = f"Did you mean <{near[0]}>?" if near else ""
+                raise BalikError(where, f"found <{name}>", _one_of(f"<{each}>" for each in names), do)
+        return text
+
+    return check
 
 
 def is_slug(value: str) -> bool:

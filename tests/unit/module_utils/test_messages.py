@@ -152,7 +152,7 @@ def test_a_password_with_characters_of_a_url_is_written_as_in_any_url() -> None:
     [
         ("", "rollback_smtp is not set"),
         ("127.0.0.1:1", "Connection refused"),
-        ("127.0.0.1:many", "Port could not be cast"),
+        ("127.0.0.1:many", "a port from 1 to 65535"),
         ("no-such-host.invalid:25", "not known|resolution|No address"),
     ],
 )

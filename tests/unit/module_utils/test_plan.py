@@ -414,6 +414,64 @@ def test_a_secret_is_not_shown_when_it_is_refused() -> None:
         assert (problem.what, "geheim" in str(problem)) == (name, False)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("mail", "mail:25", "10.0.0.1:25", "smtp://[fd00::1]:25", "[::1]:2525", "smtps://mail.court.example/", ""),
+        *("smtp+starttls://rina:p%40ss@mail.court.example:587", "mail_relay:25"),
+    ],
+)
+def test_where_mail_is_sent(address: str) -> None:
+    assert read_plan(changed("rollback_smtp", address), STEPS).smtp == address
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [
+        *(("not a host:99999", "'not a host:99999'"), ("mail:many", "'mail:many'"), ("mail:0", "'mail:0'")),
+        *(("http://mail:25", "'http://mail:25'"), ("mail:25/inbox", "'mail:25/inbox'"), (":25", "':25'")),
+        *(("smtps://rina:geheim@mail:99999", "'mail:99999'"), ("smtp://rina:ge/heim@mail", "'mail'")),
+        ("smtp://[mail", "'smtp://[mail'"),
+    ],
+)
+def test_where_no_mail_can_be_sent(address: str, found: str) -> None:
+    (problem,) = refused(changed("rollback_smtp", address))
+    assert (problem.what, problem.found) == ("rollback_smtp", f"found {found}")
+    assert problem.expected.startswith("host:port (a port from 1 to 65535)")
+    assert "heim" not in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("moment", "text", "name", "do"),
+    [
+        ("asked", "<prodcut> failed", "prodcut", "Did you mean <product>?"),
+        ("failed", "<loss>", "loss", ""),
+        ("asked", "<b>now</b>", "b", ""),
+    ],
+)
+@pytest.mark.parametrize("key", ["subject", "says"])
+def test_a_message_with_a_name_that_nothing_is_filled_in_for(
+    moment: str, text: str, name: str, do: str, key: str
+) -> None:
+    message = {"to": ["lead"], "subject": "Go?", "says": "<reason>", key: text}
+    (problem,) = refused(changed("rollback_messages", {moment: message}))
+    assert (problem.what, problem.found, problem.do) == (f"rollback_messages.{moment}.{key}", f"found <{name}>", do)
+    assert problem.expected.startswith("one of <product>, <release>, <stable>")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "< 5s, a <b, c> d",
+        "<https://court.example>, <!here> <@U1> <two words> <>",
+        "<product><loss> <<run>> </b> <de-e>",
+    ],
+)
+def test_what_else_a_message_may_say(text: str) -> None:
+    message = {"to": ["lead"], "subject": text, "says": text}
+    assert read_plan(changed("rollback_messages", {"asked": message}), STEPS).messages["asked"]["says"] == text
+
+
 def test_all_problems_are_said_at_once_and_that_nothing_was_touched() -> None:
     plan = changed("rollback_hold", ["no-such-step"])
     plan["rollback_decision"]["wait"] = "soon"
