@@ -105,7 +105,7 @@ class StepSettings:
             yield name, f"found {value!r}; expected a value"
             return
         parts = [] if value is None else list(_parts(name, option, value))
-        refused = [problem for part in parts for problem in _wrong_type(*part)]
+        refused = [problem for part in parts for problem in (*_wrong_type(*part), *_wrong_keys(*part))]
         if not refused:
             messages = ArgumentSpecValidator({name: option}).validate({name: value}).error_messages
             refused = [(name, message) for message in messages]
@@ -174,6 +174,22 @@ def _wrong_type(where: str, option: Option, value: Any) -> Iterator[Problem]:
         hidden = "what is not shown: it may be a secret" if option.get("no_log") else repr(value)
         found = next((TYPES[kind.__name__] for kind in (dict, list) if isinstance(value, kind)), hidden)
         yield where, f"found {found}; expected {'a list of dictionaries' if of_dicts else TYPES.get(wanted, wanted)}"
+
+
+def _wrong_keys(where: str, option: Option, value: Any) -> Iterator[Problem]:
+    """What Ansible says of them names an item by its list only, and a misspelt key as one that is missing as well."""
+    known = option.get("options")
+    if option.get("type") != "dict" or not known or not isinstance(value, dict):
+        return
+    missing = [name for name, sub in known.items() if sub.get("required") and name not in value]
+    for key in map(str, value):
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            meant = f". Did you mean {near[0]}?" if near else ""
+            yield f"{where}.{key}", f"it is no key here; expected one of {', '.join(known)}{meant}"
+            missing = [name for name in missing if name not in near]
+    for name in missing:
+        yield f"{where}.{name}", f"it is missing; expected {TYPES.get(known[name].get('type', 'str'), 'a value')}"
 
 
 def _no_duration(name: str, value: Any, above_zero: bool = False) -> Iterator[Problem]:

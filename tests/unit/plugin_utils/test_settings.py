@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from ansible_collections.balik.rollback.plugins.plugin_utils.settings import StepSettings
 
+WEB = {"namespace": "shop", "name": "web"}
+WEB_1 = {"name": "web-1"}
 ROLES = Path(__file__).parents[3] / "roles"
 
 
@@ -81,9 +83,9 @@ def test_a_limit_within_a_list_is_named_by_its_key_path() -> None:
         ("labels", ["app"], "", "found a list; expected a dictionary"),
         ("workloads", "web", "", "found 'web'; expected a list of dictionaries"),
         ("workloads", {"name": "web"}, "", "found a dictionary; expected a list of dictionaries"),
-        ("workloads", [{}, "web"], "[1]", "found 'web'; expected a dictionary"),
-        ("workloads", [{"containers": 5}], "[0].containers", "found 5; expected a dictionary"),
-        ("workloads", [{"image": ["hub:1"]}], "[0].image", "found a list; expected a text"),
+        ("workloads", [WEB, "web"], "[1]", "found 'web'; expected a dictionary"),
+        ("workloads", [{**WEB, "containers": 5}], "[0].containers", "found 5; expected a dictionary"),
+        ("workloads", [{**WEB, "image": ["hub:1"]}], "[0].image", "found a list; expected a text"),
         ("image", {"app": "hub:1"}, "", "found a dictionary; expected a text"),
         ("images", [{"app": "hub:1"}], "[0]", "found a dictionary; expected a text"),
         ("parallel", "many", "", "found 'many'; expected a whole number"),
@@ -96,6 +98,38 @@ def test_a_value_of_another_type_is_one_message(name: str, value: object, where:
     roles = StepSettings(ROLES / "image-revert", {"image-revert"})
     found = [each for each in roles.problems(settings, settings) if each[0].startswith(name)]  # type: ignore[arg-type]
     assert [each for each in found if "found no image" not in each[1]] == [(name + where, what)]
+
+
+@pytest.mark.parametrize(
+    ("item", "found"),
+    [
+        (
+            {"nmae": "web"},
+            {".nmae": "it is no key here; expected one of name, image, limit. Did you mean name?"},
+        ),
+        ({"image": "hub:1"}, {".name": "it is missing; expected a text"}),
+        (
+            {"name": "web", "colour": "red", 5: "x"},
+            {
+                ".colour": "it is no key here; expected one of name, image, limit",
+                ".5": "it is no key here; expected one of name, image, limit",
+            },
+        ),
+        ({"nmae": "web", "image": ["hub:1"]}, {".nmae": None, ".image": "found a list; expected a text"}),
+        ({"name": "web", "image": "hub:1", "limit": "1m"}, {}),
+    ],
+)
+def test_a_key_of_a_list_s_item_is_one_message(item: dict[Any, Any], found: dict[str, str | None]) -> None:
+    settings = {
+        "image_revert_backend": "docker",
+        "image_revert_image": "hub:1",
+        "image_revert_containers": [WEB_1, item],
+    }
+    roles = StepSettings(ROLES / "image-revert", {"image-revert"})
+    told = list(roles.problems(settings, settings))  # type: ignore[arg-type]
+    assert [where for where, _what in told] == [f"image_revert_containers[1]{where}" for where in found]
+    for (_where, what), expected in zip(told, found.values()):
+        assert expected in (None, what)
 
 
 def test_what_ansible_itself_takes_is_taken() -> None:
