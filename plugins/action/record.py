@@ -33,7 +33,12 @@ class ActionModule(RollbackAction):
             return self._verify(arguments["head"])
         self.believe_record()
         if arguments["state"] == "entries":
-            entries = list(self.record.entries(arguments["run"] or None))
+            self.flag("verify")  # what is neither true nor false was meant to be one
+            run = arguments["run"]
+            entries = list(self.record.entries(run or None))
+            if run and not entries:
+                known = ", ".join(each.id for each in runs.read_runs(self.entries())[-3:]) or "none so far"
+                raise BalikError("record_run", f"found {run!r}", f"a run of this record (the newest: {known})")
             for entry in entries:
                 self.say(f"{entry.seq:>6}  {entry.at[:19]}Z  {entry.kind:<13} {_told(entry)}")
             return {"entries": [vars(entry) for entry in entries], "says": f"{len(entries)} entries"}
@@ -67,7 +72,7 @@ class ActionModule(RollbackAction):
             "run": newest.id if newest else None,
             "outcome": newest.outcome if newest else None,
             "remedy": (newest.decided or {}).get("remedy") if newest else None,
-            "steps": {s.name: s.state for s in newest.steps.values()} if newest else {},
+            "steps": {s.name: s.state for s in newest.steps_in_order} if newest else {},
             "waiting": waiting,
             "frozen": frozen,
             "held_off": held_off,
@@ -91,7 +96,7 @@ class ActionModule(RollbackAction):
         if run.decided:
             lines.append(f"decided: {run.decided['outcome']} by {run.decided['remedy']}: {run.decided['reason']}")
         lines += [f"waiting for {', '.join(w['roles'])}: {w['why']}" for w in waiting]
-        for step in run.steps.values():
+        for step in run.steps_in_order:
             took = f" in {format_duration(step.seconds)}" if step.seconds is not None else ""
             lines.append(f"{step.phase}: {step.name}: {step.state}{took}")
         if run.outcome:

@@ -121,7 +121,7 @@ class ActionModule(RollbackAction):
         lines = [f"run {found.id}, last heard of {format_duration((utc_now() - found.last_at).total_seconds())} ago"]
         if found.decided:
             lines.append(f"it was decided: {found.decided['outcome']} by {found.decided['remedy']}")
-        for step in found.steps.values():
+        for step in found.steps_in_order:
             lines.append(f"{step.name}: {FOUND[step.state]}")
         for line in lines:
             self.say("found " + line)
@@ -159,7 +159,7 @@ class ActionModule(RollbackAction):
             "page": found.page,
             "opened": iso(found.opened_at),
             "closed": iso(utc_now()),
-            "steps": {step.name: {"state": step.state, "seconds": step.seconds} for step in found.steps.values()},
+            "steps": {step.name: {"state": step.state, "seconds": step.seconds} for step in found.steps_in_order},
             "report": str(self.state_dir / "reports" / run / "report.html"),
             "record": self.record.place,
             "record_head": self.record.head(),

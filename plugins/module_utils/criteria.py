@@ -333,7 +333,7 @@ def _unsafe_if_covered(
             why = next((each.note for each in window if each.value is None and left < each.at <= right), "")
             gap = f"no data between {_clock(left)} and {_clock(right)}" + (f" ({why})" if why else "")
             return Judgement(UNKNOWN, f"{value}, but {gap}")
-    return Judgement(UNSAFE, f"{value} for {hold} ({len(bad)} samples)")
+    return Judgement(UNSAFE, f"{value} for {hold} ({len(bad)} sample{'s' if len(bad) > 1 else ''})")
 
 
 def _not_unsafe(good: list[Sample], bad: list[Sample], unsafe: Condition, hold: float, newest: datetime) -> Judgement:

@@ -300,6 +300,7 @@ class _Reader:
                 if "statement" in criterion.measure:
                     by = criterion.measure["statement"]["by"]
                     self.checked(self.role_names, by, f"{where}.measure.statement.by")
+                self.checked(_slug, criterion.name, f"{where}.name")
                 names.add(criterion.name)
                 found.append(criterion)
         return tuple(found)
@@ -329,6 +330,7 @@ class _Reader:
         }
         found = {}
         for name, data, where in self.named("rollback_remedies"):
+            self.checked(_slug, name, where)
             row = self.table(data, where, keys)
             found[name] = Remedy(name=name, **{**row, "covers": frozenset(row["covers"] or ())})
         return found
@@ -385,23 +387,32 @@ class _Reader:
                 self.unknown(name, known[near[0]] if near else "")
 
     def refuse_unsafe_order(self, values: Mapping[str, Any]) -> None:
-        every_phase = [values["hold"], values["verify"], values["restore"]]
-        for remedy in values["remedies"].values():
-            names = [step for steps in (*every_phase, remedy.revert) for step in steps or ()]
-            self.refuse_twins(f"the rollback by rollback_remedies.{remedy.name}", names)
-        early = [*(values["hold"] or ()), *(values["verify"] or ())]
-        early += [step for remedy in values["remedies"].values() for step in remedy.revert or ()]
-        if "traffic-restore" in early:
-            self.problem("traffic-restore", "it stands before the verification", "it in rollback_restore only")
-        if "maintenance-page" in (values["hold"] or ()) and "traffic-restore" not in (values["restore"] or ()):
+        phases = {f"rollback_{phase}": values[phase] or () for phase in ("hold", "verify", "restore")}
+        reverts = {f"rollback_remedies.{each.name}.revert": each.revert or () for each in values["remedies"].values()}
+        early = {where: steps for where, steps in {**phases, **reverts}.items() if where != "rollback_restore"}
+        told = set()
+        for where, steps in early.items():
+            for name in ("traffic-restore", "scale-thaw"):
+                if name in steps:
+                    told.add(name)
+                    found = f"found {name}, before the restore phase"
+                    self.problems.append(BalikError(where, found, "it in rollback_restore only"))
+            if "scale-freeze" in steps and "scale-thaw" not in phases["rollback_restore"]:
+                found = "found scale-freeze, and nothing would let the autoscalers go again"
+                self.problems.append(BalikError(where, found, "scale-thaw in rollback_restore"))
+        # Those of the phases that all remedies share are told once.
+        for revert in (None, *reverts):
+            lists = {**phases, **({revert: reverts[revert]} if revert else {})}
+            names = [name for steps in lists.values() for name in steps]
+            for name in sorted({name for name in names if names.count(name) > 1} - told):
+                told.update(() if revert else (name,))
+                where = [where for where, steps in lists.items() if name in steps][-1]
+                self.problems.append(BalikError(where, f"found {name}, which stands in one rollback twice", "it once"))
+        if "maintenance-page" in phases["rollback_hold"] and "traffic-restore" not in phases["rollback_restore"]:
             expected = (
                 "traffic-restore in it, for rollback_hold has maintenance-page and nothing else takes the page down"
             )
-            self.problem("rollback_restore", list(values["restore"] or ()), expected)
-        if "scale-thaw" in early:
-            self.problem("scale-thaw", "it stands before the restore phase", "it in rollback_restore only")
-        if "scale-freeze" in early and "scale-thaw" not in (values["restore"] or ()):
-            self.problem("scale-freeze", "nothing would let the autoscalers go again", "scale-thaw in rollback_restore")
+            self.problem("rollback_restore", list(phases["rollback_restore"]), expected)
 
     def refuse_twins(self, where: str, names: Sequence[str]) -> None:
         for name in sorted({name for name in names if name is not None and names.count(name) > 1}):
@@ -447,7 +458,7 @@ class _Reader:
             else:
                 values[key] = None if default is _REQUIRED else default
                 if default is _REQUIRED:
-                    self.problems.append(BalikError(f"{where}.{key}", "it is missing"))
+                    self.problems.append(BalikError(f"{where}.{key}", "it is missing", _expected(check, key)))
         return values
 
     def listed(self, name: str, default: Any = _REQUIRED) -> list[tuple[Any, str]]:
@@ -516,6 +527,15 @@ class _Reader:
 
 
 # Checks of single values: each returns the shaped value or raises BalikError
+
+
+def _expected(check: Check, where: str) -> str:
+    """What a check wants of a value that is not there."""
+    try:
+        check(None, where)
+    except BalikError as problem:
+        return problem.expected
+    return ""
 
 
 def _text(value: Any, where: str) -> str:

@@ -102,6 +102,11 @@ class Run:
     calls: int = 1
 
     @property
+    def steps_in_order(self) -> list[StepState]:
+        """By phase: a step of a later one may have been looked at first."""
+        return sorted(self.steps.values(), key=lambda step: PHASES.index(step.phase))
+
+    @property
     def is_over(self) -> bool:
         return self.outcome in FINAL
 

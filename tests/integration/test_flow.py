@@ -81,6 +81,14 @@ def test_from_the_question_to_the_report_and_to_nothing_to_do(product: Product) 
     assert whole.returncode == 0, whole.stdout
     assert f"its head is {outcome['record_head']}" in whole.stdout
 
+    for wish, told in (
+        ("record_run=nonsense", f"found 'nonsense'; expected a run of this record (the newest: {outcome['run']})"),
+        ("verify=maybe", "verify: found 'maybe'; expected true or false"),
+    ):
+        refused = product.play("-e", wish, playbook="playbooks/record.yml")
+        assert refused.returncode != 0
+        assert told in " ".join(refused.stdout.split()), refused.stdout
+
     again = product.play()
     assert again.returncode == 0, again.stdout
     assert again.stdout.splitlines()[-2].startswith("balik: NOTHING TO DO: safe"), again.stdout

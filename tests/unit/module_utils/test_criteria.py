@@ -90,6 +90,7 @@ def test_without_for_only_the_newest_sample_counts(marks: str, expected: str) ->
     [
         ("xxxx", 900, "0.1, > 0.05 for 3m of 15m so far"),
         ("x" * 16, 900, "0.1, > 0.05 for 15m (16 samples)"),
+        ("x", 30, "0.1, > 0.05 for 30s (1 sample)"),
         ("xxxxxxxx.xxxxxxx", 900, "0.1, > 0.05, but only for 7m of 15m: at 12:53:00Z it was 0.01, not > 0.05"),
         ("xxxxxxxx-xxxxxxx", 900, "0.1, > 0.05, but no data between 12:52:00Z and 12:54:00Z"),
         ("", 900, "no data in the last 15m"),

@@ -266,7 +266,8 @@ def test_a_remedy_by_name_and_the_ways_to_have_none() -> None:
         ("rollback_people", {}, "rollback_people", "found {}", "a mapping with at least one name"),
         ("rollback_people.manager", None, "rollback_people.manager", "found None", "a mapping with title"),
         ("rollback_people.manager.title", KeyError, "rollback_people.manager.title", "it is missing", ""),
-        ("rollback_people.manager.reach", KeyError, "rollback_people.manager.reach", "it is missing", ""),
+        ("rollback_people.manager.reach", KeyError, "rollback_people.manager.reach", "it is missing", "email, webhook"),
+        ("rollback_decision.wait", KeyError, "rollback_decision.wait", "it is missing", "a duration such as"),
         ("rollback_people.manager.reach", {}, "rollback_people.manager.reach", "found {}", "at least one way"),
         (
             "rollback_people.manager.reach.pigeon",
@@ -334,21 +335,29 @@ def test_a_remedy_by_name_and_the_ways_to_have_none() -> None:
         (
             "rollback_remedies.database.revert",
             ["image-revert", "image-revert"],
-            "the rollback by rollback_remedies.database",
-            "image-revert stands there twice",
-            "each name once",
+            "rollback_remedies.database.revert",
+            "found image-revert, which stands in one rollback twice",
+            "it once",
         ),
-        ("rollback_hold", ["traffic-restore"], "traffic-restore", "before the verification", "rollback_restore only"),
-        ("rollback_hold", ["scale-freeze"], "scale-freeze", "let the autoscalers go", "scale-thaw in rollback_restore"),
-        ("rollback_verify", ["scale-thaw"], "scale-thaw", "before the restore phase", "rollback_restore only"),
-        ("rollback_verify", ["traffic-restore"], "traffic-restore", "before the verification", "rollback_restore only"),
+        ("rollback_hold", ["traffic-restore"], "rollback_hold", "traffic-restore, before", "rollback_restore only"),
+        (
+            "rollback_hold",
+            ["scale-freeze"],
+            "rollback_hold",
+            "let the autoscalers go",
+            "scale-thaw in rollback_restore",
+        ),
+        ("rollback_verify", ["scale-thaw"], "rollback_verify", "before the restore phase", "rollback_restore only"),
+        ("rollback_verify", ["traffic-restore"], "rollback_verify", "traffic-restore, before", "rollback_restore only"),
         (
             "rollback_remedies.database.revert",
             ["traffic-restore"],
-            "traffic-restore",
-            "before the verification",
+            "rollback_remedies.database.revert",
+            "traffic-restore, before",
             "rollback_restore only",
         ),
+        ("rollback_criteria[0].name", "fehlerräte 🙂", "rollback_criteria[0].name", "found 'fehlerräte 🙂'", "hyphens"),
+        ("rollback_remedies.Back Up", {}, "rollback_remedies.Back Up", "found 'Back Up'", "hyphens"),
         ("rollback_sign_offs[0].role", "ceo", "rollback_sign_offs[0].role", "found 'ceo'", "a role of rollback_people"),
         ("rollback_sign_offs[0].phase", "party", "rollback_sign_offs[0].phase", "found 'party'", "one of hold"),
         (
@@ -381,6 +390,18 @@ def test_a_refusal(path: str, value: Any, what: str, found: str, expected: str) 
     assert len(problems) == 1, [str(problem) for problem in refused(changed(path, value))]
     assert found in problems[0].found
     assert expected in problems[0].expected
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("rollback_hold", ["maintenance-page", "traffic-restore"]),
+        ("rollback_verify", ["smoke-test", "maintenance-page"]),
+    ],
+)
+def test_a_step_in_the_wrong_phase_or_in_two_is_one_problem(path: str, value: list[str]) -> None:
+    (problem,) = refused(changed(path, value))
+    assert (problem.what, value[1] in problem.found) == (path, True)
 
 
 @pytest.mark.parametrize(

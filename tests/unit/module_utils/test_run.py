@@ -123,6 +123,19 @@ def test_what_stood_there_at_the_first_start_counts() -> None:
     assert run.steps["image-revert"].state == "started"
 
 
+def test_steps_stand_in_the_order_of_the_phases() -> None:
+    """A step of the remedy is looked at before the page goes up."""
+    (run,) = runs.read_runs(
+        entries(
+            opened(0),
+            step(1, "failed", "db-restore", failures={"db": "full"}, stage="check"),
+            step(2, "started", "maintenance-page", phase="hold", saved={}),
+            step(3, "started", "image-revert", saved={}),
+        )
+    )
+    assert [each.name for each in run.steps_in_order] == ["maintenance-page", "db-restore", "image-revert"]
+
+
 def test_another_run_of_the_same_step_saves_anew() -> None:
     found = runs.read_runs(
         entries(
