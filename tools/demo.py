@@ -189,7 +189,8 @@ def enough_traffic() -> dict[str, Any]:
 
 
 def account(entries: list[Entry], outcome: dict[str, Any]) -> list[str]:
-    """What happened, from the record: what was wrong, who decided, each step and its time."""
+    """What happened, from the record: what was wrong, who decided, each step and its time, and how it ended where that
+    was not well."""
     lines: list[tuple[str, str]] = []
     decided_at = None
     for entry in entries:
@@ -205,14 +206,41 @@ def account(entries: list[Entry], outcome: dict[str, Any]) -> list[str]:
             lines.append(("decided", f"{body['by']} ({body['role']}): {word}: {body['reason']}"))
         elif entry.kind == "step-done":
             said = "; ".join(dict.fromkeys(entry.body.get("says", {}).values()))
-            took = outcome["steps"][entry.body["step"]]["seconds"]
+            took = outcome.get("steps", {}).get(entry.body["step"], {}).get("seconds") or 0
             lines.append(("step", f"{entry.body['step']:17} {format_duration(took):>6}  {said}"))
             if entry.body["step"] == "maintenance-page" and decided_at:
                 up = (parse_time(entry.at) - decided_at).total_seconds()
                 lines.append(("step", f"{'':24}  up and read back {format_duration(up)} after the decision"))
-    opened, closed = parse_time(outcome["opened"]), parse_time(outcome["closed"])
-    lines.append(("in all", format_duration((closed - opened).total_seconds()) + ", with the watch"))
+        elif entry.kind == "step-failed":
+            said = "; ".join(dict.fromkeys(entry.body.get("failures", {}).values()))
+            lines.append(("step", f"{entry.body['step']:17} failed  {said}"))
+    if outcome["outcome"] != "rolled-back":
+        lines.append(("outcome", f"{outcome['outcome']}: {outcome.get('reason') or 'it was not written down'}"))
+    if "closed" in outcome:
+        opened, closed = parse_time(outcome["opened"]), parse_time(outcome["closed"])
+        watch = ", with the watch" if outcome["outcome"] == "rolled-back" else ""
+        lines.append(("in all", format_duration((closed - opened).total_seconds()) + watch))
     return table(lines)
+
+
+def read_outcome() -> dict[str, Any]:
+    """What outcome.json says."""
+    path = STATE / PRODUCT / "outcome.json"
+    if not path.exists():
+        return {"outcome": "failed", "reason": f"{path} is not there"}
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def tell_account(entries: list[Entry], outcome: dict[str, Any]) -> None:
+    print("\nWhat happened", *account(entries, outcome), sep="\n", flush=True)
+
+
+def require_success(code: int, entries: list[Entry], failures: list[str]) -> None:
+    """:raises Failed: the rollback did not end well; its account is told before."""
+    if code:
+        tell_account(entries, read_outcome())
+        raise Failed("\n".join([f"rollback.yml ended with {code}; see above", *failures]))
 
 
 def table(lines: list[tuple[str, str]]) -> list[str]:
@@ -268,21 +296,20 @@ def main() -> int:
     humans.start()
     code = roll_back()
     humans.over.set()
-    if code:
-        raise Failed("\n".join([f"rollback.yml ended with {code}; see above", *humans.failures]))
-    outcome = json.loads((STATE / PRODUCT / "outcome.json").read_text(encoding="utf-8"))
     entries = entries_after(humans.after)
+    require_success(code, entries, humans.failures)
+    outcome = read_outcome()
     stats = enough_traffic()
 
     say("the same command again, on the system that is well now")
     again = roll_back()
-    second = json.loads((STATE / PRODUCT / "outcome.json").read_text(encoding="utf-8"))
+    second = read_outcome()
     stats = get(f"{TRAFFIC}/stop", "POST")
 
     found = proofs(stats)
     nothing_to_do = again == 0 and second["outcome"] == "nothing-to-do"
     found.append(("again", f"{second['outcome']}: {second['reason']}", nothing_to_do))
-    print("\nWhat happened", *account(entries, outcome), sep="\n")
+    tell_account(entries, outcome)
     print(
         "\nWhat is true now",
         *(f"  {name:9} {'' if right else 'WRONG: '}{text}" for name, text, right in found),
