@@ -824,6 +824,18 @@ def test_a_variable_of_one_run_that_cannot_be_read_is_refused(
     assert product.lines() == ALL_OFF
 
 
+def test_a_text_that_the_command_line_cut_is_refused(product: Product) -> None:
+    answer = {"decide_role": "lead", "decide_answer": "go", "decide_by": "rina"}
+    decide = ("-e", json.dumps(answer), "-e", "decide_reason=because it broke")
+    for refused in (
+        product.play(*decide, playbook="playbooks/decide.yml"),
+        product.play("-e", "rollback_reason=because it broke"),
+    ):
+        assert refused.returncode != 0
+        assert "-e: found 'it broke', which belongs to no name" in " ".join(refused.stdout.split()), refused.stdout
+    assert product.entries() == []
+
+
 def test_a_persons_word_that_means_nothing_or_is_too_long_is_not_written_down(product: Product) -> None:
     for found, message in (
         (product.decide("go", decide_item="zzz"), "decide_item: found 'zzz'; expected none with go"),

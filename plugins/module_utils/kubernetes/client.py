@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import threading
@@ -27,6 +28,8 @@ MANAGER = "balik"
 THREADS = 8
 #: Objects per page of a list; what bounds the memory.
 PAGE = 250
+_WORD = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?"
+_TERM = re.compile(rf"(?:[a-z0-9][a-z0-9.-]*/)?{_WORD}(?:={_WORD})?", re.ASCII)
 MERGE = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 #: Seconds to connect and to wait for an answer.
@@ -304,6 +307,17 @@ def path_of(group_version: str, resource: str, namespace: str = "", name: str = 
     parts.append(resource)
     parts += [quote(name, safe="")] if name else []
     return "/".join(parts)
+
+
+def check_terms(terms: Iterable[str], variable: str) -> None:
+    """:raises BalikError: one of these terms of a label selector can be no object's label."""
+    if wrong := [term for term in terms if not _TERM.fullmatch(term)]:
+        raise BalikError(
+            variable,
+            f"{', '.join(map(repr, wrong))} can be no label in Kubernetes",
+            "letters of a to z, digits, `-`, `_` and `.`, with a letter or digit at both ends",
+            "Correct it as it stands on the objects.",
+        )
 
 
 def name_of(path: str) -> str:

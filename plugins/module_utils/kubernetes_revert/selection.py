@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..errors import BalikError
-from ..kubernetes.client import JSON_PATCH, Cluster, at_once, path_of
+from ..kubernetes.client import JSON_PATCH, Cluster, at_once, check_terms, path_of
 from ..units import label_terms, parse_duration
 from .images import Image, parse, same, short
 from .workloads import KINDS, Workload, finished, key_of
@@ -148,6 +148,11 @@ def wanted_of(entries: Sequence[Mapping[str, Any]], images: tuple[str, ...], lim
 
     :raises BalikError: an unknown kind, no image to go back to, or a workload that is named twice.
     """
+    for number, entry in enumerate(entries, 1):
+        if empty := [key for key in ("namespace", "name") if not entry[key]]:
+            raise BalikError(
+                f"image_revert_workloads, entry {number}", f"{' and '.join(empty)}: empty", "each by its name"
+            )
     wanted: dict[str, Wanted] = {}
     limits = limits_of(entries)
     for entry in entries:
@@ -245,9 +250,12 @@ def by_labels(
     """
     if not images:
         raise BalikError("The image to go back to", "is not given", "image_revert_image, or image_revert_images")
+    if not kinds:
+        raise BalikError("image_revert_kinds", "names no kind", f"some of {', '.join(KINDS)}")
     if not all(namespaces):
         raise BalikError("image_revert_namespaces", "one is empty", "names; an empty list means the whole cluster")
     terms = label_terms(labels)
+    check_terms(terms, "image_revert_labels")
     selector = ",".join(terms)
     places = {f"{kind} {namespace}": (kind, namespace) for kind in kinds for namespace in namespaces or [""]}
     lists, failed = at_once(places, lambda at: read(cluster, *places[at], selector))

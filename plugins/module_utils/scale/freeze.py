@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import BalikError
-from ..kubernetes.client import JSON_PATCH, Cluster, Json, Refused, at_once, path_of
+from ..kubernetes.client import JSON_PATCH, Cluster, Json, Refused, at_once, check_terms, path_of
 from ..kubernetes.permissions import Permission, require
 from . import kinds
 from .kinds import NOTE, Kind, Note, Values, note_of
@@ -250,6 +250,8 @@ class Freezer:
 
         :raises BalikError: it has none of them.
         """
+        if not self.wanted:
+            raise BalikError("scale_freeze_kinds", "names no kind", f"some of {', '.join(kinds.NAMES)}")
         versions = [
             v for v in ("v2", "v2beta2", "v1") if self.cluster.offers(f"autoscaling/{v}", "horizontalpodautoscalers")
         ]
@@ -287,6 +289,7 @@ class Freezer:
         if not self.namespaces or not all(self.namespaces):
             wrong = "one is empty" if self.namespaces else "names no namespace"
             raise BalikError("scale_freeze_namespaces", wrong, "at least one, each by its name")
+        check_terms(filter(None, labels.split(",")), "scale_freeze_labels")
         jobs = {
             path_of(f"{kind.group}/{kind.version}", kind.plural, namespace): kind
             for namespace in self.namespaces
