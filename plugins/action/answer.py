@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from ..module_utils import run as runs
 from ..module_utils.errors import BalikError
 from ..module_utils.units import utc_now
-from ..plugin_utils.action import RollbackAction, too_long
+from ..plugin_utils.action import RollbackAction, lost_words, too_long
 
 KIND_OF = {answer: kind for kind, answers in runs.ANSWERS.items() for answer in answers}
 
@@ -72,6 +72,7 @@ class ActionModule(RollbackAction):
             yield BalikError("decide_role", f"found {arguments['role']!r}", f"one of {', '.join(self.plan.people)}")
         if arguments["answer"] not in KIND_OF:
             yield BalikError("decide_answer", f"found {arguments['answer']!r}", f"one of {', '.join(KIND_OF)}")
+        yield from lost_words(self.task_vars)
         for name in ("reason", "by"):
             yield from too_long(f"decide_{name}", arguments[name])
         if not arguments["reason"].strip(". …"):

@@ -14,7 +14,7 @@ from ..module_utils.plan import PlanRefused
 from ..module_utils.run import WORDS
 from ..module_utils.smoke import check_checks
 from ..module_utils.units import iso, utc_now
-from ..plugin_utils.action import RollbackAction, step_roles, too_long
+from ..plugin_utils.action import RollbackAction, lost_words, step_roles, too_long
 from ..plugin_utils.settings import Problem, StepSettings
 
 #: Seconds by which a launch may lie in the future: clocks differ.
@@ -59,7 +59,7 @@ class ActionModule(RollbackAction):
 
     def _check_call(self) -> list[BalikError]:
         """What this call wishes, and dates that have not come."""
-        problems: list[BalikError] = []
+        problems = list(lost_words(self.task_vars))
         now = utc_now()
         for name in ("rollback_reason", "rollback_break_glass", "rollback_by"):
             problems += too_long(name, str(self.variables.get(name, "")))

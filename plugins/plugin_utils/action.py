@@ -12,7 +12,7 @@ import json
 import os
 import shlex
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -303,6 +303,13 @@ class RollbackAction(ActionBase):
     def say(self, text: str) -> None:
         """A line for the operator, at once and not only when the task is over."""
         self._display.display("balik: " + self.scrubbed(text))
+
+
+def lost_words(task_vars: Mapping[str, Any]) -> Iterator[BalikError]:
+    """That a text given with -e has lost all but its first word to the command line; nothing where it has not."""
+    if words := task_vars.get("_raw_params"):
+        do = "Put a text with spaces into quotes of its own: -e \"decide_reason='…'\"."
+        yield BalikError("-e", f"found {words!r}, which belongs to no name", "name=value, or JSON", do)
 
 
 def too_long(name: str, text: str) -> Iterator[BalikError]:
