@@ -398,6 +398,15 @@ def test_a_tag_that_means_two_things_is_told(shop: Shop, lab: Nodes) -> None:
         ({"labels": {"a": "b"}}, "both workloads and labels are given"),
         ({"workloads": []}, "nothing is named"),
         ({"workloads": [{"name": "web"}, {"name": "web"}]}, "is named twice"),
+        ({"workloads": [{"name": ""}]}, "image_revert_workloads, entry 1: name: empty"),
+        (
+            {"workloads": [], "labels": {"a": "b"}, "kinds": []},
+            "image_revert_kinds: names no kind; expected some of Dep",
+        ),
+        (
+            {"workloads": [], "labels": {"a": "b\u00f6"}},
+            "image_revert_labels: 'a=b\u00f6' can be no label in Kubernetes",
+        ),
         ({"workloads": [{"name": "wbe"}]}, "does not exist (context balik-test"),
         (
             {"workloads": [{"name": "web", "containers": {"apps": GOOD}}]},

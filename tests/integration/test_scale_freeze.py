@@ -441,6 +441,10 @@ def test_a_namespace_without_an_autoscaler_is_named_and_one_that_is_not_there_re
     assert freezer(cluster, namespace, other).ready()["says"].endswith(f"; none in namespace {other}")
     with pytest.raises(BalikError, match=r"scale_freeze_namespaces: nowhere does not exist \(.*\)\. Correct the name"):
         freezer(cluster, namespace, "nowhere").ready()
+    with pytest.raises(BalikError, match="scale_freeze_kinds: names no kind; expected some of HorizontalPodAutoscaler"):
+        freezer(cluster, namespace, wanted=()).ready()
+    with pytest.raises(BalikError, match="scale_freeze_labels: 'team=b\u00f6' can be no label in Kubernetes"):
+        freezer(cluster, namespace, labels="app,team=b\u00f6").ready()
     with pytest.raises(BalikError, match="scale_freeze_namespaces: one is empty"):
         freezer(cluster, namespace, "").ready()
 
