@@ -123,6 +123,8 @@ def test_after_a_safe_watch_nothing_takes_the_application_from_visitors(product:
 
 
 def test_an_unsafe_watch_puts_the_page_up_again_and_says_so(product: Entrances) -> None:
+    # Ends as soon as the word is heard, however long the playbook takes that gives it.
+    product.write(rollback_procedures=[{"name": "standard", "watch": "2h", "every": "1m"}])
     with product.started(*BREAK_GLASS) as rollback:
         rollback.until(lambda: product.entries("asked"))
         assert product.decide("sign-off", decide_item="looked").returncode == 0
