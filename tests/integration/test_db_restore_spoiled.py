@@ -228,7 +228,7 @@ SPOILED: dict[str, Spoiled] = {
         touching(r"SELECT 1; \! touch {}"), r"would give psql a command: \\! touch"
     ),
     "it runs a command by copying": Spoiled(
-        touching(r"SELECT 1; \copy (select 1) TO PROGRAM 'touch {}'"), "would run a program on the server"
+        touching(r"SELECT 1; \copy (select 1) TO PROGRAM 'touch {}'"), "would give psql a command"
     ),
     "it runs a command on the server": Spoiled(
         touching("COPY documents FROM\nPROGRAM 'touch {}';"), "line 1[0-9] would run a program on the server"

@@ -7,16 +7,20 @@ from collections.abc import Iterator
 
 #: Bytes of a statement that are looked at; what makes one dangerous stands at its beginning.
 LONGEST = 65536
+#: From how many bytes on spaces are put together at once, so that they do not count.
+_SHORT = 256
 _SIGNS = re.compile(
-    rb"--[^\n]*|(?m:^)\\(?:un)?restrict\b[^\n]*|/\*"
+    rb"--[^\r\n]*|(?m:^)\\(?:un)?restrict\b[^\n]*|/\*"
     rb"|(?<![\w$\x80-\xff])(?:[eE]'|\$(?:[A-Za-z_\x80-\xff][\w\x80-\xff]*)?\$)|['\";]"
 )
 _CLOSES = {b"'": re.compile(rb"'"), b'"': re.compile(rb'"'), b"/*": re.compile(rb"/\*|\*/")}
-_ESCAPES = re.compile(rb"(?s)\\.|'")
+_ESCAPES = re.compile(rb"(?s)\\.|''|'")
 _END_OF_ROWS = re.compile(rb"(?m)(?<=^\\\.)\r?\n")
+_STRINGS = re.compile(r"(?i)SET (?:SESSION |LOCAL )?standard_conforming_strings ?(?:=|\bTO\b) ?(\w+)")
 _ROWS_FOLLOW = re.compile(r"(?i)COPY\b.* FROM STDIN\b")
 # PostgreSQL 14 and newer: a body that is not quoted, and has semicolons.
 _BODY = re.compile(r"(?i)CREATE (?:OR REPLACE )?(?:FUNCTION|PROCEDURE)\b.*\bBEGIN ATOMIC\b")
+_WITHIN_BODY = b"CREATE FUNCTION BEGIN ATOMIC;"
 _END_OF_BODY = re.compile(r"(?i)(?:;|\bATOMIC) ?END$")
 
 _REFUSED = {
@@ -26,13 +30,17 @@ _REFUSED = {
         r"|(?:DROP|REASSIGN) OWNED\b"
         r"|(?:GRANT|REVOKE) (?:.* ON (?:DATABASE|TABLESPACE|PARAMETER)\b|(?!.* ON ))"
     ),
+    "run a program on the server, or use one of its files": re.compile(
+        r"(?i)COPY\b.*\b(?:FROM|TO) ?(?:PROGRAM\b|'|\$)"
+    ),
     "run what nobody can judge beforehand": re.compile(r"(?i)(?:DO|CALL|LOAD|PREPARE TRANSACTION|COMMIT PREPARED)\b"),
 }
 # In these, a function is only named: in a view, in another's body, in a privilege.
 _NAMES_ONLY = re.compile(r"(?i)(?:CREATE|ALTER|DROP|COMMENT|GRANT|REVOKE|SECURITY|SET) ")
+_TARGET = re.compile(r"(?i)(?:INSERT INTO|COPY) [^ (]+")
 _OUTSIDE = re.compile(
-    r"(?i)(?:PG_(?:TERMINATE|CANCEL)_BACKEND|PG_PROMOTE|PG_RELOAD_CONF|PG_ROTATE_LOGFILE|PG_READ_\w+|PG_LS_\w+|PG_STAT_FILE"
-    r"|PG_FILE_\w+|PG_SWITCH_WAL|PG_BACKUP_\w+|PG_\w*REPLICATION\w*|PG_LOGICAL\w*|LO_IMPORT|LO_EXPORT|\bDBLINK\w*) ?\("
+    r"(?i)\b(?:PG_(?:TERMINATE|CANCEL)_BACKEND|PG_PROMOTE|PG_RELOAD_CONF|PG_ROTATE_LOGFILE|PG_READ_\w+|PG_LS_\w+|PG_STAT_FILE"
+    r"|PG_FILE_\w+|PG_SWITCH_WAL|PG_BACKUP_\w+|PG_\w*REPLICATION\w*|PG_LOGICAL\w*|LO_IMPORT|LO_EXPORT|DBLINK\w*) ?\("
 )
 
 
@@ -47,7 +55,7 @@ def refused(statement: str) -> str:
     for would, kind in _REFUSED.items():
         if kind.match(statement):
             return would
-    if _OUTSIDE.search(statement) and not _NAMES_ONLY.match(statement):
+    if _OUTSIDE.search(_TARGET.sub("", statement, count=1)) and not _NAMES_ONLY.match(statement):
         return "reach outside the database that it is restored into"
     return ""
 
@@ -78,7 +86,7 @@ class Statements:
                 if not found:
                     return
                 self._depth += (found[0] == b"/*") - (found[0] == b"*/")
-                if not found[0].startswith(b"\\") and self._depth == 0:
+                if found[0] != b"''" and not found[0].startswith(b"\\") and self._depth == 0:
                     self._closes = None
             else:
                 found = _SIGNS.search(text, at)
@@ -107,17 +115,26 @@ class Statements:
                 self._closes = _CLOSES.get(sign) or re.compile(re.escape(sign))
 
     def _take(self, code: bytes) -> None:
+        if not code.strip():
+            code = b" " if self._code and not self._code.endswith(b" ") else b""
+        elif len(code) > _SHORT:
+            code = b" " + b" ".join(code.split()) + b" "
         self._parentheses += code.count(b"(") - code.count(b")")
         self._code += code[: LONGEST - len(self._code)]
 
     def _ended(self) -> str:
         """The statement that a semicolon ends; empty where it ends none."""
         statement = _plain(self._code)
-        if self._parentheses > 0 or (_BODY.match(statement) and not _END_OF_BODY.search(statement)):
+        if self._parentheses > 0:
             self._take(b";")
             return ""
         self._code.clear()
+        if _BODY.match(statement) and not _END_OF_BODY.search(statement):
+            self._code += _WITHIN_BODY
+            return ""
         self._parentheses = 0
+        if setting := _STRINGS.fullmatch(statement):
+            self.backslashes = setting[1].lower() in ("off", "false", "no", "0")
         if _ROWS_FOLLOW.match(statement):
             self._closes = _END_OF_ROWS
         return statement

@@ -27,7 +27,7 @@ def statements(*pieces: str) -> list[str]:
                 " SELECT 2;\nEND;\nSELECT 3;\n",
             ],
             [
-                "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END",
+                "CREATE FUNCTION BEGIN ATOMIC; END",
                 "SELECT 3",
             ],
         ),
@@ -70,6 +70,15 @@ def test_what_nobody_ended_is_known() -> None:
         "SELECT pg_catalog.lo_import ('/etc/hostname');",
         "INSERT INTO t SELECT * FROM dblink('host=other', 'SELECT 1') AS t (n int);",
         "SELECT 1 \\! touch x\n;",
+        "-- x\rDROP DATABASE victim;",
+        "SELECT E'a''b\\' '; DROP DATABASE victim; --'\n;",
+        "SET standard_conforming_strings TO off; SELECT 'a\\'' ; DROP DATABASE victim; --'\n;",
+        "\n" * 70_000 + "DROP DATABASE victim;",
+        "-- x\n" * 70_000 + "DROP DATABASE victim;",
+        "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC " + "SELECT 1;\n" * 10_000 + "END; DROP DATABASE victim;",
+        "COPY public.t TO /* x */ '/file';",
+        "COPY t FROM/**/PROGRAM 'id';",
+        "COPY t FROM -- x\n '/etc/passwd';",
     ],
 )
 def test_what_reaches_outside_is_refused_however_it_is_written(sql: str) -> None:
@@ -93,6 +102,9 @@ def test_what_reaches_outside_is_refused_however_it_is_written(sql: str) -> None
         "COMMENT ON TABLE t IS 'DROP DATABASE x;';",
         "INSERT INTO t VALUES (1, 'it''s; DROP DATABASE x; --');",
         "-- DROP DATABASE x;",
+        "INSERT INTO public.dblink_log (a, b) VALUES (1, 2);",
+        "INSERT INTO public.jpg_file_sizes (a) VALUES (1);",
+        "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$\nBEGIN\nCOPY t TO '/tmp/t.csv' CSV;\nEND$$;",
     ],
 )
 def test_what_pg_dump_writes_is_not(sql: str) -> None:
