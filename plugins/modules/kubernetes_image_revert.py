@@ -97,15 +97,13 @@ options:
     choices: [refuse, suspend, accept]
     default: refuse
   argocd_namespaces:
-    description: Where Argo CD's Applications stand.
+    description: Where Argo CD's Applications stand; by default C(argocd).
     type: list
     elements: str
-    default: [argocd]
   flux_namespaces:
-    description: For V(resume), where Flux' objects stand; a workload names its own.
+    description: For V(resume), where Flux' objects stand; by default C(flux-system). A workload names its own.
     type: list
     elements: str
-    default: [flux-system]
   product:
     description: Whose rollback holds others off; only that one lets them go again.
     type: str
@@ -132,8 +130,8 @@ options:
   recorded:
     description:
       - For V(resume), what the record says that the run was about to hold off, as paths of the API; these are looked at
-        beside those of O(argocd_namespaces) and O(flux_namespaces) that these credentials may list. Without it, a
-        missing right in one of those is an error.
+        beside those of O(argocd_namespaces) and O(flux_namespaces) that these credentials may list. Without it, each
+        namespace that is given must exist and be listed; of those by default at least one must be.
     type: list
     elements: str
   saved:
@@ -205,8 +203,8 @@ OPTIONS: dict[str, Any] = {
     "already": {"type": "str", "choices": ["refuse", "accept"], "default": "refuse"},
     "cronjobs": {"type": "str", "choices": ["revert", "suspend"], "default": "revert"},
     "owners": {"type": "str", "choices": ["refuse", "suspend", "accept"], "default": "refuse"},
-    "argocd_namespaces": {"type": "list", "elements": "str", "default": ["argocd"]},
-    "flux_namespaces": {"type": "list", "elements": "str", "default": ["flux-system"]},
+    "argocd_namespaces": {"type": "list", "elements": "str"},
+    "flux_namespaces": {"type": "list", "elements": "str"},
     "product": {"type": "str", "required": True},
     "resume": {"type": "str", "choices": ["in_sync", "always"], "default": "in_sync"},
     "limit": {"type": "str", "default": "5m"},

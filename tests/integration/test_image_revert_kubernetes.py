@@ -833,6 +833,80 @@ def test_cron_jobs_and_jobs_are_suspended(shop: Shop, lab: Nodes) -> None:
         lab.delays(job=0)
 
 
+def test_a_namespace_that_may_not_be_seen_is_not_taken_for_one(shop: Shop, gitops: None) -> None:
+    shop.run()
+    account = {"namespace": shop.name, "name": "balik"}
+    mine = _bound(
+        shop, account, "balik-image-revert", "", {"apiGroups": ["argoproj.io"], "resources": ["applications"]}
+    )
+    labelled: Json = {"kubeconfig": mine, "labels": {"product": "hub"}, "argocd_namespaces": []}
+    nowhere = {**labelled, "namespaces": [shop.name, "nowhere"]}
+    seen = shop.cluster.eventually(lambda: _granted(lambda: shop.step("check", **nowhere)))
+    unknown = "nor may these credentials see whether that exists"
+    assert f"namespace nowhere has no workload labelled product=hub, {unknown}" in seen["says"]
+
+    def says() -> str:
+        return refused(lambda: shop.step("check", "web", kubeconfig=mine, argocd_namespaces=["argocdd"]))
+
+    shop.cluster.eventually(lambda: "Permissions" not in says())
+    assert f"image_revert_argocd_namespaces: no Application is in argocdd, {unknown}" in says()
+    _bound(shop, account, "balik-image-revert-gitops", "")
+    shop.cluster.eventually(lambda: "argocdd does not exist" in says())
+
+
+def test_alone_it_demands_of_the_namespaces_only_what_the_plan_names(shop: Shop, gitops: None) -> None:
+    account = {"namespace": shop.name, "name": "balik"}
+    shop.cluster.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account})
+    mine = str(shop.cluster.kubeconfig_for(f"system:serviceaccount:{shop.name}:balik"))
+    guessed: Json = {"kubeconfig": mine, "argocd_namespaces": None, "flux_namespaces": None}
+    entries = ("check_resume", "resume", "verify_resume")
+    for entry in entries:
+        says = refused(functools.partial(shop.step, entry, **guessed))
+        assert "kustomizations in namespace flux-system: not permitted" in says
+    _bound(shop, account, "balik-image-revert-gitops", "argocd")
+    shop.cluster.eventually(lambda: _seen(lambda: shop.step("check_resume", **guessed)))
+    for entry in entries:
+        assert shop.step(entry, **guessed)["says"] == (
+            f"nothing is held off for {shop.name}; not looked for, since these credentials may not list them: "
+            "kustomizations in namespace flux-system"
+        )
+        says = refused(functools.partial(shop.step, entry, flux_namespaces=["flux-sytem"]))
+        assert says.startswith("image_revert_flux_namespaces: flux-sytem does not exist (context ")
+    says = refused(lambda: shop.step("check_resume", **{**guessed, "flux_namespaces": ["flux-system"]}))
+    assert "3 missing: get kustomizations.kustomize.toolkit.fluxcd.io in namespace flux-system" in says
+
+
+def _bound(shop: Shop, account: Json, role: str, namespace: str, lists: Json | None = None) -> str:
+    """The account's kubeconfig, bound to a role of the manifest (without a namespace: in the whole cluster).
+
+    :param lists: what else it may list in the whole cluster: ``{apiGroups, resources}``.
+    """
+    api = {"apiVersion": "rbac.authorization.k8s.io/v1"}
+    shop.cluster.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account})
+    shop.cluster.apply(MANIFEST)
+    bindings = {role: namespace}
+    if lists:
+        own = {"name": f"{shop.name}-lists"}
+        shop.cluster.apply({**api, "kind": "ClusterRole", "metadata": own, "rules": [{**lists, "verbs": ["list"]}]})
+        bindings[own["name"]] = ""
+    for bound, where in bindings.items():
+        metadata = {"name": f"{shop.name}-{bound}", **({"namespace": where} if where else {})}
+        reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": bound}
+        binding = {"metadata": metadata, "roleRef": reference, "subjects": [{"kind": "ServiceAccount", **account}]}
+        shop.cluster.apply({**api, "kind": "RoleBinding" if where else "ClusterRoleBinding", **binding})
+    return str(shop.cluster.kubeconfig_for(f"system:serviceaccount:{account['namespace']}:{account['name']}"))
+
+
+def _seen(act: Callable[[], Json]) -> Json:
+    """What it returns, or nothing while it is not permitted."""
+    try:
+        return act()
+    except BalikError as error:
+        if "not permitted" not in str(error):
+            raise
+        return {}
+
+
 def test_the_manifest_is_the_least_that_is_needed(shop: Shop) -> None:
     shop.run()
     shop.run("db", "StatefulSet")
@@ -912,6 +986,7 @@ def test_the_manifest_grants_what_is_asked_for_and_nothing_else(shop: Shop, gito
     }
     asked = Revert(Client.connect(str(shop.cluster.kubeconfig)), given).permissions()
     # Flux' objects are known once the workloads are read; they are listed to be resumed.
+    # Namespaces are read where nothing is found in them.
     flux = itertools.product(
         [("kustomize.toolkit.fluxcd.io", "kustomizations"), ("helm.toolkit.fluxcd.io", "helmreleases")],
         ["get", "list", "patch"],
@@ -922,7 +997,8 @@ def test_the_manifest_grants_what_is_asked_for_and_nothing_else(shop: Shop, gito
         for rule in document["rules"]
         for group, resource, verb in itertools.product(rule["apiGroups"], rule["resources"], rule["verbs"])
     }
-    assert granted == {(one.group, one.resource, one.verb) for one in asked} | {(*what, verb) for what, verb in flux}
+    others = {*((*what, verb) for what, verb in flux), ("", "namespaces", "get")}
+    assert granted == {(one.group, one.resource, one.verb) for one in asked} | others
 
 
 def _granted(act: Callable[[], Json]) -> Json:

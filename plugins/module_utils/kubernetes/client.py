@@ -30,6 +30,8 @@ THREADS = 8
 PAGE = 250
 _WORD = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?"
 _TERM = re.compile(rf"(?:[a-z0-9][a-z0-9.-]*/)?{_WORD}(?:={_WORD})?", re.ASCII)
+#: Said of a namespace in which nothing was found, and which may as well be misspelt.
+UNKNOWN = ", nor may these credentials see whether that exists"
 MERGE = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 #: Seconds to connect and to wait for an answer.
@@ -185,13 +187,13 @@ class Cluster:
             if error.status != 404:
                 raise
 
-    def lacks(self, namespace: str) -> bool:
-        """Whether there is no such namespace; not so where these credentials may not know."""
+    def has(self, namespace: str) -> bool | None:
+        """Whether there is such a namespace; ``None`` where these credentials may not know."""
         try:
-            return self.find(path_of("v1", "namespaces", "", namespace)) is None
+            return self.find(path_of("v1", "namespaces", "", namespace)) is not None
         except Refused as error:
             if error.status == 403:
-                return False
+                return None
             raise
 
     def offers(self, group_version: str, resource: str) -> bool:

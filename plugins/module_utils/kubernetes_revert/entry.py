@@ -11,7 +11,7 @@ from ..kubernetes.client import Cluster, at_once, name_of
 from ..kubernetes.permissions import Permission, require
 from ..units import parse_duration
 from . import gitops, guards, pods, rollout, selection
-from .gitops import Held, Owner
+from .gitops import Held, Owner, Where
 from .images import parse, same, short
 from .rollout import Account
 from .selection import Change, Selection
@@ -40,8 +40,8 @@ class Revert:
         self.cluster, self.arguments = cluster, arguments
         self.limit = parse_duration(arguments["limit"], "limit")
         self.owners: str = arguments["owners"]
-        self.argocd: Sequence[str] = arguments["argocd_namespaces"]
-        self.flux: Sequence[str] = arguments["flux_namespaces"]
+        self.argocd = Where.named(arguments.get("argocd_namespaces"), gitops.ARGO_HOME)
+        self.flux = Where.named(arguments.get("flux_namespaces"), gitops.FLUX_HOME)
         self.product: str = arguments["product"]
         self.saved: Json = arguments.get("saved") or {}
         self.recorded: Sequence[str] | None = arguments.get("recorded")
@@ -76,7 +76,7 @@ class Revert:
             places.setdefault((one.get("kind") or "Deployment", one["namespace"]), []).append(one["name"])
         if not places:
             places = {(kind, where): [] for kind in given["kinds"] for where in given.get("namespaces") or [""]}
-        wanted = gitops.argocd_permissions(self.cluster, self.argocd, self.owners)
+        wanted = gitops.argocd_permissions(self.cluster, self.argocd.namespaces, self.owners)
         for (kind, namespace), names in places.items():
             known = KINDS[kind]
             wanted.append(Permission("list", known.group, known.resource, namespace))
@@ -120,9 +120,9 @@ class Revert:
         """Every reason why it could not be done, at once; what stands there."""
         changes = found.changes
         require(self.cluster, gitops.flux_permissions(changes, self.owners), MANIFEST)
-        owners = gitops.find(self.cluster, changes, self.argocd)
+        owners = gitops.find(self.cluster, changes, self.argocd.namespaces)
         refusals, notes = gitops.judge(owners, self.owners, self.product)
-        refusals += gitops.absent(self.cluster, self.argocd)
+        refusals += gitops.absent(self.cluster, self.argocd.namespaces)
         findings = guards.examine(self.cluster, found)
         refusals += findings.refusals
         notes += [*findings.notes, *self._running_jobs(changes)]
@@ -146,7 +146,7 @@ class Revert:
     def main(self, found: Selection, check_mode: bool) -> Json:
         """Hold off who would put the version back, patch, wait, read back."""
         changes = found.changes
-        owners = [one for one in gitops.find(self.cluster, changes, self.argocd) if self._holds(one)]
+        owners = [one for one in gitops.find(self.cluster, changes, self.argocd.namespaces) if self._holds(one)]
         if check_mode:
             loose = [f"would hold off {one.name}" for one in owners if not one.held]
             says = _sentence([one.line for one in changes], loose, found.left)

@@ -10,10 +10,10 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import BalikError
-from ..kubernetes.client import Cluster, Refused, name_of, path_of
+from ..kubernetes.client import UNKNOWN, Cluster, Refused, name_of, path_of
 from ..kubernetes.permissions import Permission
 from .guards import controller
 from .selection import Change
@@ -30,7 +30,21 @@ _FLUX = {
 }
 #: The label by which Argo CD tracks what is its own, unless set up otherwise; many charts set it as well.
 _TRACKED = "app.kubernetes.io/instance"
+#: The namespaces into which their own manuals install them.
+ARGO_HOME, FLUX_HOME = "argocd", "flux-system"
 _HERE = ("https://kubernetes.default.svc", "in-cluster")
+
+
+class Where(NamedTuple):
+    """Namespaces to look into; ``guessed``: the plan names none, these are where their own manuals install them."""
+
+    namespaces: Sequence[str]
+    guessed: bool = False
+
+    @classmethod
+    def named(cls, namespaces: Sequence[str] | None, home: str) -> Where:
+        """The plan's; ``None``: it says nothing."""
+        return cls([home], True) if namespaces is None else cls(namespaces)
 
 
 @dataclass
@@ -76,13 +90,22 @@ def find(cluster: Cluster, changes: Sequence[Change], namespaces: Sequence[str])
 
 
 def absent(cluster: Cluster, namespaces: Sequence[str]) -> list[str]:
-    """A refusal for each namespace of Argo CD that does not exist, where the cluster has Applications at all."""
-    lacking = [one for one in namespaces if cluster.lacks(one)] if cluster.offers(*_ARGO) else []
-    return [
-        f"image_revert_argocd_namespaces: {one} does not exist ({cluster.name}). Name where the Applications stand, "
-        "or none"
-        for one in lacking
-    ]
+    """A refusal for each namespace of Argo CD that does not exist, or may not, where the cluster has Applications at
+    all."""
+    refusals = []
+    for one in namespaces if cluster.offers(*_ARGO) else ():
+        there = cluster.has(one)
+        if there is None and not any(cluster.list(path_of(*_ARGO, one))):
+            refusals.append(
+                f"image_revert_argocd_namespaces: no Application is in {one}{UNKNOWN} ({cluster.name}). Correct it, or "
+                "let them `get` it (role balik-image-revert-gitops)"
+            )
+        elif there is False:
+            refusals.append(
+                f"image_revert_argocd_namespaces: {one} does not exist ({cluster.name}). Name where the Applications "
+                "stand, or none"
+            )
+    return refusals
 
 
 class _Applications:
@@ -307,16 +330,14 @@ def flux_permissions(changes: Sequence[Change], policy: str) -> list[Permission]
     ]
 
 
-def search_permissions(cluster: Cluster, argocd: Sequence[str], flux: Sequence[str]) -> list[Permission]:
-    """What finding those that are held off in these namespaces takes, and letting them go."""
-    served = [
-        (group, resource)
-        for group, (_, resource, versions) in _FLUX.items()
-        if cluster.first_offered(group, versions, resource)
-    ]
+def search_permissions(cluster: Cluster, argocd: Where, flux: Where) -> list[Permission]:
+    """What finding those that are held off in these namespaces takes, and letting them go; what is guessed only, is
+    looked at as far as one may."""
     return [
-        *argocd_permissions(cluster, argocd, "suspend"),
-        *(Permission(verb, *what, one) for what in served for one in flux for verb in ("list", "get", "patch")),
+        Permission(verb, version.partition("/")[0], resource, one)
+        for version, resource, one, variable in _places(cluster, argocd, flux)
+        for verb in ("list", "get", "patch")
+        if variable
     ]
 
 
@@ -376,31 +397,47 @@ class Held:
         return name_of(self.path)
 
 
+def _places(cluster: Cluster, argocd: Where, flux: Where) -> list[tuple[str, str, str, str]]:
+    """Version, resource and namespace to look into, and the variable by which the plan names that; empty: guessed."""
+    kinds = [(*_ARGO, argocd, "image_revert_argocd_namespaces")] if cluster.offers(*_ARGO) else []
+    for group, (_, resource, versions) in _FLUX.items():
+        version = cluster.first_offered(group, versions, resource)
+        kinds += [(version, resource, flux, "image_revert_flux_namespaces")] if version else []
+    return [
+        (version, resource, one, "" if where.guessed else variable)
+        for version, resource, where, variable in kinds
+        for one in where.namespaces
+    ]
+
+
 def held(
-    cluster: Cluster, product: str, argocd: Sequence[str], flux: Sequence[str], recorded: Sequence[str] | None
+    cluster: Cluster, product: str, argocd: Where, flux: Where, recorded: Sequence[str] | None
 ) -> tuple[list[Held], list[str]]:
     """All that the rollback of this product holds off in these namespaces, and at these paths from the record; and
     where it may not be looked for.
 
     :param recorded: all that the run has held off, so that what may not be listed is none of it; None where no record
         says so.
-    :raises Refused: without a record, what may not be listed.
+    :raises BalikError: without a record, a namespace of the plan's that may not be listed or does not exist, or none
+        of those that are guessed may be.
     """
-    places = [(*_ARGO, one) for one in argocd] if cluster.offers(*_ARGO) else []
-    for group, (_, resource, versions) in _FLUX.items():
-        version = cluster.first_offered(group, versions, resource)
-        places += [(version, resource, one) for one in flux] if version else []
+    places = _places(cluster, argocd, flux)
     found: list[Held] = []
     unseen: list[str] = []
-    for place in places:
+    for version, resource, namespace, variable in places:
+        listed: list[Json] = []
         try:
-            listed = list(cluster.list(path_of(*place)))
+            listed += cluster.list(path_of(version, resource, namespace))
         except Refused as error:
-            if error.status != 403 or recorded is None:
+            unseen.append(f"{resource} in namespace {namespace}")
+            if error.status != 403 or (recorded is None and (variable or len(unseen) == len(places))):
                 raise
-            listed, unseen = [], [*unseen, f"{place[1]} in namespace {place[2]}"]
+        if variable and recorded is None and not listed and cluster.has(namespace) is False:
+            raise BalikError(
+                variable, f"{namespace} does not exist ({cluster.name})", do="Correct it, or leave it out."
+            )
         for raw in listed:
-            one = _held(path_of(*place, raw["metadata"]["name"]), raw, product)
+            one = _held(path_of(version, resource, namespace, raw["metadata"]["name"]), raw, product)
             found += [one] if one else []
     known = {one.path for one in found}
     others = (held_at(cluster, path, product) for path in recorded or [] if path not in known)

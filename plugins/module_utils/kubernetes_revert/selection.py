@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..errors import BalikError
-from ..kubernetes.client import JSON_PATCH, Cluster, at_once, check_terms, path_of
+from ..kubernetes.client import JSON_PATCH, UNKNOWN, Cluster, at_once, check_terms, path_of
 from ..units import label_terms, parse_duration
 from .images import Image, parse, same, short
 from .workloads import KINDS, Workload, finished, key_of
@@ -276,8 +276,13 @@ def by_labels(
             do="See that context, namespaces, labels and the image's repository are the right ones.",
         )
     empty = [one for one in namespaces if not any(each.namespace == one for each in seen)]
-    absent = [one for one in empty if cluster.lacks(one)]
-    left += [f"namespace {one} has no workload labelled {selector}" for one in empty if one not in absent]
+    there = {one: cluster.has(one) for one in empty}
+    absent = [one for one in empty if there[one] is False]
+    left += [
+        f"namespace {one} has no workload labelled {selector}{UNKNOWN if there[one] is None else ''}"
+        for one in empty
+        if one not in absent
+    ]
     nothing = [f"namespace {one} does not exist ({cluster.name})" for one in absent]
     running = {now.repository for one in seen for each in one.containers() if (now := parse(each.image))}
     unused = [one for one in images if Image.of(one).repository not in running]

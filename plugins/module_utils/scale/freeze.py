@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import BalikError
-from ..kubernetes.client import JSON_PATCH, Cluster, Json, Refused, at_once, check_terms, path_of
+from ..kubernetes.client import JSON_PATCH, UNKNOWN, Cluster, Json, Refused, at_once, check_terms, path_of
 from ..kubernetes.permissions import Permission, require
 from . import kinds
 from .kinds import NOTE, Kind, Note, Values, note_of
@@ -91,7 +91,8 @@ class Freezer:
         self._permitted()
         chosen = self._chosen()
         empty = [one for one in self.namespaces if not any(each.namespace == one for each in chosen)]
-        if absent := [one for one in empty if self.cluster.lacks(one)]:
+        there = {one: self.cluster.has(one) for one in empty}
+        if absent := [one for one in empty if there[one] is False]:
             raise BalikError(
                 "scale_freeze_namespaces",
                 f"{', '.join(absent)} does not exist ({self.cluster.name})",
@@ -104,7 +105,7 @@ class Freezer:
             "changed": False,
             "before": {"autoscalers": before},
             "says": f"{_counted(chosen)} can be frozen ({', '.join(self._ways)})"
-            + (f"; none in namespace {', '.join(empty)}" if empty else ""),
+            + "".join(f"; none in namespace {one}{UNKNOWN if there[one] is None else ''}" for one in empty),
         }
 
     def ready_to_thaw(self) -> Result:
