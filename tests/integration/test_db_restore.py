@@ -98,6 +98,37 @@ def test_a_dump_that_changes_its_schema_on_its_way_is_restored(live, tmp_path):
     assert restore(job)["evidence"]["tables_compared"] == 2
 
 
+@pytest.mark.parametrize("jobs", [1, 3])
+@pytest.mark.parametrize(("kind", "options"), [("x.sql", ["--inserts"]), ("x.sql", []), ("x.dump", ["-Fc"])])
+def test_text_that_looks_like_a_line_of_a_dump_comes_back_as_it_was(live, tmp_path, kind, options, jobs):
+    text = (
+        "\n\\restrict abc\n\\unrestrict abc\n\\connect elsewhere\nGRANT nobody TO nobody;\nCREATE EXTENSION nowhere;\n"
+        "-- Dumped from database version 99\n-- PostgreSQL database cluster dump\n\\.\nCOPY a.b (c) FROM stdin;\r\n--"
+    )
+    live.psql("CREATE DATABASE texts")
+    try:
+        with psycopg.connect(live.dsn("texts")) as connection:
+            literal = psycopg.sql.Literal(text).as_string(connection)
+            name = quoted(text[:60])
+            connection.execute(
+                f"CREATE TABLE documents (id int, title text DEFAULT {literal}, {name} int);"
+                f"INSERT INTO documents VALUES (1, {literal}, 2), (2, 'x', 3); COMMENT ON TABLE documents IS {literal};"
+                f"CREATE FUNCTION body() RETURNS text LANGUAGE sql AS $$SELECT {literal}$$"
+            )
+        path = dump(live, tmp_path / kind, *options, database="texts")
+    finally:
+        live.psql("DROP DATABASE texts")
+    job = task(live, tmp_path, path, jobs=jobs, checks=[])
+    check(job)
+    restore(job)
+    with psycopg.connect(live.dsn(DATABASE)) as connection:
+        row = connection.execute(
+            f"SELECT title, {name}, body(), obj_description('documents'::regclass) FROM documents WHERE id = 1"
+        ).fetchone()
+        default = connection.execute("INSERT INTO documents VALUES (9) RETURNING title").fetchone()
+    assert (row, default) == ((text, 2, text, text), (text,))
+
+
 def test_what_no_dump_holds_is_carried_over(live, dumps, tmp_path):
     name = quoted(DATABASE)
     live.psql(f"""

@@ -221,7 +221,7 @@ SPOILED: dict[str, Spoiled] = {
     ),
     "it has a block of its own": Spoiled(a_line("DO $$ BEGIN NULL; END $$;"), "would run what nobody can judge"),
     "made with --create": Spoiled(
-        lambda d, t, s: dump(s, t / "x", "--create"), r"leave .*\\connect .*without --create"
+        lambda d, t, s: dump(s, t / "x", "--create"), r"leave .*: CREATE DATABASE known_good .*without --create"
     ),
     "it runs a command": Spoiled(touching(r"\! touch {}"), r"would leave .*: \\! touch"),
     "it runs a command in the middle of a line": Spoiled(

@@ -68,7 +68,8 @@ INSERT INTO "Papan Peringkat"."Skor ""№"" 1.0" ("Nilai") SELECT -n FROM genera
 UPDATE badges SET label = 'x'; UPDATE scores SET points = points + 1000;
 CREATE TABLE seasons (id serial PRIMARY KEY, user_id int REFERENCES users, name text UNIQUE);
 INSERT INTO seasons (user_id, name) SELECT n, 'musim ' || n FROM generate_series(1, 40) n;
-COMMENT ON TABLE seasons IS 'baru'; GRANT SELECT ON seasons TO reader; ALTER PUBLICATION feed ADD TABLE seasons;
+COMMENT ON TABLE seasons IS E'baru\\n\\\\restrict abc';
+GRANT SELECT ON seasons TO reader; ALTER PUBLICATION feed ADD TABLE seasons;
 CREATE VIEW season_top AS SELECT name FROM seasons WHERE id < 4;
 """
 

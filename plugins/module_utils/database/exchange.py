@@ -340,9 +340,8 @@ class Replay:
 
     def run(self) -> None:
         """Runs the SQL that has come together: whole statements, since a COPY or the end follows."""
-        lines = b"".join(self._text).split(b"\n")
+        text = b"".join(self._text)
         self._text = []
-        text = b"\n".join(line for line in lines if not line.startswith((b"\\restrict", b"\\unrestrict")))
         if text.strip():
             self._connection.execute(text)
 

@@ -19,7 +19,6 @@ _PLACE = rb"(?:" + _WORD + rb"\.)?" + _WORD
 _NOTABLE = re.compile(
     rb"(?P<restrict>\\(?:un)?restrict\b)"
     rb"|\\(?P<meta>(?!\.).*)"
-    rb"|(?P<insert>INSERT INTO |SELECT pg_catalog\.lo_)"
     rb"|CREATE EXTENSION (?:IF NOT EXISTS )?(?P<extension>" + _NAME + rb")"
     rb"|ALTER TABLE ONLY (?P<parent>" + _PLACE + rb") ATTACH PARTITION (?P<partition>" + _PLACE + rb") "
     rb"|ALTER TABLE ONLY (?P<forced>" + _PLACE + rb") FORCE ROW LEVEL SECURITY;$"
@@ -35,7 +34,8 @@ _NOTABLE = re.compile(
 _TARGET = re.compile(rb"(?P<schema>" + _WORD + rb"\.)?(?P<table>" + _WORD + rb") ?(?P<columns>\(.*\))? ?")
 # As pg_dump ends it, and what means the same: small letters, and the format that it has anyway.
 _FROM_STDIN = re.compile(rb"(?i) FROM[ ]+stdin(?:[ ]+WITH)?(?:[ ]*\([ ]*FORMAT[ ]+'?text'?[ ]*\))?[ ]*;\n")
-_FIRST = frozenset(b"\\-CDAGRIS")
+_FIRST = frozenset(b"\\-CDAGRS")
+_BRINGS_ROWS = re.compile(r"(?i)INSERT INTO\b|COPY\b.* FROM STDIN\b|SELECT pg_catalog\.lo_")
 _OTHERS = {
     b"-- MySQL dump": "a dump of MySQL",
     b"-- MariaDB dump": "a dump of MariaDB",
@@ -128,7 +128,8 @@ class Sink(Protocol):
     """Who takes the pieces of a script as they are read."""
 
     def sql(self, text: bytes) -> None:
-        """Whole lines of SQL between two COPY blocks; without the line that begins the next one."""
+        """Whole lines of SQL between two COPY blocks; without the line that begins the next one, and with a comment in
+        the place of each ``\\restrict``."""
 
     def rows(self, block: Block, text: bytes) -> None:
         """Whole lines of a block; at least once for each block, perhaps with nothing."""
@@ -158,37 +159,32 @@ class Reader:
         self._begun = self._whole = False
         self._start = b""
 
-    def feed(self, chunk: bytes) -> bytes:
-        """Takes the next piece; returns the whole lines that it completes, judged, as psql may have them.
+    def feed(self, chunk: bytes) -> None:
+        """Takes the next piece; the sink gets the whole lines that it completes, judged.
 
         :raises BalikError: it would leave the database that it is restored into, or is no dump of one database.
         """
         self.contents.size += len(chunk)
         cut = chunk.rfind(b"\n") + 1
-        if not cut:
+        if cut:
+            lines = b"".join([*self._tail, chunk[:cut]])
+            self._tail = [chunk[cut:]]
+            self._read(lines)
+        else:
             self._tail.append(chunk)
-            return b""
-        lines = b"".join([*self._tail, chunk[:cut]])
-        self._tail = [chunk[cut:]]
-        return self._read(lines)
-
-    def last(self) -> bytes:
-        """The line at the end that nobody ended."""
-        rest = b"".join(self._tail)
-        self._tail = []
-        if rest and self._whole:
-            return self._read(rest + b"\n")
-        if rest:  # half a line is no statement yet
-            self._start = self._start or rest[:4096]
-            self._line += 1
-        return b""
 
     def finish(self) -> Contents:
         """What was read.
 
         :raises BalikError: the end is missing, or it holds no data.
         """
-        self.last()
+        last = b"".join(self._tail)
+        self._tail = []
+        if last and self._whole:
+            self._read(last + b"\n")
+        elif last:  # half a line is no statement yet
+            self._start = self._start or last[:4096]
+            self._line += 1
         self.begun()
         if not self._whole or self._open:
             inside = f", in the rows of {self.contents.blocks[-1].table}" if self._open else ""
@@ -233,18 +229,14 @@ class Reader:
         said = self._text(line[:60])
         return BalikError(self._name, f"line {self._line}: {said}", "a COPY as pg_dump writes it", ANOTHER)
 
-    def _read(self, lines: bytes) -> bytes:
+    def _read(self, lines: bytes) -> None:
         if b"\0" in lines:
             at = self._line + 1 + lines.count(b"\n", 0, lines.index(b"\0"))
             raise BalikError(self._name, f"line {at} has a NUL byte", "text, which never has one", ANOTHER)
         self._start = self._start or lines[:4096]
         at = 0
-        mine: list[int] = []
         while at < len(lines):
-            at = self._read_rows(lines, at) if self._open else self._read_sql(lines, at, mine)
-        for start in mine:  # the key is the dump's own, and so nobody's secret: psql gets one of ours
-            lines = lines[:start] + b"--" + lines[start + 2 :]
-        return lines
+            at = self._read_rows(lines, at) if self._open else self._read_sql(lines, at)
 
     def _read_rows(self, lines: bytes, at: int) -> int:
         if lines.startswith(b"\\.\n", at):
@@ -268,35 +260,48 @@ class Reader:
             self._sink.end(block)
         return end + 3
 
-    def _read_sql(self, lines: bytes, at: int, restricts: list[int]) -> int:
+    def _read_sql(self, lines: bytes, at: int) -> int:
         mark = _FROM_STDIN.search(lines, at)
         end = mark.end() if mark else len(lines)
-        text, line, start, first = lines[at:end], b"", at, self._line + 1
+        text, line, start, judged = lines[at:end], b"", 0, 0
+        restricts = []
         for line in text[:-1].split(b"\n"):
-            self._line += 1
             if line and line[0] in _FIRST:
                 notable = _NOTABLE.match(line)
-                if notable and notable["restrict"]:
-                    restricts.append(start)
-                elif notable and notable["path"]:
-                    self._schema = notable["path"]
-                elif notable:
-                    self._note(notable)
+                if notable:
+                    self._judge(text[judged:start])
+                    judged = start
+                if notable and not self._statements.inside:
+                    if notable["restrict"]:
+                        restricts.append(start)
+                    else:
+                        self._note(notable)
             start += len(line) + 1
-        self._judge(text[: len(text) - len(line) - 1], first)
+        start -= len(line) + 1
+        self._judge(text[judged:start])
         copy = mark if not self._statements.inside and line[:5].upper() == b"COPY " else None
-        if not copy:
-            self._judge(text[len(text) - len(line) - 1 :], self._line)
+        if copy:
+            self._line += 1
+        else:
+            self._judge(text[start:])
         if self._sink:
-            self._sink.sql(text[: len(text) - len(line) - 1] if copy else text)
+            for place in restricts:  # the key is the dump's own, and so nobody's secret: psql has one of ours
+                text = text[:place] + b"--" + text[place + 2 :]
+            self._sink.sql(text[:start] if copy else text)
         if copy:
             self._begin(line, line[5 : copy.start() - end + 1])
         return end
 
-    def _judge(self, text: bytes, first: int) -> None:
+    def _judge(self, text: bytes) -> None:
+        """Takes whole lines of SQL.
+
+        :raises BalikError: they hold what no restore may run.
+        """
         for end, statement in self._statements.feed(text):
             if would := refused(statement):
-                self._refuse(statement, first + text.count(b"\n", 0, end), would)
+                self._refuse(statement, self._line + 1 + _count_lines(text[:end]), would)
+            self.contents.holds_data = self.contents.holds_data or bool(_BRINGS_ROWS.match(statement))
+        self._line += _count_lines(text)
         # psql obeys at once, and waits for no semicolon.
         if "\\" in (rest := self._statements.rest()):
             self._refuse(rest, self._line, refused(rest))
@@ -315,11 +320,9 @@ class Reader:
         found = {key: value for key, value in notable.groupdict().items() if value is not None}
         contents = self.contents
         if "meta" in found:
-            self._refuse(
-                notable[0].decode("utf-8", "replace"), self._line, "leave the database that it is restored into"
-            )
-        elif "insert" in found:
-            contents.holds_data = True
+            self._refuse(self._text(notable[0]), self._line + 1, "leave the database that it is restored into")
+        elif "path" in found:
+            self._schema = found["path"]
         elif "partition" in found:
             contents.partitions[self._text(found["partition"])] = self._text(found["parent"])
         elif "extension" in found:

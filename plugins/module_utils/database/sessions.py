@@ -25,7 +25,6 @@ from .access import Deadline, Programs, complaint, limited, too_long
 from .script import CHUNK, Block, Contents
 
 _FLAGS = ("-X", "-w", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse")
-_RESTRICT = re.compile(rb"^\\(?:un)?restrict ", re.M)
 _STATEMENT = re.compile(rb"^(?!--|$)", re.M)
 #: Bytes of a table's rows that one session gets before others help it.
 _SHARED_FROM = 8 * CHUNK
@@ -174,8 +173,6 @@ class Dealer:
         self._places.append((self._theirs, self._line))
         self._theirs += lines
         self._line += lines
-        # The key is the dump's own, and so nobody's secret: psql has one of ours.
-        text = _RESTRICT.sub(b"-- ", text)
         if not _STATEMENT.search(text):
             self._first.give(text)  # comments, if they are not within a statement: nobody waits for them
             return

@@ -71,8 +71,8 @@ ALTER DEFAULT PRIVILEGES FOR ROLE migrator IN SCHEMA public GRANT SELECT ON TABL
 '''
 
 
-def read(text: bytes, size: int = backup.CHUNK) -> backup.Contents:
-    reader = backup.Reader("backup")
+def read(text: bytes, size: int = backup.CHUNK, sink: backup.Sink | None = None) -> backup.Contents:
+    reader = backup.Reader("backup", sink=sink)
     for at in range(0, len(text), size):
         reader.feed(text[at : at + size])
     return reader.finish()
@@ -137,12 +137,73 @@ def test_words_that_only_look_like_it_are_not(statement):
     read(DUMP.replace(b"\nCREATE EXTENSION", b"\n" + statement + b"\nCREATE EXTENSION"))
 
 
-def test_the_dumps_own_restriction_is_handed_on_as_a_comment():
-    reader = backup.Reader("backup")
-    text = reader.feed(DUMP)
-    assert len(text) == len(DUMP)
-    assert b"\n--estrict 4hQkxPvuH2\n" in text
-    assert b"\n--nrestrict 4hQkxPvuH2\n" in text
+def inserted(statement: bytes) -> bytes:
+    return DUMP.replace(b"\nCREATE EXTENSION", b"\n" + statement + b"\nCREATE EXTENSION")
+
+
+class Taken:
+    """What psql would get of a dump between its rows."""
+
+    def __init__(self) -> None:
+        self.text = b""
+
+    def sql(self, text: bytes) -> None:
+        self.text += text
+
+    def rows(self, block: object, text: bytes) -> None:
+        pass
+
+    def end(self, block: object) -> None:
+        pass
+
+
+@given(st.integers(1, 200))
+def test_the_dumps_own_restriction_is_handed_on_as_a_comment(size):
+    """What only looks like it, within a string, is handed on as it is."""
+    kept = b"SELECT 'x\n\\restrict abc\n\\unrestrict abc\n', $$\n\\restrict abc\n$$;\n"
+    taken = Taken()
+    read(inserted(kept), size, taken)
+    assert kept in taken.text
+    assert b"\n--estrict 4hQkxPvuH2\n" in taken.text
+    assert b"\n--nrestrict 4hQkxPvuH2\n" in taken.text
+
+
+LOOKS_LIKE_IT = rb"""
+\connect elsewhere
+\! touch x
+GRANT nobody TO nobody_either;
+REVOKE ALL ON TABLE x FROM nobody;
+ALTER DEFAULT PRIVILEGES FOR ROLE nobody GRANT SELECT ON TABLES TO nobody;
+CREATE EXTENSION nowhere;
+ALTER TABLE ONLY a.b ATTACH PARTITION a.c FOR VALUES IN (1);
+ALTER TABLE ONLY a.b FORCE ROW LEVEL SECURITY;
+SET search_path = elsewhere, pg_catalog;
+-- Name: x; Type: TABLE; Schema: a; Owner: nobody
+-- Dumped from database version 99
+-- PostgreSQL database cluster dump
+"""
+
+
+@pytest.mark.parametrize("around", ["COMMENT ON TABLE t IS '{}';", 'SELECT 1 AS "{}";', "/*{}*/", "SELECT $x${}$x$;"])
+@pytest.mark.parametrize("size", [7, backup.CHUNK])
+def test_what_strings_names_and_comments_hold_says_nothing_of_the_dump(around, size):
+    found = read(inserted(around.format(LOOKS_LIKE_IT.decode()).encode()), size)
+    found.size = len(DUMP)
+    assert found == read(DUMP)
+
+
+def test_an_insert_within_a_function_is_no_data():
+    function = b"CREATE FUNCTION f() RETURNS void LANGUAGE sql AS $$\nINSERT INTO t VALUES (1);\n$$;"
+    with pytest.raises(BalikError, match="no rows for any"):
+        read(re.sub(rb"COPY .*?\n\\\.\n", b"", inserted(function), flags=re.S))
+
+
+def test_a_line_that_is_refused_has_its_number():
+    text = inserted(b"SELECT 'a\n\nb';\n\n-- c\nSELECT $$\n\\x\n$$,\n  1; DROP DATABASE x;")
+    line = text.decode().split("\n").index("  1; DROP DATABASE x;") + 1
+    for size in (5, 60, backup.CHUNK):
+        with pytest.raises(BalikError, match=f"line {line} would leave"):
+            read(text, size)
 
 
 @pytest.mark.parametrize(
