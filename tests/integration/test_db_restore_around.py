@@ -10,12 +10,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from ansible_collections.balik.rollback.plugins.module_utils.database import catalog
+from ansible_collections.balik.rollback.plugins.module_utils.database import catalog, tables
 from ansible_collections.balik.rollback.plugins.module_utils.database.restore import check, restore
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
 
 from tests.integration import database_restores
-from tests.integration.database_restores import DATABASE, task, untouched, wait_for
+from tests.integration.database_restores import DATABASE, KEPT, databases, dump, quoted, task, untouched, wait_for
 from tests.servers.postgresql import Server, as_server_user
 
 server, dumps, live = database_restores.server, database_restores.dumps, database_restores.live
@@ -89,6 +89,73 @@ def test_long_transactions_and_other_databases_servers_are_named(live, dumps, tm
     finally:
         live.psql("ALTER SUBSCRIPTION quiet SET (slot_name = NONE); DROP SUBSCRIPTION quiet", DATABASE)
         live.psql("DROP EXTENSION postgres_fdw CASCADE")
+
+
+@pytest.fixture
+def subscriber(live: Server) -> Iterator[Server]:
+    """The live database receives the rows of table feed from another one."""
+    live.psql("CREATE DATABASE publisher")
+    live.psql(
+        "CREATE TABLE feed (n int PRIMARY KEY); INSERT INTO feed VALUES (1); CREATE PUBLICATION news FOR TABLE feed",
+        "publisher",
+    )
+    live.psql("SELECT pg_create_logical_replication_slot('news', 'pgoutput')", "publisher")
+    live.psql(
+        "CREATE TABLE feed (n int PRIMARY KEY); CREATE SUBSCRIPTION news CONNECTION"
+        f" 'host={live.host} port={live.port} user=postgres dbname=publisher'"
+        " PUBLICATION news WITH (create_slot = false)",
+        DATABASE,
+    )
+    yield live
+    for name in databases(live):
+        live.psql(f"ALTER DATABASE {quoted(name)} ALLOW_CONNECTIONS true")
+        if live.psql(
+            "SELECT 1 FROM pg_subscription JOIN pg_database d ON d.oid = subdbid WHERE datname = current_database()",
+            name,
+        ):
+            live.psql("ALTER SUBSCRIPTION news DISABLE; ALTER SUBSCRIPTION news SET (slot_name = NONE)", name)
+            live.psql("DROP SUBSCRIPTION news", name)
+    live.psql(
+        "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots; SELECT pg_sleep(0.2);"
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+    )
+
+
+def received(server: Server, n: int) -> None:
+    """What is published from now on arrives."""
+    server.psql(f"INSERT INTO feed VALUES ({n})", "publisher")
+    wait_for(lambda: server.psql(f"SELECT n FROM feed WHERE n = {n}", DATABASE), f"row {n} arrives")
+
+
+@pytest.mark.parametrize("kind", ["-Fp", "-Fc"])
+def test_the_tables_of_a_subscriber_are_restored_and_it_goes_on(subscriber, tmp_path, kind):
+    received(subscriber, 2)
+    path = dump(subscriber, tmp_path / "x", kind, database=DATABASE)
+    subscriber.psql("DELETE FROM documents", DATABASE)
+    job = task(subscriber, tmp_path, path, tables=["public.documents"], checks=[])
+    assert "subscription" not in tables.check(job)["says"]
+    assert tables.restore(job)["evidence"]["restored"] == {"public.documents": 10}
+    assert databases(subscriber) == [DATABASE, "publisher"]
+    received(subscriber, 3)
+    assert (
+        "public.feed goes on receiving rows by subscription news"
+        in (tables.check(replace(job, tables=["public.feed"], run="another"))["says"])
+    )
+
+
+def test_a_copy_of_a_subscriber_is_dropped_and_the_publisher_keeps_its_slot(subscriber, tmp_path):
+    received(subscriber, 2)
+    path = dump(subscriber, tmp_path / "x.dump", "-Fc", database=DATABASE)
+    subscriber.psql("ALTER SUBSCRIPTION news DISABLE", DATABASE)
+    job = task(subscriber, tmp_path, path, checks=[{"query": "SELECT 1", "expect": 2}])
+    assert "subscriptions: news: disabled; so it is in the restored database" in check(job)["says"]
+    with untouched(subscriber), pytest.raises(BalikError, match="found 1; expected 2"):
+        restore(job)
+    restore(replace(job, checks=[]))
+    assert databases(subscriber) == [DATABASE, KEPT, "publisher"]
+    subscriber.psql("ALTER SUBSCRIPTION news ENABLE", DATABASE)
+    subscriber.psql("ALTER SUBSCRIPTION news REFRESH PUBLICATION WITH (copy_data = false)", DATABASE)
+    received(subscriber, 3)
 
 
 def test_an_enabled_subscription_is_refused(live, dumps, tmp_path):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BalikError
+from . import topology
 from .access import Deadline, Programs, first_line, run
 from .catalog import Database, create_like, find, marking
 
@@ -35,13 +36,19 @@ def drop_leftover(admin: Connection[Any], task: Task, name: str) -> bool:
     if left and left.comment is not None and left.mark.get("run") != task.run:
         raise BalikError(left.name, "exists, and is not this run's", "no database of this name", "Rename it.")
     if left:
-        drop(admin, name)
+        _drop(admin, task, name)
     return bool(left)
 
 
-def drop(admin: Connection[Any], name: str) -> None:
-    """Drops the database ``name``, if it is there, whoever uses it."""
+def _drop(admin: Connection[Any], task: Task, name: str) -> None:
+    """Drops the database ``name``, if it is there, whoever uses it; publishers keep the slots of its subscriptions."""
     if find(admin, name):
+        if subscriptions := [each for each, _ in topology.subscriptions(admin, name)]:
+            with task.access.connect(name) as copy:
+                for each in map(sql.Identifier, subscriptions):  # the slot is the live database's
+                    copy.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(each))
+                    copy.execute(sql.SQL("ALTER SUBSCRIPTION {} SET (slot_name = NONE)").format(each))
+                    copy.execute(sql.SQL("DROP SUBSCRIPTION {}").format(each))
         admin.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(sql.Identifier(name)))
         admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
@@ -65,7 +72,7 @@ def beside(admin: Connection[Any], task: Task, live: Database, name: str, keep: 
 def _dropped(task: Task, name: str) -> bool:
     try:
         with task.access.connect(task.maintenance) as admin:  # the session before may have died with the server
-            drop(admin, name)
+            _drop(admin, task, name)
     except (psycopg.Error, BalikError):
         return False  # the error that brought us here is the one to tell
     return True

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BalikError, SchemaUnfit
 from ..units import format_duration
-from . import backup, scratch, space, verification
+from . import backup, scratch, space, topology, verification
 from .access import Deadline, Programs, find_programs
 from .catalog import Database, Names, find
 from .definition import Table, again, describe, differences, sequences, table, unchangeable
@@ -159,6 +159,7 @@ def check(task: Task) -> Result:
                 parts.append(f"would drop {_said([each for each in dropped if each in there]) or 'nothing more'}")
             if wanted and not task.fetched:
                 parts += [f"would put {_said(wanted)} back", *_stale(connection, wanted, dropped)]
+                parts += _subscribed(connection, wanted)
             elif wanted:
                 path, kind = chosen(task)
                 checksum = backup.verify_checksum(path, task.checksum)
@@ -178,6 +179,7 @@ def check(task: Task) -> Result:
                 parts += _lacking(connection, wanted, contents)
                 parts += _redefined(connection, task, wanted, path, kind, programs, deadline)
                 parts += _stale(connection, wanted, dropped)
+                parts += _subscribed(connection, wanted)
         parts += unasked(task)
         left = find(admin, known.beside)
     parts += [f"{left.name} is what an interrupted start of this run left, and will be dropped"] if left else []
@@ -570,6 +572,16 @@ def _stale(connection: Connection[Any], wanted: list[Table], dropped: list[Table
     oids = [oid for each in wanted for oid, _, _ in family(connection, each)]
     left = [each for each in materialized_on(connection, oids) if each not in dropped]
     return [f"materialized views that keep their rows until REFRESH MATERIALIZED VIEW: {_said(left)}"] if left else []
+
+
+def _subscribed(connection: Connection[Any], wanted: list[Table]) -> list[str]:
+    """What people must hear of tables that a publisher writes into: it knows nothing of the backup's rows."""
+    oids = {oid: each for each in wanted for oid, _, _ in family(connection, each)}
+    return [
+        f"{oids[oid].said} goes on receiving rows by subscription {name}, which may not fit the backup's: ALTER"
+        f" SUBSCRIPTION … DISABLE, and copy it anew"
+        for name, oid in topology.subscribed(connection, list(oids))
+    ]
 
 
 def _lacking(connection: Connection[Any], wanted: list[Table], contents: Contents) -> list[str]:

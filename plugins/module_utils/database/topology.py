@@ -50,6 +50,10 @@ _PUBLICATIONS = "select pubname from pg_publication order by 1"
 _SUBSCRIPTIONS = """
 select subname, subenabled from pg_subscription s join pg_database d on d.oid = subdbid where datname = %s order by 1
 """
+_SUBSCRIBED = """
+select subname, srrelid from pg_subscription_rel join pg_subscription s on s.oid = srsubid
+where subenabled and srrelid = any(%s::oid[]) order by 1, 2
+"""
 _OTHERS = "select datname from pg_database where datallowconn and not datistemplate and datname <> %s order by 1"
 _COPIES = """
 select d.datname, shobj_description(d.oid, 'pg_database') from pg_database d
@@ -74,7 +78,7 @@ def free_to_rename(admin: Connection[Any], name: str) -> None:
             "none",
             "Finish the prepared transactions and drop the slots (their subscribers need a new start), then run again.",
         )
-    enabled = [row[0] for row in _subscriptions(admin, name) if row[1]]
+    enabled = [row[0] for row in subscriptions(admin, name) if row[1]]
     if enabled:
         raise BalikError(
             f"database {name}",
@@ -105,10 +109,19 @@ def lockers_named(database: str, look: Callable[[], Iterable[Sequence[Any]]]) ->
         raise
 
 
-def _subscriptions(admin: Connection[Any], name: str) -> list[tuple[str, bool]]:
+def subscriptions(admin: Connection[Any], name: str) -> list[tuple[str, bool]]:
+    """Those of the database ``name``, and whether each is enabled."""
     try:
         return [(row[0], row[1]) for row in admin.execute(_SUBSCRIPTIONS, [name])]
     except psycopg.errors.InsufficientPrivilege:  # its columns are the superuser's before PostgreSQL 16
+        return []
+
+
+def subscribed(connection: Connection[Any], oids: Sequence[int]) -> list[tuple[str, int]]:
+    """The enabled subscriptions by which these tables receive rows, and the oid of each table."""
+    try:
+        return [(row[0], row[1]) for row in connection.execute(_SUBSCRIBED, [list(oids)])]
+    except psycopg.errors.InsufficientPrivilege:  # before PostgreSQL 14 its number is the superuser's
         return []
 
 
@@ -126,7 +139,12 @@ def look(admin: Connection[Any], task: Task) -> dict[str, list[str]]:
                 _LONG, [task.database, task.long_transaction]
             )
         ],
-        "subscriptions": [f"{name}: disabled" for name, on in _subscriptions(admin, task.database) if not on],
+        "subscriptions": [
+            f"{name}: disabled; so it is in the restored database, if the backup has it, and what came since the "
+            "backup is not sent again"
+            for name, on in subscriptions(admin, task.database)
+            if not on
+        ],
         "copies": [
             f"{name}: left by a comparison that was killed; the next one drops it"
             for name, comment in admin.execute(_COPIES)
