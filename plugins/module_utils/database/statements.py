@@ -14,6 +14,7 @@ _SIGNS = re.compile(
     rb"|(?<![\w$\x80-\xff])(?:[eE]'|\$(?:[A-Za-z_\x80-\xff][\w\x80-\xff]*)?\$)|['\";]"
 )
 _CLOSES = {b"'": re.compile(rb"'"), b'"': re.compile(rb'"'), b"/*": re.compile(rb"/\*|\*/")}
+_WORD = re.compile(rb"\w+")
 _ESCAPES = re.compile(rb"(?s)\\.|''|'")
 _END_OF_ROWS = re.compile(rb"(?m)(?<=^\\\.)\r?\n")
 _STRINGS = re.compile(r"(?i)SET (?:SESSION |LOCAL )?standard_conforming_strings ?(?:=|\bTO\b) ?(\w+)")
@@ -28,19 +29,30 @@ _REFUSED = {
     "change the whole server": re.compile(
         r"(?i)ALTER SYSTEM\b|(?:CREATE|ALTER|DROP) (?:ROLE|GROUP|TABLESPACE|USER(?! MAPPING\b))\b"
         r"|(?:DROP|REASSIGN) OWNED\b"
+        r"|(?:COMMENT|SECURITY LABEL(?: FOR \S+)?) ON (?:DATABASE|ROLE|TABLESPACE)\b"
         r"|(?:GRANT|REVOKE) (?:.* ON (?:DATABASE|TABLESPACE|PARAMETER)\b|(?!.* ON ))"
     ),
     "run a program on the server, or use one of its files": re.compile(
         r"(?i)COPY\b.*\b(?:FROM|TO) ?(?:PROGRAM\b|'|\$)"
     ),
-    "run what nobody can judge beforehand": re.compile(r"(?i)(?:DO|CALL|LOAD|PREPARE TRANSACTION|COMMIT PREPARED)\b"),
+    # Either would take from the publisher what is the live database's.
+    "receive rows from another server": re.compile(
+        r"(?i)CREATE SUBSCRIPTION (?!.*\bCONNECT ?= ?FALSE\b)|ALTER SUBSCRIPTION \S+ (?:ENABLE|REFRESH)\b"
+    ),
+    "run what nobody can judge beforehand": re.compile(
+        r"(?i)(?:DO|CALL|LOAD|PREPARE TRANSACTION|(?:COMMIT|ROLLBACK) PREPARED)\b"
+    ),
 }
-# In these, a function is only named: in a view, in another's body, in a privilege.
-_NAMES_ONLY = re.compile(r"(?i)(?:CREATE|ALTER|DROP|COMMENT|GRANT|REVOKE|SECURITY|SET) ")
+# In these, a function is only named: in a view, in another's body, in a privilege; not in what is filled at once.
+_NAMES_ONLY = re.compile(
+    r"(?i)(?!CREATE (?:\w+ ){0,2}TABLE .*\bAS \(?(?:SELECT|WITH|VALUES|TABLE)\b"
+    r"|CREATE MATERIALIZED VIEW .*(?<!WITH NO DATA)$)"
+    r"(?:CREATE|ALTER|DROP|COMMENT|GRANT|REVOKE|SECURITY|SET) "
+)
 _TARGET = re.compile(r"(?i)(?:INSERT INTO|COPY) [^ (]+")
 _OUTSIDE = re.compile(
     r"(?i)\b(?:PG_(?:TERMINATE|CANCEL)_BACKEND|PG_PROMOTE|PG_RELOAD_CONF|PG_ROTATE_LOGFILE|PG_READ_\w+|PG_LS_\w+|PG_STAT_FILE"
-    r"|PG_FILE_\w+|PG_SWITCH_WAL|PG_BACKUP_\w+|PG_\w*REPLICATION\w*|PG_LOGICAL\w*|LO_IMPORT|LO_EXPORT|DBLINK\w*) ?\("
+    r"|PG_FILE_\w+|PG_SWITCH_WAL|PG_BACKUP_\w+|PG_\w*REPLICATION\w*|PG_LOGICAL\w*|LO_IMPORT|LO_EXPORT|DBLINK\w*)\"? ?\("
 )
 
 
@@ -78,7 +90,7 @@ class Statements:
 
     def feed(self, text: bytes) -> Iterator[tuple[int, str]]:
         """Takes whole lines, and gives each statement that ends there: the place of its end, and the statement
-        with single spaces, without what its strings and quoted names hold."""
+        with single spaces, without what its strings hold, and quoted names that are more than a word."""
         at = 0
         while True:
             if self._closes:
@@ -88,6 +100,8 @@ class Statements:
                 self._depth += (found[0] == b"/*") - (found[0] == b"*/")
                 if found[0] != b"''" and not found[0].startswith(b"\\") and self._depth == 0:
                     self._closes = None
+                    if found[0] == b'"' and _WORD.fullmatch(text, at, found.start()):
+                        self._take(text[at : found.end()])
             else:
                 found = _SIGNS.search(text, at)
                 self._take(text[at : found.start()] if found else text[at:])
