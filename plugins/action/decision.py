@@ -52,7 +52,7 @@ class ActionModule(RollbackAction):
 
     def _refuse_taken_back(self, decided: dict[str, Any]) -> None:
         """A run that was decided goes on without asking again, unless somebody has said No-Go meanwhile."""
-        no = runs.taken_back(self.entries(), self.run_id)
+        no = runs.taken_back(self.entries(), self.run_id, decided["remedy"])
         if not no:
             return
         if glass := self.variables.get("rollback_break_glass"):

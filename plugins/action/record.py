@@ -9,6 +9,7 @@ from ..module_utils.errors import BalikError
 from ..module_utils.record import Entry
 from ..module_utils.units import format_duration, iso, utc_now
 from ..plugin_utils.action import RollbackAction
+from .run import VISITORS
 
 FROZEN = (
     "AUTOSCALERS ARE FROZEN since {since} (run {run}): {says}. Nothing scales up under load until scale-thaw is done"
@@ -53,6 +54,14 @@ class ActionModule(RollbackAction):
                 do=f"The {found.entries} entries before it are as they were written. Keep a copy of the record, ask "
                 "who had access.",
             )
+        if cut := next((entry for entry in self.entries() if entry.kind == "record-cut"), None):
+            raise BalikError(
+                f"record {self.record.place}",
+                f"before entry {cut.seq} ({cut.at[:19]}Z) its end was lost or cut off: the entry with hash "
+                f"{cut.body['head']} is gone. What stands there is whole: {found.entries} entries, head {found.head}",
+                do="Keep a copy, and ask who had access. Once that is known, a new record begins when it is moved away "
+                f"together with {self.outcome_file}.",
+            )
         says = f"the chain of {found.entries} entries is whole; its head is {found.head}"
         self.say(says)
         return {"entries": found.entries, "head": found.head, "says": says}
@@ -72,6 +81,7 @@ class ActionModule(RollbackAction):
             "run": newest.id if newest else None,
             "outcome": newest.outcome if newest else None,
             "remedy": (newest.decided or {}).get("remedy") if newest else None,
+            "page": newest.page if newest else None,
             "steps": {s.name: s.state for s in newest.steps_in_order} if newest else {},
             "waiting": waiting,
             "frozen": frozen,
@@ -99,6 +109,8 @@ class ActionModule(RollbackAction):
         for step in run.steps_in_order:
             took = f" in {format_duration(step.seconds)}" if step.seconds is not None else ""
             lines.append(f"{step.phase}: {step.name}: {step.state}{took}")
+        if run.page:
+            lines.append(VISITORS[run.page])
         if run.outcome:
             lines.append(f"outcome: {run.outcome}: {run.outcome_body['reason']}")
         else:

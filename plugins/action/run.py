@@ -21,12 +21,7 @@ WORDS = {
 VISITORS = {
     runs.ON: "visitors see the maintenance page",
     runs.OFF: "visitors have the application; the maintenance page is off",
-    runs.UNKNOWN: "it was not written down whether visitors see the maintenance page or the application; look there",
-}
-FOUND = {
-    "started": "interrupted; it is checked and done again",
-    "failed": "failed; it is done again",
-    "done": "done; it is verified, and skipped if it holds",
+    runs.UNKNOWN: "it is not certain whether visitors see the maintenance page or the application; look there",
 }
 
 
@@ -57,11 +52,15 @@ class ActionModule(RollbackAction):
     # Opening
 
     def _open(self) -> dict[str, Any]:
-        self.believe_record()
+        missing = self.believe_record()
         if not self.check_mode and (taken := self._lock()):
             self.say(f"took over the lock of {taken.holder}, which had it since {iso(taken.since)}")
         try:
-            return self._begin()
+            opened = self._begin()
+            if missing:
+                # This run's end will have a head of its own; that another one is gone must stay known.
+                self.append("record-cut", {"head": missing}, opened["ansible_facts"]["rollback_run_id"])
+            return opened
         except BalikError:
             # Nobody closes a run that was never opened: the next call would find the lock of a dead process.
             if not self.check_mode:
@@ -122,7 +121,7 @@ class ActionModule(RollbackAction):
         if found.decided:
             lines.append(f"it was decided: {found.decided['outcome']} by {found.decided['remedy']}")
         for step in found.steps_in_order:
-            lines.append(f"{step.name}: {FOUND[step.state]}")
+            lines.append(f"{step.name}: {_what_comes_of(step, found)}")
         for line in lines:
             self.say("found " + line)
         self.append("run-resumed", {"by": self.operator, "found": lines}, found.id)
@@ -207,3 +206,14 @@ class ActionModule(RollbackAction):
             write_whole(path, text)
         except OSError as error:
             raise BalikError(str(path), f"cannot be written: {error.strerror}", do="The record has it.") from None
+
+
+def _what_comes_of(step: runs.StepState, run: runs.Run) -> str:
+    """How an earlier call has left a step, and what this one does about it."""
+    if run.traffic_given_back and step.phase != "restore":
+        return f"{step.state}; it is left as it is, since the traffic was given back"
+    if step.state == "done":
+        return "done; it is verified, and skipped if it holds"
+    if not step.began:
+        return "refused by its check, and not begun; it is checked again"
+    return f"{'interrupted' if step.state == 'started' else 'failed'}; it is checked and done again"

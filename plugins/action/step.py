@@ -83,14 +83,20 @@ class ActionModule(RollbackAction):
         that it still holds, or ``skip`` it."""
         run = self.run_of(self.run_id)
         before = run.steps.get(self.step)
-        todo = "begin" if self.step in self._ready_steps() else "do"
-        if before and before.state == "done":
+        done = before is not None and before.state == "done"
+        if run.traffic_given_back and self.phase != "restore":
+            todo = "skip"
+            left_out = "WARNING: left out: the plan had it not when the traffic was given back"
+            self.say(
+                f"{self.step}: {'done before, and proved before the traffic was given back' if done else left_out}"
+            )
+        elif done:
             todo = "confirm"
-            if run.traffic_given_back and self.phase != "restore":
-                todo = "skip"
-                self.say(f"{self.step}: done before, and proved before the traffic was given back")
+        else:
+            todo = "begin" if self.step in self._ready_steps() else "do"
         return {
             "todo": todo,
+            "traffic_back": run.traffic_is_back,
             "hosts": self.step_hosts(self.step),
             "saved": before.saved if before else {},
             "run_saved": {

@@ -20,24 +20,30 @@ class ActionModule(RollbackAction):
     ARGUMENTS: ClassVar[dict[str, Any]] = {
         "run": {"type": "str", "required": True},
         "procedure": {"type": "str", "required": True},
+        "once": {"type": "bool", "default": False},
     }
 
     def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
         procedure = self.plan.procedure(utc_now(), arguments["procedure"])
-        watch = format_duration(procedure.watch)
+        length = 0.0 if arguments["once"] else procedure.watch
+        watch = format_duration(length)
         if self.check_mode:
             return {"verdict": SAFE, "says": f"would watch the criteria for {watch}"}
-        began, since = time.monotonic(), utc_now()
+        began = time.monotonic()
         looks = blind = 0
-        self.say(f"traffic is back; watching the criteria every {format_duration(procedure.every)} for {watch}")
+        if not arguments["once"]:
+            self.append("watching", {"procedure": procedure.name, "seconds": length}, arguments["run"])
+            self.say(f"traffic is back; watching the criteria every {format_duration(procedure.every)} for {watch}")
+        # What was seen and said between an earlier call's watch and this one counts: visitors had the application.
+        since = self.run_of(arguments["run"]).back_since
         while True:
             found = measure(self, since)
             looks += 1
             blind += found.verdict == UNKNOWN
-            left = procedure.watch - (time.monotonic() - began)
+            left = length - (time.monotonic() - began)
             # What cannot be seen at the very end is looked at again.
             grace = LAST_LOOKS * procedure.every if found.verdict == UNKNOWN else 0
-            if found.verdict == UNSAFE or left + grace <= 0:
+            if arguments["once"] or found.verdict == UNSAFE or left + grace <= 0:
                 break
             self.say(f"watch: {found.verdict}, {format_duration(max(left, 0))} to go")
             self.keep_lock()
@@ -47,7 +53,8 @@ class ActionModule(RollbackAction):
             verdict, reason = UNKNOWN, f"safe at the end, but {blind} of {looks} times nothing could be seen"
         watched = format_duration(time.monotonic() - began)
         times = "once" if looks == 1 else f"{looks} times"
-        says = f"watched for {watched}, {times}: {verdict}: {reason}"
+        how = "looked once" if arguments["once"] else f"watched for {watched}, {times}"
+        says = f"{how}: {verdict}: {reason}"
         seen = {"verdict": verdict, "reason": reason, "looks": looks, "unseen": blind}
         body = {**found.as_dict(), **seen, "seconds": round(time.monotonic() - began, 1)}
         self.append("watched", body, arguments["run"])

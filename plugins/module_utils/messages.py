@@ -31,9 +31,10 @@ _UNSENT = (OSError, smtplib.SMTPException, http.client.HTTPException, ValueError
 
 #: What a text may have filled in, by ``<name>``; ``asked`` also knows ``<loss>``.
 NAMES = ("product", "release", "stable", "remedy", "reason", "run")
-_NAME = re.compile(r"<(\w+)>")
+_NAME = re.compile(r"<(\w[\w -]*)>")
 _SCHEMES = ("smtp", "smtps", "smtp+starttls")
-_HOST = re.compile(r"[\w.-]+|[0-9a-f:.]+(%\w+)?")  # a name, or an IPv6 address
+_LABEL = r"\w([\w-]*\w)?"
+_HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?|[0-9a-f.]*:[0-9a-f:.]+(%\w+)?")  # a name, or an IPv6 address
 
 
 def names_for(moment: str) -> tuple[str, ...]:
@@ -61,6 +62,8 @@ def mail_server(address: str, where: str = "rollback_smtp") -> SplitResult:
     if not right:
         expected = "host:port (a port from 1 to 65535), smtps://… or smtp+starttls://user:password@…"
         do = "In user and password, @ : / are %40 %3A %2F." if "@" in address else ""
+        if address.count(":") > 1 and "[" not in address and not do:
+            do = f"An IPv6 address stands in brackets: [{address.rpartition('//')[2]}]."
         raise BalikError(where, f"found {address.rsplit('@', maxsplit=1)[-1][:60]!r}", expected, do)
     return server
 

@@ -33,7 +33,7 @@ RUN_VARIABLES = (
 #: Where the record and the reports stand.
 PLACE_VARIABLES = ("rollback_state_dir", "rollback_record_dsn", "rollback_record_key")
 #: What the wrapper and the flow hand to steps.
-INTERNAL_PREFIXES = ("rollback_step", "rollback_run_id", "rollback_run_saved")
+INTERNAL_PREFIXES = ("rollback_step", "rollback_run_")
 
 
 class PlanRefused(BalikError):
@@ -568,13 +568,13 @@ def _mail_server(value: Any, where: str) -> str:
 
 
 def _text_with(names: Sequence[str]) -> Check:
-    """A text in which no other ``<name>`` stands: it would go out as it is."""
+    """A text in which no other ``<name>`` stands, nor what looks like a misspelt one: it would go out as it is."""
 
     def check(value: Any, where: str) -> str:
         text = _text(value, where)
         for name in names_in(text):
-            if name not in names:
-                near = difflib.get_close_matches(name, names, 1)
+            near = difflib.get_close_matches(name, names, 1)
+            if name not in names and (near or re.fullmatch(r"\w+", name)):
                 do = f"Did you mean <{near[0]}>?" if near else ""
                 raise BalikError(where, f"found <{name}>", _one_of(f"<{each}>" for each in names), do)
         return text

@@ -40,7 +40,7 @@ ANSWERS = {"decision": (GO, NO_GO), "sign-off": (SIGN_OFF, REFUSE), "statement":
 WORDS = (
     *(*FINAL, FAILED, *PHASES, *itertools.chain(*ANSWERS.values()), *ANSWERS),
     *("answer", "decided", "failures", "outcome", "procedure", "product", "reason", "release", "remedy", "started"),
-    *("unknown", "verdict", "watched", "seconds", "left", "stage"),
+    *("unknown", "verdict", "watched", "watching", "left", "stage"),
 )
 
 #: The step that holds autoscalers still, and the one that lets them go, which gives no visitor anything back.
@@ -85,7 +85,8 @@ class PageTime:
 @dataclass
 class Run:
     """One rollback from its opening to its outcome, over as many calls as it took. ``page`` is on, off or unknown; None
-    where the run did not touch it."""
+    where the run did not touch it. ``back_since`` is when visitors got the application back; None while that is not
+    certain."""
 
     id: str
     opened_at: datetime
@@ -97,6 +98,7 @@ class Run:
     outcome_body: dict[str, Any] = field(default_factory=dict)
     verdict: dict[str, Any] | None = None
     watched: str | None = None
+    back_since: datetime | None = None
     page: str | None = None
     page_times: list[PageTime] = field(default_factory=list)
     calls: int = 1
@@ -114,19 +116,14 @@ class Run:
     def traffic_given_back(self) -> bool:
         """Whether visitors have the application again, so that no earlier step may take it from them: all before was
         proved then. A step that was only started may have given it back."""
-        may_be = any(step.state == "started" for step in self._giving_back())
+        may_be = any(step.state == "started" and _gives_back(self, step) for step in self.steps.values())
         return self.traffic_is_back or (may_be and self.watched is None)
 
     @property
     def traffic_is_back(self) -> bool:
-        """Whether visitors certainly have the application again. A watch begins when they have, and only an unsafe one
-        takes it from them: neither one that could not see nor what failed after it."""
-        if self.watched is not None:
-            return self.watched != UNSAFE
-        return any(step.state == "done" for step in self._giving_back())
-
-    def _giving_back(self) -> list[StepState]:
-        return [step for step in self.steps.values() if _gives_back(step)]
+        """Whether visitors certainly have the application again. Only an unsafe watch takes it from them then: neither
+        one that could not see nor what failed after it."""
+        return self.back_since is not None
 
 
 @dataclass(frozen=True)
@@ -163,8 +160,11 @@ def read_runs(entries: Iterable[Entry]) -> list[Run]:
     return list(runs.values())
 
 
-def _gives_back(step: StepState) -> bool:
-    return step.phase == "restore" and step.name not in NO_TRAFFIC
+def _gives_back(run: Run, step: StepState) -> bool:
+    """Whether a step gives visitors the application; while the page is up, only the one does that takes it down."""
+    if step.phase != "restore" or step.name in NO_TRAFFIC:
+        return False
+    return step.name == PAGE_DOWN or run.page in (None, OFF)
 
 
 def _take_in(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
@@ -176,8 +176,6 @@ def _take_in(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
             run.decided = None
     elif kind == "criteria":
         run.verdict = body
-    elif kind == "watched":
-        run.watched = body["verdict"]
     elif kind == "decided":
         run.decided = body
     elif kind == "step-started":
@@ -187,8 +185,6 @@ def _take_in(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
         step.saved = {**body["saved"], **(before.saved if before else {})}
         step.began = True
         run.steps[body["step"]] = step
-        if step.phase == "hold" or _gives_back(step):
-            run.watched = None  # what an earlier watch has seen
     elif kind in ("step-done", "step-failed"):
         step = run.steps.setdefault(body["step"], StepState(body["step"], body["phase"], "failed", at))
         step.state = kind.removeprefix("step-")
@@ -196,29 +192,56 @@ def _take_in(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
         step.seconds = (at - step.started_at).total_seconds()
     elif kind == "outcome":
         run.outcome, run.outcome_body = body["outcome"], body
+    _follow_traffic(run, kind, at, body)
     _follow_page(run, kind, at, body)
+
+
+def _follow_traffic(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
+    """Since when visitors have the application again, and what a watch has seen since then."""
+    if kind == "watching" or (kind == "step-done" and _gives_back(run, run.steps[body["step"]])):
+        run.back_since = run.back_since or at
+    elif kind == "watched":
+        run.watched = body["verdict"]
+        if run.watched == UNSAFE:
+            run.back_since = None  # the page goes up again
+    elif kind == "step-started":
+        if body["phase"] == "hold":
+            run.back_since = None
+        if run.back_since is None:
+            run.watched = None
 
 
 def _follow_page(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
     """Where the page is after an entry. What is said here is what was read back on all load balancers."""
-    step = body.get("step") if body.get("stage") != "check" else None
-    if kind == "watched" and run.page:
-        # It was down when the watch began; an unsafe one puts it up again.
-        seconds = body.get("seconds")
-        watched = seconds if isinstance(seconds, (int, float)) and 0 <= seconds <= RESUME_WITHIN else 0
-        _page_is(run, OFF, at - timedelta(seconds=watched))
-        run.page = UNKNOWN if run.watched == UNSAFE else OFF
-    elif step == PAGE_UP and kind == "step-done":
+    if run.page and kind == "watching":
+        _page_is(run, OFF, at)
+    elif run.page and kind == "watched" and run.watched == UNSAFE:
+        run.page = UNKNOWN  # it goes up again
+    elif kind.startswith("step-") and body.get("stage") != "check":
+        if body["step"] == PAGE_UP:
+            _follow_page_up(run, kind, at)
+        elif body["step"] == PAGE_DOWN and run.page:
+            _follow_page_down(run, kind, at, body)
+
+
+def _follow_page_up(run: Run, kind: str, at: datetime) -> None:
+    if kind == "step-done":
         _page_is(run, ON, at)
-    elif step == PAGE_UP and kind in ("step-started", "step-failed") and run.page != ON:
+    elif run.page != ON:
         run.page = UNKNOWN
-    elif step == PAGE_DOWN and run.page:
-        if kind == "step-started":
-            run.page = UNKNOWN
-        elif kind == "step-done":
-            _page_is(run, OFF, at)
-        elif kind == "step-failed" and run.watched in (None, UNSAFE) and _left_on(body):
+
+
+def _follow_page_down(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
+    if kind == "step-done":
+        _page_is(run, OFF, at)
+    elif kind == "step-started" and not run.traffic_is_back:
+        run.page = UNKNOWN
+    elif kind == "step-failed" and (on := _left_on(body)):
+        # Some of them show it only where somebody put it up there by hand.
+        run.page = UNKNOWN
+        if all(on):
             _page_is(run, ON, at)
+            run.back_since = run.watched = None
 
 
 def _page_is(run: Run, where: str, at: datetime) -> None:
@@ -230,10 +253,11 @@ def _page_is(run: Run, where: str, at: datetime) -> None:
         newest.until = max(at, newest.since)
 
 
-def _left_on(body: dict[str, Any]) -> bool:
-    """Whether a step that failed has left the page on, on each of its hosts."""
+def _left_on(body: dict[str, Any]) -> list[bool]:
+    """Whether a step that failed has left the page on, by host; empty where none says so."""
     left = body.get("left")
-    return isinstance(left, dict) and bool(left) and all(each == {"page": ON} for each in left.values())
+    on = [each == {"page": ON} for each in left.values()] if isinstance(left, dict) else []
+    return on if any(on) else []
 
 
 @dataclass(frozen=True)
@@ -388,8 +412,9 @@ def standing(answers: Iterable[Answer], needed: Sequence[str], remedy: str) -> S
     return Standing(counting, tuple(role for role in needed if role not in newest), refused)
 
 
-def taken_back(entries: Iterable[Entry], run_id: str) -> Answer | None:
-    """Somebody's No-Go since a run was decided, unless they have said Go again; None where nobody has."""
+def taken_back(entries: Iterable[Entry], run_id: str, remedy: str) -> Answer | None:
+    """Somebody's No-Go to a run's remedy since it was decided, unless they have said Go again; None where nobody
+    has."""
     newest: dict[str, Answer] = {}
     since = 0
     for entry in entries:
@@ -397,7 +422,8 @@ def taken_back(entries: Iterable[Entry], run_id: str) -> Answer | None:
             newest, since = {}, entry.seq
         elif since and entry.run == run_id and entry.kind == "decision":
             (answer,) = read_answers([entry])
-            newest[answer.role] = answer
+            if answer.remedy in ("", remedy):
+                newest[answer.role] = answer
     return next((answer for answer in newest.values() if answer.answer == NO_GO), None)
 
 

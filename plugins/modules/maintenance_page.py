@@ -150,6 +150,8 @@ RETURN = r"""
 says: {description: One sentence about what is true now., type: str, returned: always}
 before: {description: "Position of the switch: C({'page': 'off'}).", type: dict, returned: when O(state=ready)}
 evidence: {description: What was measured., type: dict, returned: when something was}
+page: {description: "C(on): visitors see the page where O(state=verified_off) wants the application.", type: str,
+  returned: when it fails so}
 missing:
   description: What the owner of the load balancer still has to write into its configuration.
   type: list
@@ -169,6 +171,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.traffic.maintenance
 from ansible_collections.balik.rollback.plugins.module_utils.traffic.nginx import Nginx  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.traffic.page import (  # noqa: E402
     Page,
+    PageIsOn,
     check_bypass,
     check_folder,
     check_health,
@@ -301,6 +304,8 @@ def main() -> None:
     module = AnsibleModule(OPTIONS, supports_check_mode=True, required_if=needs_page)
     try:
         result = carry_out(module.params, module.check_mode)
+    except PageIsOn as error:
+        module.fail_json(msg=str(error), page="on")
     except BalikError as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)

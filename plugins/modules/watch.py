@@ -10,7 +10,8 @@ version_added: 0.1.0
 author: The balik developers
 description:
   - Measures every interval of the procedure for its watch time; ends early when the criteria turn unsafe.
-  - Samples from before the watch do not count.
+  - Samples and statements from before the traffic was given back in this run do not count; those between an earlier
+    call's watch and this one do.
 options:
   run:
     description: The run's id.
@@ -20,6 +21,10 @@ options:
     description: The procedure whose watch it is.
     type: str
     required: true
+  once:
+    description: Look once, whatever the procedure's watch time is.
+    type: bool
+    default: false
 attributes:
   action: {support: full, description: Runs on the control node, in Ansible's own process.}
   check_mode: {support: full, description: Reads and says what would be done; writes nothing.}

@@ -181,16 +181,18 @@ class RollbackAction(ActionBase):
         product, dsn, key = self.recorded_by
         return Record(dsn or str(self.state_dir / "record.sqlite"), product, key)
 
-    def believe_record(self) -> None:
+    def believe_record(self) -> str:
         """Compute the chain anew before what stands in the record is acted upon; say where its end may be missing.
 
+        :return: the hash that the newest outcome has kept and the record has not; empty where nothing is missing.
         :raises BalikError: it was changed.
         """
         if self.no_record():
-            return
-        head = self.head_kept()
+            return ""
+        head, missing = self.head_kept(), ""
         found = self.record.verify(head)
         if head and not found.whole and (found := self.record.verify()).whole:
+            missing = head
             self.say(
                 f"WARNING: the record {self.record.place} has not the entry that {self.outcome_file} ends with: it was "
                 "lost, or its end was cut off"
@@ -202,6 +204,7 @@ class RollbackAction(ActionBase):
                 do="Keep a copy, and ask who had access. To roll back without it, move it away: the new one knows "
                 "nothing of earlier runs, and their containers and databases are kept under their names.",
             )
+        return missing
 
     def head_kept(self) -> str:
         """The head of this very record as the newest outcome has kept it; empty where there is none."""

@@ -285,7 +285,9 @@ def test_a_step_of_the_remedy_is_checked_again_when_its_turn_comes(product: Prod
 
     (product.folder / "revert-it" / "refuse-web-2").rename(product.folder / "revert-it" / "refuse-early-web-2")
     (product.folder / "verify-it" / "break-localhost").write_text("not yet")
-    assert product.play(*BREAK_GLASS).returncode != 0
+    again = product.play(*BREAK_GLASS)
+    assert again.returncode != 0
+    assert "balik: found revert-it: refused by its check, and not begun; it is checked again" in said(again.stdout)
     assert product.line("revert-it", "web-2") == "on"
 
     (product.folder / "revert-it" / "refuse-web-2").write_text("it is done")
@@ -383,6 +385,13 @@ def test_a_lost_end_of_the_record_is_told_and_a_spoiled_lock_can_be_taken(produc
     assert cut.returncode != 0, cut.stdout
     status = product.play(playbook="playbooks/status.yml")
     assert any("WARNING: the record" in line and "has not the entry" in line for line in said(status.stdout))
+    assert product.play(*BREAK_GLASS).returncode == 0
+    assert product.outcome()["record_head"] != head, "the next run has a head of its own"
+    cut = product.play("-e", "verify=true", playbook="playbooks/record.yml")
+    assert cut.returncode != 0, cut.stdout
+    assert f"the entry with hash {head} is gone" in " ".join(cut.stdout.split()), cut.stdout
+    report = json.loads(Path(product.outcome()["report"]).with_name("report.json").read_text())
+    assert "record-cut" in report["warnings"]
     (product.state / "record.sqlite").unlink()
     lost = product.play("-e", "verify=true", playbook="playbooks/record.yml")
     assert lost.returncode != 0
@@ -481,6 +490,23 @@ def test_killed_after_each_step_has_started_it_comes_to_the_same_end(product: Pr
         assert [each[HOSTS[step][0]]["line"] for each in saved] == ["off", "half"]
         given = (product.folder / step / f"saved-{HOSTS[step][0]}").read_text()
         assert given == "off", "what stood there at the first start, not the step's own half-done work"
+
+
+def test_a_step_that_the_plan_gets_after_the_traffic_was_given_back_is_left_out(product: Product) -> None:
+    product.write(rollback_hold=[])
+    (product.folder / "restore-it" / "slow").write_text("60")
+    with product.started(*BREAK_GLASS) as killed:
+        killed.until(partial(product.everywhere, "restore-it", "half"))
+        killed.kill()
+    (product.folder / "restore-it" / "slow").unlink()
+    product.write(rollback_hold=["hold-it"])
+    ended = product.play()
+    assert ended.returncode == 0, ended.stdout
+    assert (product.line("hold-it"), product.line("restore-it")) == ("off", "on")
+    assert "balik: found revert-it: done; it is left as it is, since the traffic was given back" in said(ended.stdout)
+    assert "balik: hold-it: WARNING: left out: the plan had it not when the traffic was given back" in said(
+        ended.stdout
+    )
 
 
 @pytest.mark.parametrize(

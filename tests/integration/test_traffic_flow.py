@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -15,7 +16,8 @@ import pytest
 from tests.integration.flow.product import BREAK_GLASS, Product
 from tests.servers import haproxy as haproxy_server
 from tests.servers import nginx as nginx_server
-from tests.servers.upstream import upstream
+from tests.servers.loopback import hanging
+from tests.servers.upstream import Upstream, upstream
 
 pytestmark = pytest.mark.skipif(not (shutil.which("nginx") and shutil.which("haproxy")), reason="needs nginx, haproxy")
 
@@ -23,8 +25,8 @@ pytestmark = pytest.mark.skipif(not (shutil.which("nginx") and shutil.which("hap
 class Entrances(Product):
     """A product behind nginx and HAProxy, with a sign-off between the revert and the traffic."""
 
-    def __init__(self, folder: Path, nginx: nginx_server.Server, haproxy: haproxy_server.Server) -> None:
-        self.nginx, self.haproxy = nginx, haproxy
+    def __init__(self, folder: Path, app: Upstream, nginx: nginx_server.Server, haproxy: haproxy_server.Server) -> None:
+        self.app, self.nginx, self.haproxy = app, nginx, haproxy
         super().__init__(
             folder,
             rollback_hold=["maintenance-page"],
@@ -72,6 +74,10 @@ class Entrances(Product):
         """What a visitor gets at each entrance."""
         return [_status(server.url) for server in (self.nginx, self.haproxy)]
 
+    def silent(self) -> AbstractContextManager[None]:
+        """Meanwhile the application does not answer."""
+        return hanging(self.app.process)
+
     def told(self, *kinds: str) -> list[Any]:
         return [entry.body.get("step") or entry.kind for entry in self.entries(*kinds)]
 
@@ -87,10 +93,11 @@ def _status(url: str) -> int:
 @pytest.fixture
 def product(tmp_path: Path) -> Iterator[Entrances]:
     with upstream() as app, nginx_server.nginx(app.address) as nginx, haproxy_server.haproxy(app.address) as haproxy:
-        yield Entrances(tmp_path, nginx, haproxy)
+        yield Entrances(tmp_path, app, nginx, haproxy)
 
 
-def test_after_a_safe_watch_nothing_takes_the_application_from_visitors(product: Entrances) -> None:
+def given_back(product: Entrances) -> str:
+    """What a run says that has given the traffic back, and failed since a load balancer hung after a safe watch."""
     with product.started(*BREAK_GLASS) as rollback:
         rollback.until(lambda: product.entries("asked"))
         assert product.answers() == [503, 503]
@@ -98,9 +105,14 @@ def test_after_a_safe_watch_nothing_takes_the_application_from_visitors(product:
         rollback.until(lambda: "traffic is back; watching" in rollback.stdout())
         with product.haproxy.hangs():
             assert rollback.wait() != 0
-    assert "balik: FAILED: traffic-restore failed on lb-2: " in rollback.stdout(), rollback.stdout()
-    assert "timed out, asked for 3 s" in rollback.stdout()
-    assert "balik: visitors have the application; the maintenance page is off" in rollback.stdout().splitlines()
+    return rollback.stdout()
+
+
+def test_after_a_safe_watch_nothing_takes_the_application_from_visitors(product: Entrances) -> None:
+    said = given_back(product)
+    assert "balik: FAILED: traffic-restore failed on lb-2: " in said, said
+    assert "timed out, asked for 3 s" in said
+    assert "balik: visitors have the application; the maintenance page is off" in said.splitlines()
     assert product.outcome()["page"] == "off"
     assert product.answers() == [200, 200]
     report = json.loads(Path(product.outcome()["report"]).with_name("report.json").read_text())
@@ -111,15 +123,55 @@ def test_after_a_safe_watch_nothing_takes_the_application_from_visitors(product:
     with product.haproxy.hangs():
         assert product.play().returncode != 0
     assert product.answers() == [200, 200]
+    with product.silent():
+        silent = product.play()
+    assert silent.returncode != 0
+    assert "looked once: safe: " in silent.stdout
+    assert "The traffic stays on the application. Mend that, and run again" in silent.stdout
+    assert "balik: visitors have the application; the maintenance page is off" in silent.stdout.splitlines()
+    assert (product.answers(), product.outcome()["page"]) == ([200, 200], "off")
     again = product.play()
 
     assert again.returncode == 0, again.stdout
     assert product.outcome()["outcome"] == "rolled-back"
     assert product.answers() == [200, 200]
-    assert product.told("step-started", "asked") == [*before, "traffic-restore"]
+    assert product.told("step-started", "asked") == [*before, "traffic-restore", "traffic-restore"]
     report = json.loads(Path(product.outcome()["report"]).with_name("report.json").read_text())
     assert (report["held"]["seconds"], len(report["held"]["times"])) == (up, 1)
     assert "maintenance-page: done before, and proved before the traffic was given back" in again.stdout
+
+
+def test_what_is_said_between_two_calls_is_heard_by_the_second(product: Entrances) -> None:
+    given_back(product)
+    product.decide("unsafe", "bocor lagi", decide_item="leak")
+    with product.silent():
+        again = product.play()
+    assert again.returncode != 0
+    assert "looked once: unsafe: " in again.stdout
+    assert "balik: visitors see the maintenance page" in again.stdout.splitlines()
+    assert (product.answers(), product.outcome()["page"]) == ([503, 503], "on")
+
+
+def test_a_page_that_somebody_puts_up_during_the_watch_is_told(product: Entrances) -> None:
+    product.write(rollback_procedures=[{"name": "standard", "watch": "20m", "every": "1m"}])
+    with product.started(*BREAK_GLASS) as rollback:
+        rollback.until(lambda: product.entries("asked"))
+        assert product.decide("sign-off", decide_item="looked").returncode == 0
+        rollback.until(lambda: "traffic is back; watching" in rollback.stdout())
+        (product.nginx.switch / "on").touch()
+        assert rollback.wait() != 0
+    assert (
+        "balik: FAILED: traffic-restore failed on lb-1: nginx's switch: on, and on after a restart; expected off"
+        in (rollback.stdout())
+    )
+    assert "balik: it is not certain whether visitors see the maintenance page or the application" in rollback.stdout()
+    assert (product.answers(), product.outcome()["page"]) == ([503, 200], "unknown")
+
+    again = product.play()
+    assert again.returncode == 0, again.stdout
+    assert (product.answers(), product.outcome()["page"]) == ([200, 200], "off")
+    assert product.told("step-started")[-2:] == ["traffic-restore", "traffic-restore"]
+    assert len(product.told("asked")) == 1
 
 
 def test_an_unsafe_watch_puts_the_page_up_again_and_says_so(product: Entrances) -> None:

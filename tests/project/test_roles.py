@@ -22,6 +22,7 @@ FROM_WRAPPER = {
     "rollback_step_remedy",
     "rollback_run_saved",
     "rollback_run_id",
+    "rollback_run_traffic_back",
 }
 
 

@@ -16,7 +16,7 @@ is not known is null. Texts of the plan and of people stay in their language; ``
                ``now`` is on, off or unknown; ``seconds`` are those of all ``times``; ``until`` and ``seconds`` are null
                while it is not off
 ``warnings``   list of ``sandbox-clock``, ``traffic-held``, ``traffic-unknown``, ``traffic-back``, ``still-open``,
-               ``glass-broken``, ``unreadable``, ``plan-changed``, ``still-frozen``, ``still-held-off``
+               ``glass-broken``, ``record-cut``, ``unreadable``, ``plan-changed``, ``still-frozen``, ``still-held-off``
 ``frozen``     the autoscalers that this run has frozen and nobody has thawed: ``{since, says: [str]}``, or null
 ``held_off``   the GitOps objects that this run holds off, as the record says: ``{since, names: [str]}``, or null
 ``unreadable`` how many entries were not as they should be
@@ -106,7 +106,7 @@ _TONES = {
 }
 _KEY_KINDS = {
     *("run-opened", "criteria", "glass-broken", "decided", "step-done", "step-failed", "sign-off", "statement"),
-    *("watched", "outcome", "loss", "loss-exported"),
+    *("watched", "outcome", "loss", "loss-exported", "record-cut"),
 }
 
 
@@ -267,6 +267,7 @@ class _Builder:
                 or (self.remedy and any(step["step"] not in known for step in steps))
                 or head["release"] != self.plan.release
             ),
+            "record-cut": bool(self.all("record-cut")),
             "unreadable": bool(self.unreadable),
         }
         return [name for name, holds in found.items() if holds]
@@ -566,7 +567,7 @@ class _Builder:
         verdict, phase = _text(body.get("verdict")), _text(body.get("phase"))
         outcomes = words["decided" if kind == "decided" else "outcome"]
         hosts = _mapping(body.get("hosts"))
-        step = {key: _text(body.get(key)) for key in ("step", "stage", "item", "by", "reason", "remedy", "why")}
+        step = {key: _text(body.get(key)) for key in ("step", "stage", "item", "by", "reason", "remedy", "why", "head")}
         return {
             **step,
             "release": _text(body.get("release")),
@@ -596,7 +597,13 @@ class _Builder:
     def tone(self, kind: str, body: Mapping[str, Any]) -> str:
         if kind == "message":
             return _PLAIN if _arrived(body) else _WARN
-        fixed = {"step-done": _GOOD, "step-failed": _BAD, "glass-broken": _WARN, "run-resumed": _WARN}
+        fixed = {
+            "step-done": _GOOD,
+            "step-failed": _BAD,
+            "glass-broken": _WARN,
+            "run-resumed": _WARN,
+            "record-cut": _BAD,
+        }
         return fixed.get(kind) or tone_of(body.get("verdict") or body.get("outcome") or body.get("answer"))
 
     def duration(self, seconds: float | None) -> str | None:

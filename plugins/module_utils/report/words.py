@@ -78,7 +78,7 @@ _EN: dict[str, Any] = {
         "It proves the procedure, not the times.",
         "traffic-held": "The traffic has not been given back: users see the maintenance page. Mend what failed and run "
         "the same command again; it goes on from there.",
-        "traffic-unknown": "It was not written down whether users see the maintenance page or the application: look "
+        "traffic-unknown": "It is not certain whether users see the maintenance page or the application: look "
         "there. Running the same command again goes on from here.",
         "traffic-back": "Users have the application; the maintenance page is off. What failed came after that: mend it "
         "and run the same command again, which goes on from there.",
@@ -89,6 +89,8 @@ _EN: dict[str, Any] = {
         "still-open": "This run has no outcome yet. It is being carried out, or was interrupted; running the same "
         "command again takes it up. This report shows what was written until {at}.",
         "glass-broken": "The glass was broken: the rollback began without the answers that the plan asks for.",
+        "record-cut": "When this run began, the end of the record was gone: lost, or cut off. What came before this "
+        "run may not be complete.",
         "unreadable": "{count} entries of the record could not be read; the timeline shows them as they are.",
         "plan-changed": "Shown with the plan as it is now. What the run names and the plan no longer has is shown by "
         "its name only.",
@@ -106,7 +108,7 @@ _EN: dict[str, Any] = {
         "held": "Users saw the maintenance page",
         "held_from": "since {since}",
         "held_again": "{took}, and again since {since}",
-        "held_unknown": "since {since}; whether it is still up was not written down",
+        "held_unknown": "since {since}; whether it is still up is not certain",
         "remedy": "Remedy",
         "procedure": "Procedure",
         "by": "Run by",
@@ -284,7 +286,10 @@ _EN: dict[str, Any] = {
         "step-started": "{step} begins ({phase})",
         "step-done": "{step} done. {says}",
         "step-failed": "{step} failed ({stage}): {failures}",
+        "watching": "The traffic is back; a watch of {took} begins",
         "watched": "Watched for {took}: {verdict}. {reason}",
+        "traffic-back": "{by} says that the traffic was back already",
+        "record-cut": "The end of the record was gone: the entry with hash {head}",
         "message": "Message to {title} ({moment}): {ways}",
         "loss": "What a restore would lose: {lost}",
         "loss-exported": "What was lost is kept: {folders}",
@@ -365,7 +370,7 @@ _ID: dict[str, Any] = {
         "rencana. Ini membuktikan prosedurnya, bukan waktunya.",
         "traffic-held": "Traffic belum dikembalikan: pengguna masih melihat halaman maintenance. Perbaiki penyebab "
         "kegagalan lalu jalankan perintah yang sama lagi; rollback diteruskan dari titik itu.",
-        "traffic-unknown": "Tidak tercatat apakah pengguna melihat halaman maintenance atau aplikasi: silakan periksa "
+        "traffic-unknown": "Belum pasti apakah pengguna melihat halaman maintenance atau aplikasi: silakan periksa "
         "langsung. Menjalankan perintah yang sama lagi akan meneruskan rollback dari titik itu.",
         "traffic-back": "Pengguna sudah memakai aplikasi; halaman maintenance tidak tampil. Kegagalan terjadi sesudah "
         "itu: perbaiki lalu jalankan perintah yang sama lagi; rollback diteruskan dari titik itu.",
@@ -377,6 +382,8 @@ _ID: dict[str, Any] = {
         "yang sama akan meneruskannya. Laporan ini memuat yang tercatat sampai {at}.",
         "glass-broken": "Jalur darurat dipakai (break glass): rollback dimulai tanpa jawaban yang "
         "diminta oleh rencana.",
+        "record-cut": "Saat rollback ini dimulai, bagian akhir catatan sudah tidak ada: hilang atau dipotong. Yang "
+        "terjadi sebelum rollback ini mungkin tidak lengkap.",
         "unreadable": "{count} entri catatan tidak dapat dibaca; lini masa menampilkannya apa adanya.",
         "plan-changed": "Ditampilkan dengan rencana yang berlaku sekarang. Yang disebut dalam catatan tetapi tidak ada "
         "lagi dalam rencana hanya ditampilkan namanya.",
@@ -394,7 +401,7 @@ _ID: dict[str, Any] = {
         "held": "Pengguna melihat halaman maintenance",
         "held_from": "sejak {since}",
         "held_again": "{took}, lalu lagi sejak {since}",
-        "held_unknown": "sejak {since}; tidak tercatat apakah masih tampil",
+        "held_unknown": "sejak {since}; belum pasti apakah masih tampil",
         "remedy": "Cara rollback",
         "procedure": "Prosedur",
         "by": "Dijalankan oleh",
@@ -572,7 +579,10 @@ _ID: dict[str, Any] = {
         "step-started": "{step} dimulai ({phase})",
         "step-done": "{step} selesai. {says}",
         "step-failed": "{step} gagal ({stage}): {failures}",
+        "watching": "Traffic sudah kembali; pemantauan selama {took} dimulai",
         "watched": "Dipantau selama {took}: {verdict}. {reason}",
+        "traffic-back": "{by} menyatakan bahwa traffic sudah kembali",
+        "record-cut": "Bagian akhir catatan sudah tidak ada: entri dengan hash {head}",
         "message": "Pemberitahuan kepada {title} ({moment}): {ways}",
         "loss": "Data yang akan hilang bila di-restore: {lost}",
         "loss-exported": "Data yang hilang disimpan: {folders}",

@@ -28,7 +28,7 @@ from .kubernetes_routes import (
     shows_page,
 )
 from .maintenance import Maintenance, Result
-from .page import Page
+from .page import Page, PageIsOn
 
 MANIFEST = "roles/maintenance-page/files/rbac-kubernetes.yml"
 _APPLY = "application/apply-patch+yaml"
@@ -335,7 +335,7 @@ class KubernetesMaintenance(Maintenance):
         if wrong:
             words = ("the page", "the application")
             found, expected = words if not on else words[::-1]
-            raise BalikError("; ".join(wrong), f"leads to {found}", expected)
+            raise (BalikError if on else PageIsOn)("; ".join(wrong), f"leads to {found}", expected)
 
     def _switched(self, on: bool) -> Result:
         result, word = self._change(self.balancer.read(), on), "on" if on else "off"

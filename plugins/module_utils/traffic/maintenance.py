@@ -15,7 +15,7 @@ from ..errors import BalikError, Unreachable
 from ..files import write_whole
 from .balancer import Balancer, File, State, read_text
 from .door import Answer, Door
-from .page import BYPASS, COOKIE, MARKER, PREVIEW, Page
+from .page import BYPASS, COOKIE, MARKER, PREVIEW, Page, PageIsOn
 
 # After a reload of nginx the old workers accept connections for another 100 ms.
 _STEADY = 0.5
@@ -187,7 +187,10 @@ class Maintenance:
         }
 
     def verify_off(self) -> Result:
-        """Reads again: the switch is off and the application answers below 500, at once or soon."""
+        """Reads again: the switch is off and the application answers below 500, at once or soon.
+
+        :raises PageIsOn: visitors get the page.
+        """
         if self.dry:
             return {"changed": False, "says": self._says("the traffic is not verified in check mode")}
         limit = self.within * _PATIENCE
@@ -197,7 +200,8 @@ class Maintenance:
             self._must_stand(False)
             last, good, _ = self.door.wait(lambda answer: answer.is_app, limit)
         if not good:
-            raise BalikError(
+            kind = PageIsOn if isinstance(last, Answer) and last.is_page else BalikError
+            raise kind(
                 self.door.url,
                 f"{_last(last)}, asked for {limit:g} s",
                 f"an answer below 500 without {MARKER}",
@@ -221,7 +225,8 @@ class Maintenance:
     def _must_stand(self, on: bool) -> None:
         state = self.balancer.read()
         if not state.is_fully(on):
-            raise BalikError(
+            kind = PageIsOn if state.on else BalikError
+            raise kind(
                 f"{self.host}: {self.balancer.title}'s switch",
                 f"{_word(state.on)}, and {_word(state.kept)} after a restart",
                 _word(on),

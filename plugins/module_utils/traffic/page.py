@@ -19,6 +19,10 @@ COOKIE = "maintenance_bypass"
 """Cookie with the secret: the same as :data:`BYPASS`, for a browser."""
 
 
+class PageIsOn(BalikError):
+    """Visitors see the page where they should have the application."""
+
+
 @dataclass(frozen=True)
 class Page:
     """The answer that visitors get: HTML for people, JSON for programs that ask for it.

@@ -439,7 +439,7 @@ def test_a_secret_is_not_shown_when_it_is_refused() -> None:
     "address",
     [
         *("mail", "mail:25", "10.0.0.1:25", "smtp://[fd00::1]:25", "[::1]:2525", "smtps://mail.court.example/", ""),
-        *("smtp+starttls://rina:p%40ss@mail.court.example:587", "mail_relay:25"),
+        *("smtp+starttls://rina:p%40ss@mail.court.example:587", "mail_relay:25", "mail.court.example.:25"),
     ],
 )
 def test_where_mail_is_sent(address: str) -> None:
@@ -453,6 +453,7 @@ def test_where_mail_is_sent(address: str) -> None:
         *(("http://mail:25", "'http://mail:25'"), ("mail:25/inbox", "'mail:25/inbox'"), (":25", "':25'")),
         *(("smtps://rina:geheim@mail:99999", "'mail:99999'"), ("smtp://rina:ge/heim@mail", "'mail'")),
         ("smtp://[mail", "'smtp://[mail'"),
+        *(("...", "'...'"), ("ma..il:25", "'ma..il:25'"), ("-x", "'-x'"), ("mail-", "'mail-'"), ("::1", "'::1'")),
     ],
 )
 def test_where_no_mail_can_be_sent(address: str, found: str) -> None:
@@ -462,12 +463,19 @@ def test_where_no_mail_can_be_sent(address: str, found: str) -> None:
     assert "heim" not in str(problem)
 
 
+def test_an_ipv6_address_of_a_mail_server_is_shown_in_brackets() -> None:
+    (problem,) = refused(changed("rollback_smtp", "smtp://fd00::1"))
+    assert problem.do == "An IPv6 address stands in brackets: [fd00::1]."
+
+
 @pytest.mark.parametrize(
     ("moment", "text", "name", "do"),
     [
         ("asked", "<prodcut> failed", "prodcut", "Did you mean <product>?"),
         ("failed", "<loss>", "loss", ""),
         ("asked", "<b>now</b>", "b", ""),
+        ("asked", "<release name> failed", "release name", "Did you mean <release>?"),
+        ("asked", "<sta-ble>", "sta-ble", "Did you mean <stable>?"),
     ],
 )
 @pytest.mark.parametrize("key", ["subject", "says"])

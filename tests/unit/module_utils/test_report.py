@@ -397,6 +397,9 @@ def test_the_page_is_followed_through_all_its_ups_and_downs(story: Story, monkey
     failed(story, **{"lb-1": on, "lb-2": on})
     assert page_times(story) == ("on", [(0, None)], None)
     story.started("traffic-restore", "restore", **{"lb-1": {}, "lb-2": {}})
+    clock.second = 12
+    story.tell("watching", procedure="standard", seconds=1800)
+    assert page_times(story) == ("off", [(0, 12)], 12.0)
     clock.second = 20
     story.criteria("unsafe", "watched", seconds=8)
     assert page_times(story) == ("unknown", [(0, 12)], None)
@@ -404,12 +407,15 @@ def test_the_page_is_followed_through_all_its_ups_and_downs(story: Story, monkey
     failed(story, **{"lb-1": on, "lb-2": {}})
     assert page_times(story) == ("unknown", [(0, 12)], None)
     story.started("traffic-restore", "restore")
+    story.tell("watching", procedure="standard", seconds=1800)
     story.criteria("unsafe", "watched", seconds=0)
     failed(story, **{"lb-1": on, "lb-2": on})
     assert page_times(story) == ("on", [(0, 12), (22, None)], None)
     assert "12 s, and again since 2026-01-10 13:00:22" in to_markdown(story.document())
     clock.second = 25
     story.started("traffic-restore", "restore")
+    clock.second = 28
+    story.tell("watching", procedure="standard", seconds=1800)
     clock.second = 55
     story.criteria("safe", "watched", seconds=27)
     failed(story)
@@ -433,7 +439,7 @@ def test_a_page_that_was_never_read_back_may_be_up(story: Story) -> None:
     found = story.document()
     assert (found["held"]["now"], found["held"]["seconds"], found["held"]["times"]) == ("unknown", None, [])
     assert found["warnings"] == ["traffic-unknown"]
-    assert "whether it is still up was not written down" in everything(found)[0]
+    assert "whether it is still up is not certain" in everything(found)[0]
 
 
 def test_git_ops_that_is_held_off_is_told_until_it_is_let_go(story: Story) -> None:

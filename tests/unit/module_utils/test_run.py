@@ -164,11 +164,22 @@ def watched(at: float, verdict: str) -> tuple[float, str, str, dict]:
     return (at, "r1", "watched", {"verdict": verdict, "seconds": 30})
 
 
+WATCHING = (2, "r1", "watching", {"procedure": "standard", "seconds": 1800})
+
+
 ANNOUNCED = [restoring(0, "started", "announce"), restoring(0, "done", "announce")]
-BEGUN, DONE, BROKEN = restoring(1, "started"), restoring(3, "done"), restoring(3, "failed", stage="main or verify")
+UP = [
+    step(0, "started", "maintenance-page", phase="hold", saved={}),
+    step(0, "done", "maintenance-page", phase="hold"),
+]
+BEGUN, DONE, BROKEN = restoring(1, "started"), restoring(4, "done"), restoring(4, "failed", stage="main or verify")
 AGAIN = (5, "r1", "run-resumed", {"by": "rina"})
 BEGUN_AGAIN, BROKEN_AGAIN = restoring(6, "started"), restoring(8, "failed", stage="main or verify")
 NOT_CHECKED = restoring(6, "failed", stage="check")
+
+
+def left(hosts: dict[str, Any]) -> tuple[float, str, str, dict]:
+    return restoring(4, "failed", stage="main or verify", left=hosts)
 
 
 @pytest.mark.parametrize(
@@ -179,50 +190,83 @@ NOT_CHECKED = restoring(6, "failed", stage="check")
         pytest.param([restoring(1, "done", "scale-thaw")], False, False, id="thawed"),
         pytest.param([NOT_CHECKED], False, False, id="could not be begun"),
         pytest.param([BEGUN], True, False, id="killed before the watch: the page may be down"),
-        pytest.param([BEGUN, watched(2, "safe")], True, True, id="killed after a safe watch"),
-        pytest.param([BEGUN, watched(2, "unknown")], True, True, id="killed after a blind watch"),
-        pytest.param([BEGUN, watched(2, "unsafe")], False, False, id="killed after an unsafe watch"),
+        pytest.param([BEGUN, WATCHING], True, True, id="killed in the watch"),
+        pytest.param([BEGUN, WATCHING, watched(3, "safe")], True, True, id="killed after a safe watch"),
+        pytest.param([BEGUN, WATCHING, watched(3, "unknown")], True, True, id="killed after a blind watch"),
+        pytest.param([BEGUN, WATCHING, watched(3, "unsafe")], False, False, id="killed after an unsafe watch"),
         pytest.param([BEGUN, DONE], True, True, id="done by a step that does not watch"),
-        pytest.param([BEGUN, watched(2, "safe"), DONE], True, True, id="done"),
+        pytest.param([BEGUN, WATCHING, watched(3, "safe"), DONE], True, True, id="done"),
         pytest.param([BEGUN, BROKEN], False, False, id="failed before the watch: the page is on again"),
-        pytest.param([BEGUN, watched(2, "safe"), BROKEN], True, True, id="lb-1 fine, the last look at lb-2 failed"),
-        pytest.param([BEGUN, watched(2, "unknown"), BROKEN], True, True, id="the watch could not see"),
-        pytest.param([BEGUN, watched(2, "unsafe"), BROKEN], False, False, id="unsafe: the page is on again"),
+        pytest.param(
+            [BEGUN, WATCHING, watched(3, "safe"), BROKEN], True, True, id="lb-1 fine, the last look at lb-2 failed"
+        ),
+        pytest.param([BEGUN, WATCHING, watched(3, "unknown"), BROKEN], True, True, id="the watch could not see"),
+        pytest.param([BEGUN, WATCHING, watched(3, "unsafe"), BROKEN], False, False, id="unsafe: the page is on again"),
         pytest.param(
             [
                 restoring(0, "started", "announce"),
                 restoring(0, "done", "announce"),
                 BEGUN,
-                watched(2, "unsafe"),
+                WATCHING,
+                watched(3, "unsafe"),
                 BROKEN,
             ],
             *(False, False),
             id="unsafe, after another step of the phase was done",
         ),
         pytest.param(
-            [BEGUN, watched(2, "safe"), DONE, restoring(4, "started", "announce"), restoring(4, "failed", "announce")],
+            [
+                BEGUN,
+                WATCHING,
+                watched(3, "safe"),
+                DONE,
+                restoring(4, "started", "announce"),
+                restoring(4, "failed", "announce"),
+            ],
             *(True, True),
             id="what comes after it failed",
         ),
-        pytest.param([BEGUN, watched(2, "safe"), BROKEN, AGAIN], True, True, id="taken up after a safe watch"),
         pytest.param(
-            [BEGUN, watched(2, "safe"), BROKEN, AGAIN, NOT_CHECKED], True, True, id="and lb-2 still gives no answer"
+            [BEGUN, WATCHING, watched(3, "safe"), BROKEN, AGAIN], True, True, id="taken up after a safe watch"
         ),
         pytest.param(
-            [BEGUN, watched(2, "safe"), BROKEN, AGAIN, BEGUN_AGAIN], True, False, id="and killed in the second attempt"
+            [BEGUN, WATCHING, watched(3, "safe"), BROKEN, AGAIN, NOT_CHECKED],
+            True,
+            True,
+            id="and lb-2 still gives no answer",
         ),
         pytest.param(
-            [BEGUN, watched(2, "safe"), BROKEN, AGAIN, BEGUN_AGAIN, BROKEN_AGAIN],
+            [BEGUN, WATCHING, watched(3, "safe"), BROKEN, AGAIN, BEGUN_AGAIN],
+            *(True, True),
+            id="and killed in the second attempt",
+        ),
+        pytest.param(
+            [BEGUN, WATCHING, watched(3, "safe"), BROKEN, AGAIN, BEGUN_AGAIN, BROKEN_AGAIN],
+            *(True, True),
+            id="and nobody answered at the second attempt",
+        ),
+        pytest.param(
+            [BEGUN, WATCHING, watched(3, "safe"), BROKEN, AGAIN, BEGUN_AGAIN, watched(7, "unsafe"), BROKEN_AGAIN],
             *(False, False),
-            id="and the second attempt put the page up again",
+            id="and the criteria were unsafe at the second attempt",
         ),
         pytest.param(
-            [BEGUN, watched(2, "unsafe"), BROKEN, AGAIN, BEGUN_AGAIN, watched(7, "safe"), BROKEN_AGAIN],
+            [*UP, BEGUN, WATCHING, watched(3, "safe"), left({"lb-1": {"page": "on"}, "lb-2": {}})],
+            *(True, True),
+            id="the page is up by hand on one load balancer",
+        ),
+        pytest.param(
+            [*UP, BEGUN, WATCHING, watched(3, "safe"), left({"lb-1": {"page": "on"}, "lb-2": {"page": "on"}})],
+            *(False, False),
+            id="the page is up by hand on each load balancer",
+        ),
+        pytest.param(
+            [BEGUN, WATCHING, watched(3, "unsafe"), BROKEN, AGAIN, BEGUN_AGAIN, WATCHING, watched(7, "safe")],
             *(True, True),
             id="unsafe at first, safe at the second attempt",
         ),
         pytest.param(
-            [BEGUN, watched(2, "safe"), BROKEN, AGAIN, step(6, "started", "hold-it", phase="hold", saved={})],
+            [BEGUN, WATCHING, watched(3, "safe"), BROKEN, AGAIN, step(6, "started", "hold-it", phase="hold", saved={})],
             *(False, False),
             id="the traffic was taken once more",
         ),
@@ -450,11 +494,13 @@ def test_the_newest_word_of_its_role_on_its_item_is_the_sign_off() -> None:
         ([decided(2), word(3, "go", role="other", run="r1"), word(4, "no-go", run="r1")], True),
         ([decided(2), word(3, "no-go", run="r1"), (4, "r1", "glass-broken", {})], False),
         ([decided(2), word(3, "no-go", run="r0")], False),
+        ([decided(2), word(3, "no-go", run="r1", remedy="all")], True),
+        ([decided(2), word(3, "no-go", run="r1", remedy="database")], False),
     ],
-    ids=["before", "after", "changed mind", "one of two", "glass", "another run"],
+    ids=["before", "after", "changed mind", "one of two", "glass", "another run", "to it", "to another remedy"],
 )
 def test_a_no_after_the_decision(told: Sequence[Any], refused: bool) -> None:
-    found = runs.taken_back(entries(opened(0), *told), "r1")
+    found = runs.taken_back(entries(opened(0), *told), "r1", "all")
     assert (found is not None) is refused
 
 
