@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -12,6 +17,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.errors import Balik
 from ansible_collections.balik.rollback.plugins.module_utils.record import Record
 
 from tests.contracts.record import RecordContract, Tamper, appender
+from tests.integration.flow.product import HOSTS, PROJECT, STEPS, Product, kill_tree
 from tests.servers.postgresql import Server, postgresql
 
 RECORD = "ansible_collections.balik.rollback.plugins.module_utils.record"
@@ -140,3 +146,69 @@ def test_no_message_shows_a_dsns_password(dsn: str, tmp_path: Path, monkeypatch:
     shown = f"{refused.value} {refused.value.what}".replace("port=geheim", "").replace('"geheim"', "")
     assert "heim" not in shown
     assert "geheim" not in repr(list(tmp_path.iterdir())), "a DSN was taken for a file's name"
+
+
+class Job:
+    """A job as AWX has it: its runner, with process ids and a folder of its own that are gone when it ends."""
+
+    def __init__(self, product: Product, folder: Path, **extra: Any) -> None:
+        folder.mkdir()
+        self.folder, self.log = folder, folder.with_suffix(".log")
+        environment = product.environment()
+        asked = {
+            "private_data_dir": str(folder),
+            "project_dir": str(PROJECT),
+            "playbook": "rollback.yml",
+            "inventory": str(product.inventory),
+            "envvars": {k: v for k, v in environment.items() if k.startswith("ANSIBLE_") or k == "PATH"},
+            "extravars": {"rollback_state_dir": str(folder / "state"), **extra},
+            "timeout": 120,
+        }
+        run = "import ansible_runner, json, sys; sys.exit(ansible_runner.run(**json.loads(sys.argv[1])).rc)"
+        with self.log.open("w") as log:
+            own = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+            command = [*own, sys.executable, "-c", run, json.dumps(asked)]
+            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+    def until(self, there: Any) -> None:
+        end = time.monotonic() + 120
+        while not there():
+            assert self._process.poll() is None and time.monotonic() < end, self.log.read_text()
+            time.sleep(0.05)
+
+    def wait(self) -> int:
+        try:
+            return self._process.wait(120)
+        finally:
+            kill_tree(self._process.pid)
+            shutil.rmtree(self.folder)
+
+    def kill(self) -> None:
+        kill_tree(self._process.pid)
+        self.wait()
+
+
+def test_a_job_whose_container_is_lost_is_gone_on_with_by_the_next(place: str, tmp_path: Path) -> None:
+    product = Product(tmp_path, rollback_record_dsn=place)
+    (product.folder / "revert-it" / "slow").write_text("60")
+    by = {"awx_user_name": "rina", "rollback_role": "lead", "rollback_break_glass": "dari AWX"}
+    lost = Job(product, tmp_path / "job-41", **by, awx_job_id=41)
+    try:
+        lost.until(lambda: product.everywhere("revert-it", "half"))
+    finally:
+        lost.kill()
+    (product.folder / "revert-it" / "slow").unlink()
+
+    refused = Job(product, tmp_path / "job-42", **by, awx_job_id=42)
+    assert refused.wait() != 0
+    assert "rollback_take_lock=true" in refused.log.read_text()
+    taken = Job(product, tmp_path / "job-43", **by, awx_job_id=43, rollback_take_lock="true")
+    assert taken.wait() == 0, taken.log.read_text()
+    assert "balik: found revert-it: interrupted" in taken.log.read_text()
+    with Record(place, "flow") as record:
+        entries = list(record.entries())
+        assert record.verify().whole
+        assert record.lock() is None
+    assert [entry.kind for entry in entries].count("run-opened") == 1
+    assert entries[-1].body["outcome"] == "rolled-back"
+    assert product.lines() == {f"{step} {host}": "on" for step in STEPS for host in HOSTS[step]}
