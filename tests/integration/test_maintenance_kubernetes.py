@@ -188,7 +188,8 @@ def maintenance(
     cluster: Cluster, *routes: Route, user: Path | None = None, image: str = IMAGE, **options: Any
 ) -> KubernetesMaintenance:
     client = Client.connect(str(user or cluster.kubeconfig))
-    balancer = Routes(client, "balik-maintenance", "r1", routes, options.pop("product", "hub"))
+    name = options.pop("name", "balik-maintenance")
+    balancer = Routes(client, name, "r1", routes, options.pop("product", "hub"))
     options = {"limit": 20.0, **options}
     return KubernetesMaintenance("hub", balancer, Door(""), SECRET, PAGE.health, image=image, **options)
 
@@ -339,8 +340,9 @@ def test_a_mistyped_path_is_named_with_those_that_there_are(cluster: Cluster, na
 def test_a_shared_route_keeps_the_page_of_another_product(cluster: Cluster, namespace: str) -> None:
     before = routes_of(cluster, namespace)
     theirs = maintenance(cluster, Route("Ingress", namespace, "hub", ("/api",)), product="desk")
-    ours = maintenance(cluster, Route("Ingress", namespace, "hub"))
-    ours.prepare(PAGE)
+    ours = maintenance(cluster, Route("Ingress", namespace, "hub", ("/",)))
+    every = maintenance(cluster, Route("Ingress", namespace, "hub"))
+    every.prepare(PAGE)
     theirs.on()
     ours.on()
     told = ours.off(app_must_answer=False)["says"]
@@ -351,6 +353,44 @@ def test_a_shared_route_keeps_the_page_of_another_product(cluster: Cluster, name
     theirs.verify_on()
     assert not ours.off(app_must_answer=False)["changed"]
     theirs.off(app_must_answer=False)
+    assert routes_of(cluster, namespace) == before
+
+
+def test_what_another_product_has_switched_is_refused_by_its_name(cluster: Cluster, namespace: str) -> None:
+    before = routes_of(cluster, namespace)
+    theirs = maintenance(cluster, Route("Ingress", namespace, "hub", ("/api",)), product="desk")
+    theirs.prepare(PAGE)
+    ours = maintenance(cluster, Route("Ingress", namespace, "hub"), name="balik-hub")
+    ours.prepare(PAGE)
+    theirs.on()
+    switched = routes_of(cluster, namespace)
+    for name in ("balik-hub", "balik-maintenance"):
+        ours = maintenance(cluster, Route("Ingress", namespace, "hub"), name=name)
+        for act in (lambda it=ours: it.prepare(PAGE), lambda it=ours: it.check(PAGE), ours.on):
+            with pytest.raises(BalikError, match=r"Ingress .*/hub, hub.example /api Prefix: shows the page of desk's"):
+                act()
+        assert routes_of(cluster, namespace) == switched
+    theirs.off(app_must_answer=False)
+    assert routes_of(cluster, namespace) == before
+
+
+def test_a_route_named_whole_and_once_more_with_a_path_is_switched_whole(cluster: Cluster, namespace: str) -> None:
+    shared = http_route(namespace)
+    shared["spec"]["hostnames"].append("desk.example")
+    shared["spec"]["rules"][0]["matches"].append({"path": {"type": "PathPrefix", "value": "/pay"}})
+    cluster.apply(shared)
+    before = routes_of(cluster, namespace)
+    it = maintenance(
+        cluster,
+        Route("HTTPRoute", namespace, "gate", ("/api",), ("hub.example",)),
+        Route("HTTPRoute", namespace, "gate"),
+        Route("HTTPRoute", namespace, "gate", ("/pay",)),
+    )
+    it.prepare(PAGE)
+    it.check(PAGE)
+    it.on()
+    it.verify_on()
+    it.off(app_must_answer=False)
     assert routes_of(cluster, namespace) == before
 
 

@@ -25,6 +25,7 @@ from .kubernetes_routes import (
     patch_off,
     patch_on,
     places,
+    require_free,
     shows_page,
 )
 from .maintenance import Maintenance, Result
@@ -84,17 +85,18 @@ class Routes(Balancer):
         return sorted(found)
 
     def require_fitting(self) -> None:
-        """:raises BalikError: paths or hosts of the plan are not a route's, or others would be switched with them."""
-        named: dict[str, set[str]] = {}
-        for route in self.routes:
-            named.setdefault(str(route), set()).update(route.paths)
-        wrong = [line for route, thing in self.things() for line in misfits(route, thing, named[str(route)])]
+        """:raises BalikError: paths or hosts of the plan are not a route's, others would be switched with them, or
+        another product's rollback holds them."""
+        things = self.things()
+        wrong = [line for route, thing in things for line in misfits(route, thing, self.routes)]
         if wrong:
             raise BalikError(
                 "maintenance_page_kubernetes_routes",
                 "; ".join(dict.fromkeys(wrong)),
                 do="Correct `paths` and `hosts`; they are compared as they stand in the route.",
             )
+        for route, thing in things:
+            require_free(route, thing, self.product)
 
     def several_hosts(self) -> str:
         """The hosts of each route that the plan takes with several, and names none of."""

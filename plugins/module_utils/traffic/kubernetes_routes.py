@@ -8,7 +8,7 @@ else stands in it (TLS, annotations, other paths, filters) is not even named.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,16 +89,24 @@ def unmatched(route: Route, thing: Object) -> tuple[list[str], list[str]]:
     return [path for path in route.paths if path not in there], there
 
 
-def misfits(route: Route, thing: Object, named: Collection[str]) -> list[str]:
+def misfits(route: Route, thing: Object, entries: Sequence[Route]) -> list[str]:
     """Why the route cannot be switched as the plan says; empty where it can.
 
-    :param named: every path that the plan names of this route; empty: all.
+    :param entries: all of the plan's for this route, which may name together what cannot be switched alone.
     """
+
+    def named(host: str, path: str) -> bool:
+        return any(
+            (not one.hosts or host in one.hosts) and (not one.paths or path in one.paths)
+            for one in entries
+            if str(one) == str(route)
+        )
+
     there = _hosts_there(route, thing)
     if absent := [host for host in route.hosts if host not in there]:
         return [f"{route}: has no host {', '.join(absent)} with a Service; it has {', '.join(there)}"]
-    others = [host for host in there if route.kind == HTTP_ROUTE and route.hosts and host not in route.hosts]
-    if others:
+    chosen = [path for rule in _rule_paths(route, thing) for path in rule if not route.paths or path in route.paths]
+    if route.kind == HTTP_ROUTE and (others := [host for host in there if not all(named(host, one) for one in chosen)]):
         told = ", ".join(others)
         return [
             f"{route}: is also for {told}, and its hostnames share all its rules; name {told} too, or split the route"
@@ -112,7 +120,7 @@ def misfits(route: Route, thing: Object, named: Collection[str]) -> list[str]:
     if bare := [host for host in route.hosts if host not in hosts_of(route, thing)]:
         found.append(f"{route}: has no path {', '.join(route.paths)} to a Service on {', '.join(bare)}")
     for rule in _rule_paths(route, thing):
-        more = sorted(set(rule).difference(named))
+        more = sorted({path for path in rule if not all(named(host, path) for host in route.hosts or there)})
         if route.paths and more and set(rule) & set(route.paths):
             told = ", ".join(more)
             found.append(
@@ -127,6 +135,19 @@ def hosts_of(route: Route, thing: Object) -> list[str]:
     if route.kind == HTTP_ROUTE:
         return _hosts_there(route, thing)
     return list(dict.fromkeys(place.at.split(" ")[0] for place in places(route, thing) if place.at != "default"))
+
+
+def require_free(route: Route, thing: Object, product: str) -> None:
+    """:raises BalikError: another product's rollback has switched what the plan would: whoever ended first would give
+    visitors the application, or put the other's page back for good."""
+    others = held_by_others(thing, product)
+    if held := [place.at for place in places(route, thing) if place.at in others]:
+        holders = ", ".join(sorted({others[at] or "an unnamed product" for at in held}))
+        raise BalikError(
+            f"{route}, {', '.join(held)}",
+            f"shows the page of {holders}'s rollback already",
+            do="Let that end first, or take its page down; or leave this out of maintenance_page_kubernetes_routes.",
+        )
 
 
 def saved(thing: Object) -> dict[str, Any]:
@@ -195,7 +216,9 @@ def patch_on(
 
     :param product: whose switch it is; only the same one's switch leads them back.
     :param port_of: the page's port that stands for a Service; its bypass leads there.
+    :raises BalikError: another product's rollback holds one.
     """
+    require_free(route, thing, product)
     moving = [place for place in places(route, thing) if not shows_page(place, page)]
     if not moving:
         return []
@@ -332,5 +355,11 @@ def check_routes(given: Sequence[Mapping[str, Any]]) -> tuple[Route, ...]:
         values = {"namespace": [route.namespace], "name": [route.name], "paths": route.paths, "hosts": route.hosts}
         if empty := [key for key, texts in values.items() if not all(texts)]:
             raise BalikError(f"{variable}, entry {number}", f"{' and '.join(empty)}: empty", "each by its name")
+        if route in routes:
+            raise BalikError(
+                f"{variable}, entry {number}",
+                f"{route}{route.choice} is named twice",
+                do="Name it once, or correct the one that was meant otherwise.",
+            )
         routes.append(route)
     return tuple(routes)

@@ -124,7 +124,7 @@ def test_only_the_chosen_hosts_are_switched() -> None:
     chosen = Route("Ingress", "hub", "web", ("/",), ("b",))
     assert [place.at for place in routes.places(chosen, made)] == ["b / Prefix"]
     assert [place.at for place in routes.places(Route("Ingress", "hub", "web", (), ("b",)), made)] == ["b / Prefix"]
-    assert routes.misfits(chosen, made, ["/"]) == []
+    assert routes.misfits(chosen, made, [chosen]) == []
     assert routes.hosts_of(Route("Ingress", "hub", "web", ("/",)), made) == ["a", "b"]
 
 
@@ -142,7 +142,8 @@ def test_hosts_and_paths_that_an_ingress_does_not_have_are_named(
 ) -> None:
     web = service("web", number=80)
     made = ingress(("a", "/", web), ("a", "/api", web), ("b", "/", web))
-    assert routes.misfits(Route("Ingress", "hub", "web", paths, hosts), made, paths) == [f"Ingress hub/web: {message}"]
+    route = Route("Ingress", "hub", "web", paths, hosts)
+    assert routes.misfits(route, made, [route]) == [f"Ingress hub/web: {message}"]
 
 
 @pytest.mark.parametrize(
@@ -159,8 +160,35 @@ def test_what_shares_a_rule_or_a_route_is_named(paths: tuple[str, ...], hosts: t
     matches = [{"path": {"value": "/api"}}, {"path": {"value": "/pay"}}]
     made = gate({"matches": matches, "backendRefs": [{"name": "web", "port": 80}]})
     made["spec"]["hostnames"] = ["a", "b"]
-    found = routes.misfits(Route("HTTPRoute", "hub", "gate", paths, hosts), made, paths)
-    assert found == ([f"HTTPRoute hub/gate: {message}"] if message else [])
+    route = Route("HTTPRoute", "hub", "gate", paths, hosts)
+    assert routes.misfits(route, made, [route]) == ([f"HTTPRoute hub/gate: {message}"] if message else [])
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([((), ()), (("/api",), ())], ""),
+        ([((), ()), ((), ("a",))], ""),
+        ([((), ("a",)), ((), ("b",))], ""),
+        ([(("/api",), ("a",)), (("/pay",), ())], "is also for b, and its hostnames share all its rules"),
+        ([(("/api",), ("a",)), (("/pay",), ("b",))], "is also for b, and its hostnames share all its rules"),
+    ],
+)
+def test_what_shares_a_rule_or_a_route_may_be_named_by_several_entries(
+    entries: list[tuple[tuple[str, ...], tuple[str, ...]]], message: str
+) -> None:
+    matches = [{"path": {"value": "/api"}}, {"path": {"value": "/pay"}}]
+    made = gate({"matches": matches, "backendRefs": [{"name": "web", "port": 80}]})
+    made["spec"]["hostnames"] = ["a", "b"]
+    named = [Route("HTTPRoute", "hub", "gate", *each) for each in entries]
+    found = [line for route in named for line in routes.misfits(route, made, named)]
+    assert message in "; ".join(found) if message else found == []
+
+
+def test_an_entry_that_is_there_twice_is_named() -> None:
+    entry = {"kind": "HTTPRoute", "namespace": "hub", "name": "gate", "paths": ["/api"]}
+    with pytest.raises(BalikError, match=r"routes, entry 3: HTTPRoute hub/gate for /api is named twice\. Name it once"):
+        routes.check_routes([entry, {**entry, "paths": []}, entry])
 
 
 @pytest.mark.parametrize("key", ["namespace", "name", "paths", "hosts"])
