@@ -25,6 +25,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.kubernetes_revert.e
 from ansible_collections.balik.rollback.plugins.module_utils.kubernetes_revert.rollout import Partial
 
 from tests.servers.kubernetes import Cluster, control_plane
+from tests.servers.kubernetes_admission import mirror
 from tests.servers.kubernetes_nodes import Nodes, nodes
 
 Json = dict[str, Any]
@@ -535,6 +536,67 @@ def test_an_admission_rule_is_found_before(shop: Shop) -> None:
     finally:
         shop.cluster.delete(policy)
     assert shop.image() == BAD
+
+
+@pytest.mark.parametrize("rehearses", [True, False])
+def test_an_admission_rule_that_sets_another_image_is_told_with_it(shop: Shop, lab: Nodes, rehearses: bool) -> None:
+    shop.run()
+    mirrored = shop.good.replace("registry", "mirror")
+    lab.push(GOOD.replace("registry", "mirror"), shop.digest)
+    with mirror(shop.cluster, shop.name, "deployments", "registry.example", "mirror.example", rehearses):
+        path = f"/apis/apps/v1/namespaces/{shop.name}/deployments?dryRun=All"
+        other = manifest(shop.name, "other", "Deployment", BAD)
+
+        def in_force() -> bool:
+            made = shop.cluster.api.request("POST", path, other)
+            return bool(template(made)["spec"]["containers"][0]["image"].startswith("mirror")) or not rehearses
+
+        shop.cluster.eventually(in_force)
+        if rehearses:
+            says = refused(lambda: shop.step("check", "web"))
+            assert "No workload was touched" in says and shop.image() == BAD
+        else:
+
+            def seen() -> bool:
+                shop.cluster.apply(other)
+                return shop.image("other") != BAD
+
+            shop.cluster.eventually(seen)
+            shop.step("check", "web")
+            says = refused(lambda: shop.step("main", "web"))
+            assert shop.image() == mirrored
+        told = shop.digest[:19]
+        sets = f"migrate to mirror.example/hub@{told}…, app to mirror.example/hub@{told}…"
+        expected = f"expected registry.example/hub@{told}…. Name in the plan what it sets"
+        assert f"Deployment {shop.name}/web: an admission rule of the cluster: sets {sets}; {expected}" in says
+        named = [{"namespace": shop.name, "name": "web", "containers": {"migrate": mirrored, "app": mirrored}}]
+        for entry in ("check", "main", "verify"):
+            shop.step(entry, workloads=named, already="accept")
+
+
+def test_pods_may_run_the_digest_by_a_mirror_s_name_and_nothing_else(shop: Shop, lab: Nodes) -> None:
+    lab.push(GOOD.replace("registry", "mirror"), shop.digest)
+    lab.push(BAD.replace("registry", "mirror"))
+    with mirror(shop.cluster, shop.name, "pods", "registry.example", "mirror.example"):
+
+        def given() -> bool:
+            path = f"/api/v1/namespaces/{shop.name}/pods?dryRun=All"
+            pod = {"metadata": {"name": "pod"}, "spec": {"containers": [{"name": "app", "image": BAD}]}}
+            made = shop.cluster.api.request("POST", path, pod)
+            return bool(made["spec"]["containers"][0]["image"].startswith("mirror"))
+
+        shop.cluster.eventually(given)
+        shop.run()
+        shop.step("check", "web")
+        shop.step("main", "web")
+        shop.step("verify", "web")
+        tagged: Json = {"image": GOOD, "limit": "4s", "already": "accept"}
+        for entry in ("main", "verify"):
+            says = refused(functools.partial(shop.step, entry, "web", **tagged))
+            assert (
+                f"runs mirror.example/hub:1.9.4 in migrate, where Deployment {shop.name}/web says {GOOD}: an admission "
+                "rule of the cluster gives pods another image. Name the image by its digest"
+            ) in says
 
 
 @pytest.fixture(name="gitops", scope="module")

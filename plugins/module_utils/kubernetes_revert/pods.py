@@ -123,8 +123,14 @@ def wrong(change: Change, pods: Sequence[Pod]) -> str:
             running = pod.containers.get(one.container)
             if running is None:
                 return f"pod {pod.name} has no container {one.container}"
-            if not same(running.image, one.new):
-                return f"pod {pod.name} runs {short(running.image)} in {one.container}"
+            given = parse(running.image)
+            pinned = bool(target and target.digest and given and given.digest == target.digest)  # by a mirror's name
+            if not pinned and not same(running.image, one.new):
+                return (
+                    f"pod {pod.name} runs {short(running.image)} in {one.container}, where {change.key} says "
+                    f"{short(one.new)}: an admission rule of the cluster gives pods another image. Name the image by "
+                    "its digest, or what the rule sets (`containers`)"
+                )
             if not running.image_id:
                 reasons = ", ".join(troubles([pod]))
                 return f"pod {pod.name}: {one.container} does not run yet" + (f" ({reasons})" if reasons else "")

@@ -11,7 +11,7 @@ from ..errors import BalikError, Unreachable
 from ..kubernetes.client import Cluster, Refused, at_once, path_of
 from ..units import format_duration
 from . import pods
-from .images import short
+from .images import same, short
 from .pods import Pod, Warned
 from .selection import Change, again, renewed, told
 from .workloads import ROLLING, Workload, awaits, changed_by, condition
@@ -149,7 +149,13 @@ def _accepted(change: Change, answer: Workload) -> Change:
             do="Delete the Job if it must end, or leave it out.",
         )
     if after.needed:
-        raise BalikError("the image", "is changed by an admission rule of the cluster", after.line)
+        others = [one for one in after.replaced if not same(one.old, one.new)]
+        raise BalikError(
+            "an admission rule of the cluster",
+            f"sets {', '.join(f'{one.container} to {short(one.old) or repr(one.old)}' for one in others)}",
+            ", ".join(dict.fromkeys(short(one.new) for one in others)),
+            "Name in the plan what it sets (`containers`), or let it leave this workload alone.",
+        )
     return after
 
 
