@@ -714,7 +714,7 @@ def test_what_was_switched_on_again_is_not_held_off_and_what_another_product_hol
 
     def seen() -> tuple[Json, bool]:
         found = shop.cluster.get(ARGO, "Application", name, "argocd")
-        return found["spec"], "balik.rollback/held" in found["metadata"].get("annotations", {})
+        return found["spec"], "balik.dev/held" in found["metadata"].get("annotations", {})
 
     held = shop.step("check", "web", owners="suspend")["before"]
     shop.step("main", "web", owners="suspend")

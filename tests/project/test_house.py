@@ -149,6 +149,13 @@ def test_every_benchmark_that_is_named_exists_and_each_has_its_figures() -> None
     assert there - named == set(), "benchmarks that no document names"
 
 
+def test_annotations_have_one_prefix_and_are_documented_in_one_place() -> None:
+    plugins = "".join(text for _, text in texts("plugins/*.py"))
+    written = set(re.findall(r'"(balik[a-z.]*/[a-z]+)"', plugins))
+    documented = set(re.findall(r"`(balik\.dev/[a-z]+)`", (PROJECT / "docs" / "kubernetes.md").read_text()))
+    assert written == documented
+
+
 def test_settings_are_read_the_same_by_everybody() -> None:
     """AWX reads ansible.cfg with a plain parser: an inline comment would become a part of the value."""
     parser = configparser.ConfigParser(interpolation=None)

@@ -22,7 +22,7 @@ from .workloads import Workload
 Json = dict[str, Any]
 
 #: On an Application, Kustomization or HelmRelease: JSON of the product that holds it off, and of the field as it was.
-HELD = "balik.rollback/held"
+HELD = "balik.dev/held"
 _ARGO = ("argoproj.io/v1alpha1", "applications")
 _FLUX = {
     "kustomize.toolkit.fluxcd.io": ("Kustomization", "kustomizations", ("v1", "v1beta2", "v1beta1")),
