@@ -330,6 +330,30 @@ def test_of_the_clusters_warnings_only_those_of_the_rollout_are_told(shop: Shop)
     assert places == sorted(places)
 
 
+def test_it_is_done_when_the_last_pod_of_before_has_ended(shop: Shop, lab: Nodes) -> None:
+    shop.run(replicas=2)
+
+    def running() -> set[str]:
+        pods = shop.cluster.get("v1", "Pod", namespace=shop.name)["items"]
+        return {one["spec"]["containers"][0]["image"] for one in pods}
+
+    lab.delays(stop=5)
+    try:
+        says = refused(lambda: shop.step("main", "web", limit="3s"))
+        assert (
+            f"which runs {BAD} in migrate, has been told to end and has not yet. If its node is lost: kubectl -n"
+            in says
+        )
+        assert BAD in running() and "has been told to end" in refused(lambda: shop.step("verify", "web"))
+        assert shop.step("main", "web")["says"].partition(" after ")[0].endswith("on 2 pods")
+        assert running() == {shop.good}
+        shop.step("verify", "web")
+        says = shop.step("check", "web", image=BAD, limit="29s")["says"]
+        assert f"Deployment {shop.name}/web gives its pods 30s to end, and the step waits 29s" in says
+    finally:
+        lab.delays(stop=0)
+
+
 def test_undo_gives_a_workload_its_own_time(shop: Shop, lab: Nodes) -> None:
     shop.run("slow")
     workloads = [{"namespace": shop.name, "name": "slow", "limit": "30s"}]

@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from ..kubernetes.client import Cluster, Refused, at_once, path_of
+from ..units import format_duration
 from . import selection
 from .selection import Change, Selection
 from .workloads import ROLLING, Workload, awaits, finished, key_of
@@ -47,6 +48,7 @@ def examine(cluster: Cluster, found: Selection) -> Findings:
     refusals += [f"{one.key} {why}" for one in rolling for why in held(one.workload)]
     beside = [*found.seen, *_unread(cluster, namespaces, found)]
     refusals += shared_selectors([one.workload for one in rolling], beside)
+    notes += [said for one in rolling for said in slow_to_end(one)]
     for namespace in namespaces:
         here = [one for one in rolling if one.workload.namespace == namespace]
         defaults = defaults_of(ranges.get(namespace, []))
@@ -108,6 +110,16 @@ def held(workload: Workload) -> Iterator[str]:
         yield (
             f"has the partition {partition} in its updateStrategy: pods below that number keep the image they have. "
             "Set it to 0"
+        )
+
+
+def slow_to_end(change: Change) -> Iterator[str]:
+    """That its pods may take longer to end than the step waits for them; they run until they have."""
+    grace = change.workload.pod_spec.get("terminationGracePeriodSeconds", 30)
+    if change.needed and grace > change.limit:
+        yield (
+            f"{change.key} gives its pods {format_duration(grace)} to end, and the step waits "
+            f"{format_duration(change.limit)} for the last one of before: raise its limit if they take that long"
         )
 
 

@@ -27,7 +27,8 @@ class Running:
 @dataclass(frozen=True)
 class Pod:
     """What is kept of a pod; ``owner`` is the key of its workload, ``revision`` of a StatefulSet's or DaemonSet's,
-    ``made_by`` the uid of what made it: a Deployment's ReplicaSet."""
+    ``made_by`` the uid of what made it: a Deployment's ReplicaSet. One that is ``ending`` has been told to, and runs
+    until it has: no controller counts it any more."""
 
     name: str
     namespace: str
@@ -38,13 +39,14 @@ class Pod:
     trouble: str
     containers: Mapping[str, Running]
     made_by: str
+    ending: bool = False
 
 
 def read(cluster: Cluster, namespace: str) -> dict[str, list[Pod]]:
-    """All pods of a namespace that are there to stay: key of the workload → pods."""
+    """All pods of a namespace that run or will, also those that have been told to end: key of the workload → pods."""
     found: dict[str, list[Pod]] = {}
     for raw in cluster.list(path_of("v1", "pods", namespace)):
-        if "deletionTimestamp" in raw["metadata"] or raw.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+        if raw.get("status", {}).get("phase") in ("Succeeded", "Failed"):
             continue
         pod = reduced(raw)
         found.setdefault(pod.owner, []).append(pod)
@@ -78,6 +80,7 @@ def reduced(raw: Json) -> Pod:
             for one in raw["spec"].get(part) or []
         },
         next((one.get("uid", "") for one in metadata.get("ownerReferences") or [] if one.get("controller")), ""),
+        "deletionTimestamp" in metadata,
     )
 
 
@@ -115,17 +118,24 @@ def _trouble(status: Json | None) -> str:
     return ""
 
 
+def staying(pods: Sequence[Pod]) -> list[Pod]:
+    """Those that have not been told to end."""
+    return [pod for pod in pods if not pod.ending]
+
+
 def wrong(change: Change, pods: Sequence[Pod]) -> str:
     """What of a workload's running pods is not what was asked for; empty when all is well."""
+    return _other_than_asked_for(change, staying(pods)) or next(_ending(change, pods), "")
+
+
+def _other_than_asked_for(change: Change, pods: Sequence[Pod]) -> str:
     for one in change.replaced:
         target = parse(one.new)
         for pod in pods:
             running = pod.containers.get(one.container)
             if running is None:
                 return f"pod {pod.name} has no container {one.container}"
-            given = parse(running.image)
-            pinned = bool(target and target.digest and given and given.digest == target.digest)  # by a mirror's name
-            if not pinned and not same(running.image, one.new):
+            if not _is(running.image, one.new):
                 return (
                     f"pod {pod.name} runs {short(running.image)} in {one.container}, where {change.key} says "
                     f"{short(one.new)}: an admission rule of the cluster gives pods another image. Name the image by "
@@ -148,6 +158,23 @@ def wrong(change: Change, pods: Sequence[Pod]) -> str:
     return ""
 
 
+def _ending(change: Change, pods: Sequence[Pod]) -> Iterator[str]:
+    for pod in pods:
+        for one in change.replaced if pod.ending else ():
+            running = pod.containers.get(one.container)
+            if running and not _is(running.image, one.new):
+                yield (
+                    f"pod {pod.name}, which runs {short(running.image)} in {one.container}, has been told to end and "
+                    f"has not yet. If its node is lost: kubectl -n {pod.namespace} delete pod {pod.name} --force"
+                )
+
+
+def _is(image: str, wanted: str) -> bool:
+    """Whether a pod's image is what was asked for, also by the name of a mirror: a digest is the content."""
+    given, target = parse(image), parse(wanted)
+    return same(image, wanted) or bool(given and target and target.digest and given.digest == target.digest)
+
+
 def digests(change: Change, pods: Sequence[Pod]) -> dict[str, list[str]]:
     """Container → the digests (or ids) that its pods run."""
     return {one.container: list(_ids(one.container, pods)) for one in change.replaced}
@@ -155,7 +182,7 @@ def digests(change: Change, pods: Sequence[Pod]) -> dict[str, list[str]]:
 
 def _ids(container: str, pods: Sequence[Pod]) -> dict[str, bool]:
     """What the nodes say that they run: a digest, or an id → whether it is a registry's digest."""
-    said = {pod.containers[container].image_id for pod in pods if container in pod.containers} - {""}
+    said = {pod.containers[container].image_id for pod in staying(pods) if container in pod.containers} - {""}
     return {digest_of(one) or one: bool(digest_of(one)) for one in sorted(said)}
 
 

@@ -273,7 +273,7 @@ def _free(
     here = pods_of(cluster, {one.workload.namespace for one in sets.values()})
     for key in sets:
         for pod in here.get(key, []):
-            if not pod.ready and pod.revision != seen[key].status.get("updateRevision"):
+            if not (pod.ready or pod.ending) and pod.revision != seen[key].status.get("updateRevision"):
                 cluster.delete(path_of("v1", "pods", pod.namespace, pod.name), pod.uid)
                 account.deleted_pods.append(f"{pod.namespace}/{pod.name}")
         stuck[key] = 0
@@ -331,7 +331,7 @@ def warnings(cluster: Cluster, namespaces: Iterable[str]) -> dict[str, list[Warn
 def _reasons(workload: Workload, running: Sequence[Pod], events: Mapping[str, list[Warned]]) -> list[str]:
     """Why it is not as asked for, causes first: what its pods say, then what is said of them and of itself since it was
     patched."""
-    ailing = [pod for pod in running if not pod.ready]
+    ailing = [pod for pod in pods.staying(running) if not pod.ready]
     said = list(pods.troubles(ailing))
     more = [f"{len(said) - _TOLD_PODS} more pods like these"] if len(said) > _TOLD_PODS else []
     failure = condition(workload)
@@ -353,4 +353,5 @@ def _runs(change: Change, running: Sequence[Pod]) -> str:
         # The digest need not be said twice.
         new = [one for one in ids if not image.endswith(one)]
         parts.append(f"{container} {short(image)}" + (f" ({short(', '.join(new))})" if new else ""))
-    return f"{', '.join(parts)} on {len(running)} pod{'' if len(running) == 1 else 's'}"
+    count = len(pods.staying(running))
+    return f"{', '.join(parts)} on {count} pod{'' if count == 1 else 's'}"
