@@ -618,8 +618,8 @@ def test_pods_may_run_the_digest_by_a_mirror_s_name_and_nothing_else(shop: Shop,
         for entry in ("main", "verify"):
             says = refused(functools.partial(shop.step, entry, "web", **tagged))
             assert (
-                f"runs mirror.example/hub:1.9.4 in migrate, where Deployment {shop.name}/web says {GOOD}: an admission "
-                "rule of the cluster gives pods another image. Name the image by its digest"
+                f"runs mirror.example/hub:1.9.4 in migrate, where Deployment {shop.name}/web says {GOOD}. If it is no "
+                "pod of before, an admission rule of the cluster gives it another image: name the image by its digest"
             ) in says
 
 

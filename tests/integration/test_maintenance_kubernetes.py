@@ -433,6 +433,25 @@ def test_the_page_stays_while_the_application_does_not_answer(cluster: Cluster, 
     it.off(app_must_answer=False)
 
 
+def test_what_is_outside_of_the_cluster_does_not_keep_the_page_up(cluster: Cluster, namespace: str) -> None:
+    outside = {"type": "ExternalName", "externalName": "files.example", "ports": [{"port": 80, "protocol": "TCP"}]}
+    service = {"metadata": {"name": "files", "namespace": namespace}, "spec": outside}
+    cluster.apply({"apiVersion": "v1", "kind": "Service", **service})
+    shared = ingress(namespace)
+    paths = shared["spec"]["rules"][1]["http"]["paths"]
+    backend = {"service": {"name": "files", "port": {"number": 80}}}
+    paths.append({"path": "/files", "pathType": "Prefix", "backend": backend})
+    cluster.apply(shared)
+    before = routes_of(cluster, namespace)
+    it = both(cluster, namespace)
+    it.prepare(PAGE)
+    it.check(PAGE)
+    it.on()
+    says = it.off(app_must_answer=True)["says"]
+    assert says.endswith(f"; Service {namespace}/files is outside of the cluster and was not looked at")
+    assert routes_of(cluster, namespace) == before
+
+
 def test_a_page_that_cannot_start_says_why(cluster: Cluster, namespace: str) -> None:
     with pytest.raises(BalikError, match=r"0 of 2 pods are ready after 1 s .*Can the cluster pull missing:1"):
         both(cluster, namespace, image="missing:1", limit=1.0).prepare(PAGE)

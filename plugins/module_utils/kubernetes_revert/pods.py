@@ -138,8 +138,8 @@ def _other_than_asked_for(change: Change, pods: Sequence[Pod]) -> str:
             if not _is(running.image, one.new):
                 return (
                     f"pod {pod.name} runs {short(running.image)} in {one.container}, where {change.key} says "
-                    f"{short(one.new)}: an admission rule of the cluster gives pods another image. Name the image by "
-                    "its digest, or what the rule sets (`containers`)"
+                    f"{short(one.new)}. If it is no pod of before, an admission rule of the cluster gives it another "
+                    "image: name the image by its digest, or what the rule sets (`containers`)"
                 )
             if not running.image_id:
                 reasons = ", ".join(troubles([pod]))

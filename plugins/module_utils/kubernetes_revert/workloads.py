@@ -174,8 +174,9 @@ def awaits(workload: Workload) -> str:
         old = max(0, status.get("replicas", 0) - updated)
         available = status.get("availableReplicas", 0)
         if name == "StatefulSet":
-            # Before 1.22 a StatefulSet had no availableReplicas.
-            available = status.get("readyReplicas", 0)
+            # A cluster that keeps minReadySeconds counts availableReplicas too; before 1.22 a StatefulSet had neither.
+            if not workload.spec.get("minReadySeconds"):
+                available = status.get("readyReplicas", 0)
             if not wanted:
                 updated = 0
             elif status.get("updateRevision") == status.get("currentRevision"):

@@ -300,17 +300,31 @@ class KubernetesMaintenance(Maintenance):
         return {**result, "says": f"{result['says']}{self.balancer.several_hosts()}"}
 
     def off(self, app_must_answer: bool) -> Result:
-        if app_must_answer:
-            for namespace in self.balancer.namespaces:
-                for upstream in sorted(self.balancer.upstreams(namespace), key=str):
-                    if not self.balancer.serving(upstream.namespace, upstream.service):
-                        raise BalikError(
-                            f"Service {upstream.namespace}/{upstream.service}",
-                            "no pod behind it is ready",
-                            "the application",
-                            "The page stays. Bring the application up first.",
-                        )
-        return self._with_others(super().off(app_must_answer) if self.door.url else self._switched(False))
+        outside = self._require_app() if app_must_answer else []
+        result = self._with_others(super().off(app_must_answer) if self.door.url else self._switched(False))
+        more = "".join(f"; Service {one} is outside of the cluster and was not looked at" for one in outside)
+        return {**result, "says": f"{result['says']}{more}"}
+
+    def _require_app(self) -> list[str]:
+        """The Services that lead out of the cluster, of which the API does not know who answers.
+
+        :raises BalikError: no pod behind another one is ready.
+        """
+        outside = []
+        for namespace in self.balancer.namespaces:
+            for where, service in sorted({(one.namespace, one.service) for one in self.balancer.upstreams(namespace)}):
+                if self.balancer.serving(where, service):
+                    continue
+                found = self.balancer.cluster.find(path_of("v1", "services", where, service)) or {}
+                if (found.get("spec") or {}).get("type") != "ExternalName":
+                    raise BalikError(
+                        f"Service {where}/{service}",
+                        "no pod behind it is ready",
+                        "the application",
+                        "The page stays. Bring the application up first.",
+                    )
+                outside.append(f"{where}/{service}")
+        return outside
 
     def verify_on(self) -> Result:
         if not self.dry:

@@ -138,6 +138,12 @@ def test_parts_of_a_reference() -> None:
             "1 of 2 updated, 2 available, 1 of the old ones still there",
         ),
         (
+            "StatefulSet",
+            {"replicas": 2, "minReadySeconds": 10},
+            {"replicas": 2, "readyReplicas": 2, "availableReplicas": 1, "currentRevision": "b", "updateRevision": "b"},
+            "2 of 2 updated, 1 available",
+        ),
+        (
             "DaemonSet",
             {},
             {"desiredNumberScheduled": 3, "updatedNumberScheduled": 3, "numberAvailable": 3},
