@@ -8,23 +8,21 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.servers import haproxy as haproxy_server
-from tests.servers import nginx as nginx_server
+from tests.integration.balancers import Balancers, balancers, needed
 from tests.servers.loopback import free_port, wait_for_port
-from tests.servers.upstream import upstream
 
 PROJECT = Path(__file__).parents[2]
 SECRET = "0123456789abcdef-bypass"
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/bin")
 
-pytestmark = pytest.mark.skipif(not (shutil.which("nginx") and shutil.which("haproxy")), reason="needs nginx, haproxy")
+pytestmark = needed
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class World:
     """Two load balancers and the folder with their inventory."""
 
     folder: Path
-    servers: dict[str, Any]
+    balancers: Balancers
 
     def run(self, *parts: Part, arguments: Sequence[str] = ()) -> list[dict[str, Any]]:
         """What each host registered in each part."""
@@ -58,7 +56,7 @@ class World:
         assert done.returncode == 0, done.stdout + done.stderr
         lines = [line.split(": ", 1)[1] for line in done.stdout.splitlines() if line.lstrip().startswith('"msg": "{')]
         found = [json.loads(json.loads(line)) for line in lines]
-        size = len(self.servers)
+        size = len(self.balancers.hosts)
         groups = [found[start : start + size] for start in range(0, len(found), size)]
         return [{one["host"]: one["result"] for one in group} for group in groups]
 
@@ -83,30 +81,10 @@ class World:
 
 @contextmanager
 def world(folder: Path, connection: dict[str, Any]) -> Iterator[World]:
-    with ExitStack() as stack:
-        app = stack.enter_context(upstream())
-        nginx = stack.enter_context(nginx_server.nginx(app.address))
-        haproxy = stack.enter_context(haproxy_server.haproxy(app.address))
-        hosts = {
-            "lb-web": {
-                "maintenance_page_backend": "nginx",
-                "maintenance_page_url": nginx.url,
-                "maintenance_page_dir": str(nginx.switch),
-                "maintenance_page_nginx_command": nginx.command,
-                "maintenance_page_nginx_servers": ["hub.example"],
-            },
-            "lb-api": {
-                "maintenance_page_backend": "haproxy",
-                "maintenance_page_url": haproxy.url,
-                "maintenance_page_dir": str(haproxy.switch),
-                "maintenance_page_haproxy_socket": str(haproxy.socket),
-                "maintenance_page_haproxy_config": [str(haproxy.config)],
-                "maintenance_page_haproxy_reload": haproxy.reload,
-            },
-        }
+    with balancers() as both:
         common = {"maintenance_page_bypass": SECRET, "rollback_product": "Lawyers Hub", **connection}
-        (folder / "hosts.yml").write_text(json.dumps({"balancers": {"hosts": hosts, "vars": common}}))
-        yield World(folder, {"lb-web": nginx, "lb-api": haproxy})
+        (folder / "hosts.yml").write_text(json.dumps({"balancers": {"hosts": both.hosts, "vars": common}}))
+        yield World(folder, both)
 
 
 LOCAL = {"ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3"}
@@ -162,9 +140,7 @@ def prepare(one: World) -> None:
     [first] = one.run(PREPARE)
     assert "first line of the block" in first["lb-web"]["missing"][0]
     assert "frontend.cfg" in first["lb-api"]["missing"][0]
-    web, api = one.servers["lb-web"], one.servers["lb-api"]
-    web.configure(web.include)
-    api.configure((api.switch / "frontend.cfg").read_text())
+    one.balancers.configure()
     [second] = one.run(PREPARE)
     assert all(result["changed"] and not result["missing"] for result in second.values())
 
@@ -173,7 +149,7 @@ def live(one: World) -> None:
     """From the check to the last undo, on both load balancers at once."""
     [would] = one.run(MAIN, arguments=["--check"])
     assert all(result["changed"] for result in would.values())
-    assert not (one.servers["lb-web"].switch / "on").exists()
+    assert not (one.balancers.nginx.switch / "on").exists()
 
     everything = [CHECK, MAIN, VERIFY, MAIN, restore(CHECK), DOWN, restore(VERIFY)]
     parts = one.run(*everything, restore(undo("on")), undo("off"))
@@ -212,7 +188,7 @@ def test_the_page_that_goes_up_again_is_told_in_whole_sentences(tmp_path: Path) 
     """traffic-restore on a page that is off already, in front of an application that answers 500."""
     with world(tmp_path, LOCAL) as one:
         prepare(one)
-        broken = {"maintenance_page_url": f"{one.servers['lb-web'].url}broken", "maintenance_page_within": "1s"}
+        broken = {"maintenance_page_url": f"{one.balancers.nginx.url}broken", "maintenance_page_within": "1s"}
         done = one.play(restore(MAIN), arguments=["--limit", "lb-web", "-e", json.dumps(broken)])
         assert done.returncode != 0
         assert "Bring the application up first. The maintenance page is on again." in done.stdout, done.stdout

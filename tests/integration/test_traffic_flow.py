@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,20 +12,18 @@ from urllib.request import urlopen
 
 import pytest
 
+from tests.integration.balancers import Balancers, balancers, needed
 from tests.integration.flow.product import BREAK_GLASS, Product
-from tests.servers import haproxy as haproxy_server
-from tests.servers import nginx as nginx_server
 from tests.servers.loopback import hanging
-from tests.servers.upstream import Upstream, upstream
 
-pytestmark = pytest.mark.skipif(not (shutil.which("nginx") and shutil.which("haproxy")), reason="needs nginx, haproxy")
+pytestmark = needed
 
 
 class Entrances(Product):
     """A product behind nginx and HAProxy, with a sign-off between the revert and the traffic."""
 
-    def __init__(self, folder: Path, app: Upstream, nginx: nginx_server.Server, haproxy: haproxy_server.Server) -> None:
-        self.app, self.nginx, self.haproxy = app, nginx, haproxy
+    def __init__(self, folder: Path, balancers: Balancers) -> None:
+        self.balancers = balancers
         super().__init__(
             folder,
             rollback_hold=["maintenance-page"],
@@ -39,23 +36,7 @@ class Entrances(Product):
         )
         self.hosts["all"]["children"]["balancers"] = {
             "vars": self.hosts["all"]["children"]["web"]["vars"],
-            "hosts": {
-                "lb-1": {
-                    "maintenance_page_backend": "nginx",
-                    "maintenance_page_url": nginx.url,
-                    "maintenance_page_dir": str(nginx.switch),
-                    "maintenance_page_nginx_command": nginx.command,
-                    "maintenance_page_nginx_servers": ["hub.example"],
-                },
-                "lb-2": {
-                    "maintenance_page_backend": "haproxy",
-                    "maintenance_page_url": haproxy.url,
-                    "maintenance_page_dir": str(haproxy.switch),
-                    "maintenance_page_haproxy_socket": str(haproxy.socket),
-                    "maintenance_page_haproxy_config": [str(haproxy.config)],
-                    "maintenance_page_haproxy_reload": haproxy.reload,
-                },
-            },
+            "hosts": balancers.hosts,
         }
         self.write()
         self._prepare()
@@ -66,17 +47,16 @@ class Entrances(Product):
         prepare = self.folder / "prepare.yml"
         prepare.write_text(json.dumps([{"hosts": "balancers", "gather_facts": False, "tasks": tasks}]))
         assert self.play(playbook=str(prepare)).returncode == 0
-        self.nginx.configure(self.nginx.include)
-        self.haproxy.configure((self.haproxy.switch / "frontend.cfg").read_text())
+        self.balancers.configure()
         assert self.play(playbook=str(prepare)).returncode == 0
 
     def answers(self) -> list[int]:
         """What a visitor gets at each entrance."""
-        return [_status(server.url) for server in (self.nginx, self.haproxy)]
+        return [_status(server.url) for server in (self.balancers.nginx, self.balancers.haproxy)]
 
     def silent(self) -> AbstractContextManager[None]:
         """Meanwhile the application does not answer."""
-        return hanging(self.app.process)
+        return hanging(self.balancers.app.process)
 
     def told(self, *kinds: str) -> list[Any]:
         return [entry.body.get("step") or entry.kind for entry in self.entries(*kinds)]
@@ -92,8 +72,8 @@ def _status(url: str) -> int:
 
 @pytest.fixture
 def product(tmp_path: Path) -> Iterator[Entrances]:
-    with upstream() as app, nginx_server.nginx(app.address) as nginx, haproxy_server.haproxy(app.address) as haproxy:
-        yield Entrances(tmp_path, app, nginx, haproxy)
+    with balancers() as both:
+        yield Entrances(tmp_path, both)
 
 
 def given_back(product: Entrances) -> str:
@@ -103,14 +83,14 @@ def given_back(product: Entrances) -> str:
         assert product.answers() == [503, 503]
         assert product.decide("sign-off", decide_item="looked").returncode == 0
         rollback.until(lambda: "traffic is back; watching" in rollback.stdout())
-        with product.haproxy.hangs():
+        with product.balancers.haproxy.hangs():
             assert rollback.wait() != 0
     return rollback.stdout()
 
 
 def test_after_a_safe_watch_nothing_takes_the_application_from_visitors(product: Entrances) -> None:
     said = given_back(product)
-    assert "balik: FAILED: traffic-restore failed on lb-2: " in said, said
+    assert "balik: FAILED: traffic-restore failed on lb-api: " in said, said
     assert "timed out, asked for 3 s" in said
     assert "balik: visitors have the application; the maintenance page is off" in said.splitlines()
     assert product.outcome()["page"] == "off"
@@ -120,7 +100,7 @@ def test_after_a_safe_watch_nothing_takes_the_application_from_visitors(product:
     up = report["held"]["seconds"]
 
     before = product.told("step-started", "asked")
-    with product.haproxy.hangs():
+    with product.balancers.haproxy.hangs():
         assert product.play().returncode != 0
     assert product.answers() == [200, 200]
     with product.silent():
@@ -158,10 +138,10 @@ def test_a_page_that_somebody_puts_up_during_the_watch_is_told(product: Entrance
         rollback.until(lambda: product.entries("asked"))
         assert product.decide("sign-off", decide_item="looked").returncode == 0
         rollback.until(lambda: "traffic is back; watching" in rollback.stdout())
-        (product.nginx.switch / "on").touch()
+        (product.balancers.nginx.switch / "on").touch()
         assert rollback.wait() != 0
     assert (
-        "balik: FAILED: traffic-restore failed on lb-1: nginx's switch: on, and on after a restart; expected off"
+        "balik: FAILED: traffic-restore failed on lb-web: nginx's switch: on, and on after a restart; expected off"
         in (rollback.stdout())
     )
     assert "balik: it is not certain whether visitors see the maintenance page or the application" in rollback.stdout()
