@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import BalikError, SchemaUnfit
 from ..units import format_duration
@@ -61,6 +61,15 @@ _ALIKE_NAMES = """
 select nspname, relname from pg_class c join pg_namespace n on n.oid = relnamespace
 where lower(relname) = lower(%s) and relkind in ('r', 'p', 'v', 'm') limit 5
 """
+
+
+class _Backup(NamedTuple):
+    """The chosen backup, and what reads it."""
+
+    path: Path
+    kind: str
+    programs: Programs
+    deadline: Deadline
 
 
 class _State:
@@ -161,9 +170,10 @@ def check(task: Task) -> Result:
                 parts += [f"would put {_said(wanted)} back", *_stale(connection, wanted, dropped)]
                 parts += _subscribed(connection, wanted)
             elif wanted:
-                path, kind = chosen(task)
+                source = _Backup(*chosen(task), programs, deadline)
+                path, kind = source.path, source.kind
                 checksum = backup.verify_checksum(path, task.checksum)
-                contents, rows, keys = _looked(connection, task, wanted, path, kind, programs, deadline)
+                contents, rows, keys = _looked(connection, task, wanted, source)
                 contents_fit(admin, contents, path, major, live, task.accept)
                 room = space.check(admin, task.access.host, live, contents.size, path, task.folder, task.ignore_space)
                 before |= {"backup": str(path), "backup_size": backup.size_of(path)}
@@ -177,7 +187,7 @@ def check(task: Task) -> Result:
                 uncounted = [each for each, (_, then) in rows.items() if then is None]
                 parts += verification.not_compared(uncounted, compare=True)
                 parts += _lacking(connection, wanted, contents)
-                parts += _redefined(connection, task, wanted, path, kind, programs, deadline)
+                parts += _redefined(connection, task, wanted, source)
                 parts += _stale(connection, wanted, dropped)
                 parts += _subscribed(connection, wanted)
         parts += unasked(task)
@@ -219,10 +229,10 @@ def restore(task: Task, check_mode: bool = False) -> Result:
         left: list[str] = []
         with ExitStack() as stack:
             if wanted:
-                path, kind = chosen(task)
-                backup.verify_checksum(path, task.checksum)
-                contents_fit(admin, backup.glance(path, kind, programs, deadline), path, major, live, task.accept)
-                proof = _restored_beside(admin, task, live, known, path, kind, programs, deadline)
+                source = _Backup(*chosen(task), programs, deadline)
+                backup.verify_checksum(source.path, task.checksum)
+                contents_fit(admin, backup.glance(*source), source.path, major, live, task.accept)
+                proof = _restored_beside(admin, task, live, known, source)
                 left = stack.enter_context(proof)["tables_not_compared"]
             evidence = _exchange(task, state, known, wanted, dropped, programs, deadline, left)
         _drop_scratch(admin, task, known)
@@ -378,25 +388,19 @@ def _fits(connection: Connection[Any], task: Task, wanted: list[Table], dropped:
 
 
 def _looked(
-    connection: Connection[Any],
-    task: Task,
-    wanted: list[Table],
-    path: Path,
-    kind: str,
-    programs: Programs,
-    deadline: Deadline,
+    connection: Connection[Any], task: Task, wanted: list[Table], source: _Backup
 ) -> tuple[Contents, dict[str, tuple[int, int | None]], list[str]]:
     """The backup, each table's rows now and in it, and the foreign keys that hold; what was read is thrown away.
 
     Nobody knows how many are in it where it has them otherwise than by COPY as ``pg_dump`` writes it.
     """
     if not task.inspect:
-        return backup.glance(path, kind, programs, deadline), {}, []
+        return backup.glance(*source), {}, []
     rows: dict[str, tuple[int, int | None]] = {}
     with connection.transaction(force_rollback=True):
         staged = verification.Staged(connection, lambda name: table(name) in wanted)
         try:
-            contents = backup.inspect(path, kind, programs, deadline, sink=staged)
+            contents = backup.inspect(*source, sink=staged)
         except psycopg.errors.UndefinedColumn as error:
             raise BalikError(
                 f"the tables in {task.database}",
@@ -408,7 +412,10 @@ def _looked(
         missing = [each for each in wanted if each not in stages and not _empty_in(contents, each)]
         if missing:
             raise BalikError(
-                str(path), f"it does not hold {_said(missing)}", "all of db_restore_tables", "Are they new? Drop them."
+                str(source.path),
+                f"it does not hold {_said(missing)}",
+                "all of db_restore_tables",
+                "Are they new? Drop them.",
             )
         sources: dict[int, tuple[str, set[str]]] = {}
         for each in wanted:
@@ -425,15 +432,7 @@ def _looked(
     return contents, rows, keys
 
 
-def _redefined(
-    connection: Connection[Any],
-    task: Task,
-    wanted: list[Table],
-    path: Path,
-    kind: str,
-    programs: Programs,
-    deadline: Deadline,
-) -> list[str]:
+def _redefined(connection: Connection[Any], task: Task, wanted: list[Table], source: _Backup) -> list[str]:
     """What people must hear of the tables' definitions, of which a backup that is not loaded tells the columns.
 
     Defaults and identities are taken for the same: most stand elsewhere in a backup.
@@ -441,7 +440,7 @@ def _redefined(
     :raises SchemaUnfit: the columns of one differ, and that is not wanted or not possible.
     """
     before, then = {}, {}
-    for name, text in backup.definitions(path, kind, programs, deadline):
+    for name, text in backup.definitions(*source):
         with suppress(BalikError, psycopg.Error), connection.transaction(force_rollback=True):
             each = table(name)
             if each not in wanted or each in then:
@@ -479,21 +478,12 @@ def _empty_in(contents: Contents, each: Table) -> bool:
 
 @contextmanager
 def _restored_beside(
-    admin: Connection[Any],
-    task: Task,
-    live: Database,
-    known: Names,
-    path: Path,
-    kind: str,
-    programs: Programs,
-    deadline: Deadline,
+    admin: Connection[Any], task: Task, live: Database, known: Names, source: _Backup
 ) -> Iterator[dict[str, Any]]:
     """The whole backup in a scratch database, proved; what the proof found."""
     with scratch.beside(admin, task, live, known.beside, task.keep_failed):
-        contents = fill(
-            task.access, known.beside, path, kind, programs, deadline, task.workers, task.settings, task.compare
-        )
-        yield verification.prove(task, known.beside, contents, path, kind, programs, deadline)
+        contents = fill(task.access, known.beside, *source, task.workers, task.settings, task.compare)
+        yield verification.prove(task, known.beside, contents, *source)
 
 
 def _drop_scratch(admin: Connection[Any], task: Task, known: Names) -> None:
