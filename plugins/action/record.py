@@ -16,7 +16,7 @@ FROZEN = (
 )
 HELD_OFF = (
     "GITOPS IS HELD OFF since {since} (run {run}), by the record: {names}. These do not act by themselves until "
-    "gitops-resume lets them; run alone, that is not in the record"
+    "gitops-resume lets them (playbooks/gitops-resume.yml)"
 )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.balik.rollback.plugins.module_utils.record import Holder, Record
 
 from tests.integration.flow.product import BREAK_GLASS, Product
 from tests.servers.kubernetes import Cluster, control_plane
@@ -178,5 +180,25 @@ def test_what_the_check_found_without_refusing_is_told_and_kept(cluster: Cluster
     assert "kustomizations apps in namespace told" in status
     assert "GitOps is still held off" in report
     product.write(image_revert_resume="always", image_revert_already="accept")
+
+    # By hand, after the incident: it stands in the record, and the run stays what it was.
+    resume = "playbooks/gitops-resume.yml"
+    with Record(str(product.state / "record.sqlite"), "flow") as record:
+        mine = Holder.of_process("budi", os.getpid())
+        record.acquire(mine, 300)
+        refused = product.play(playbook=resume)
+        assert refused.returncode != 0 and "is rolling it back. Let that end first" in refused.stdout, refused.stdout
+        record.release(mine)
+    would = product.play("--check", playbook=resume)
+    assert "would be: localhost: acting again: kustomizations apps in namespace told" in would.stdout, would.stdout
+    assert "HELD OFF" in product.play(playbook="playbooks/status.yml").stdout
+    resumed = product.play("-e", "rollback_by=rina", playbook=resume)
+    assert resumed.returncode == 0, resumed.stdout
+    entry = product.entries("step-done")[-1]
+    assert (entry.run, entry.body["step"], entry.body["by"]) == ("", "gitops-resume", "rina")
+    assert entry.body["says"] == {"localhost": "acting again: kustomizations apps in namespace told"}
+    status = product.play(playbook="playbooks/status.yml").stdout
+    assert "outcome: rolled-back" in status and "HELD OFF" not in status
+
     assert product.play(*BREAK_GLASS).returncode == 0
     assert "HELD OFF" not in product.play(playbook="playbooks/status.yml").stdout

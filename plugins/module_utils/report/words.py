@@ -85,7 +85,7 @@ _EN: dict[str, Any] = {
         "still-frozen": "Autoscalers are still frozen, since {frozen}: nothing scales up under load. Let scale-thaw be "
         "done (run the same command again, or see its README for the way by hand).",
         "still-held-off": "GitOps is still held off, since {held_off}, by the record: {names}. These do not act by "
-        "themselves until gitops-resume lets them (its README says how to run it alone).",
+        "themselves until gitops-resume lets them (playbooks/gitops-resume.yml).",
         "still-open": "This run has no outcome yet. It is being carried out, or was interrupted; running the same "
         "command again takes it up. This report shows what was written until {at}.",
         "glass-broken": "The glass was broken: the rollback began without the answers that the plan asks for.",
@@ -377,7 +377,7 @@ _ID: dict[str, Any] = {
         "still-frozen": "Auto-scaling masih dimatikan, sejak {frozen}: tidak ada yang bertambah bila beban naik. "
         "Selesaikan scale-thaw (jalankan perintah yang sama lagi, atau lihat README-nya untuk cara manual).",
         "still-held-off": "GitOps masih ditahan, sejak {held_off}, menurut catatan: {names}. Semuanya tidak bekerja "
-        "sendiri sampai gitops-resume melepasnya (README-nya menjelaskan cara menjalankannya tersendiri).",
+        "sendiri sampai gitops-resume melepasnya (playbooks/gitops-resume.yml).",
         "still-open": "Rollback ini belum memiliki hasil akhir: masih berjalan, atau terputus; menjalankan perintah "
         "yang sama akan meneruskannya. Laporan ini memuat yang tercatat sampai {at}.",
         "glass-broken": "Jalur darurat dipakai (break glass): rollback dimulai tanpa jawaban yang "
