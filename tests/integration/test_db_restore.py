@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from ansible_collections.balik.rollback.plugins.module_utils.database import filling, sessions
+from ansible_collections.balik.rollback.plugins.module_utils.database import filling, sessions, verification
 from ansible_collections.balik.rollback.plugins.module_utils.database.access import find_programs
 from ansible_collections.balik.rollback.plugins.module_utils.database.restore import (
     Task,
@@ -196,6 +196,44 @@ def test_a_plan_s_check_cannot_write(live, dumps, tmp_path):
     job = task(live, tmp_path, dumps / "s.sql", checks=[{"query": "DELETE FROM documents", "expect": 0}])
     with untouched(live), pytest.raises(BalikError, match="cannot execute DELETE in a read-only transaction"):
         restore(job)
+
+
+@pytest.mark.parametrize(
+    ("query", "expect", "holds"),
+    [
+        ("SELECT 9007199254740993", 9007199254740993, True),
+        ("SELECT 9007199254740993", 9007199254740992, False),
+        ("SELECT 0.10", 0.1, True),
+        ("SELECT 4000", "4000", True),
+        ("SELECT '1.10'", "1.10", True),
+        ("SELECT '1.10'", "1.1", False),
+        ("SELECT '007'", "7", False),
+        ("SELECT true", True, True),
+        ("SELECT true", 1, False),
+        ("SELECT 'NaN'::float8", "NaN", False),
+    ],
+)
+def test_an_answer_is_what_is_expected_to_its_last_digit(live, dumps, tmp_path, query, expect, holds):
+    job = task(live, tmp_path, dumps / "s.sql", checks=[{"query": query, "expect": expect}])
+    if holds:
+        assert verification.hold(job, DATABASE) == "1 checks hold"
+    else:
+        with pytest.raises(BalikError, match=f"expected {expect}"):
+            verification.hold(job, DATABASE)
+
+
+def test_an_event_trigger_neither_forbids_the_proof_nor_writes_what_the_backup_has_not(live, dumps, tmp_path):
+    end = "\n--\n-- PostgreSQL database dump complete"
+    trigger = """
+CREATE FUNCTION public.watched() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN
+INSERT INTO public.written VALUES (1);
+IF current_query() LIKE '%amcheck%' THEN RAISE 'no DDL in production'; END IF; END$$;
+CREATE EVENT TRIGGER watched ON ddl_command_end EXECUTE FUNCTION public.watched();
+"""
+    live.psql("CREATE EXTENSION pgcrypto", DATABASE)
+    done = restore(task(live, tmp_path, edited(dumps, tmp_path / "x.sql", end, f"\n{trigger}{end}")))
+    assert (done["evidence"]["amcheck"], done["evidence"]["extensions_added"]) == ("sound", ["pgcrypto"])
+    assert live.psql("SELECT count(*) FROM written", DATABASE) == "0"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from ..errors import BalikError
 from . import topology
 from .access import Deadline, Programs, first_line, run
 from .catalog import Database, create_like, find, marking
+from .task import unwatched
 
 try:
     import psycopg
@@ -84,6 +85,7 @@ def same_extensions(task: Task, live: str, name: str) -> list[str]:
     :raises BalikError: a version differs, and the server has no way from one to the other.
     """
     with task.access.connect(live) as now, task.access.connect(name) as copy:
+        unwatched(copy)
         there = {row[0]: row[2] for row in copy.execute(_EXTENSIONS)}
         added = []
         for extension, schema, version in now.execute(_EXTENSIONS).fetchall():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,6 +114,12 @@ def scalar(connection: Connection[Any], query: str, *values: object) -> Any:
     """The first column of the first row, or ``None``."""
     row = connection.execute(query, values or None).fetchone()  # type: ignore[arg-type]
     return row[0] if row else None
+
+
+def unwatched(connection: Connection[Any]) -> None:
+    """No event trigger of a copy sees what we create in it: it would write what the backup has not, or forbid it."""
+    with suppress(psycopg.errors.InsufficientPrivilege):  # who may not is no superuser, and restores no such trigger
+        connection.execute("SET session_replication_role = replica")
 
 
 def live_database(admin: Connection[Any], task: Task) -> Database:

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from .definition import Table, table
 from .fitness import TABLES, same_product
 from .rows import RowSum
 from .script import CHUNK, Block, Contents, codec_of
-from .task import Task, scalar
+from .task import Task, scalar, unwatched
 
 try:
     import psycopg
@@ -299,6 +300,7 @@ def amcheck(task: Task, copy: str, programs: Programs, deadline: Deadline) -> st
         if not scalar(connection, "select current_setting('is_superuser')::bool"):
             return "not done: it takes a superuser"
         mine = not scalar(connection, "select true from pg_extension where extname = 'amcheck'")
+        unwatched(connection)
         if mine:
             connection.execute(f"CREATE SCHEMA {_OUR_SCHEMA}")  # type: ignore[arg-type]
             connection.execute(f"CREATE EXTENSION amcheck SCHEMA {_OUR_SCHEMA}")  # type: ignore[arg-type]
@@ -337,6 +339,8 @@ def hold(task: Task, database: str) -> str:
 def _equal(found: object, expected: object) -> bool:
     if isinstance(found, bool) or isinstance(expected, bool):
         return str(found).lower() == str(expected).lower()
-    with suppress(ValueError, TypeError):
-        return float(found) == float(expected)  # type: ignore[arg-type]
-    return str(found) == str(expected)
+    one, other = str(found), str(expected)
+    if not (isinstance(found, str) and isinstance(expected, str)):  # a version is no number: 1.10 is not 1.1
+        with suppress(ArithmeticError):
+            return Decimal(one) == Decimal(other)
+    return one == other
