@@ -225,6 +225,12 @@ def test_the_routes_show_the_page_and_get_exactly_their_backends_back(cluster: C
     assert cluster.get("v1", "Service", "balik-maintenance", namespace) == {}
     assert it.prepare(PAGE)["changed"]
     assert not it.prepare(PAGE)["changed"]
+    pod = cluster.get("apps/v1", "Deployment", "balik-maintenance", namespace)["spec"]["template"]["spec"]
+    # What the Pod Security Standard "restricted" asks of a pod, and of each container.
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    own = pod["containers"][0]["securityContext"]
+    assert (own["runAsNonRoot"], own["allowPrivilegeEscalation"]) == (True, False)
+    assert own["capabilities"] == {"drop": ["ALL"]}
     assert it.check(PAGE)["before"]["page"] == "off"
     assert both(cluster, namespace, dry=True).on()["changed"]
     assert routes_of(cluster, namespace) == before
@@ -450,6 +456,17 @@ def test_what_is_outside_of_the_cluster_does_not_keep_the_page_up(cluster: Clust
     says = it.off(app_must_answer=True)["says"]
     assert says.endswith(f"; Service {namespace}/files is outside of the cluster and was not looked at")
     assert routes_of(cluster, namespace) == before
+
+
+def test_a_page_that_the_ingress_could_not_speak_to_is_refused(cluster: Cluster, namespace: str) -> None:
+    it = maintenance(cluster, Route("Ingress", namespace, "hub"))
+    it.prepare(PAGE)
+    secure = ingress(namespace)
+    secure["metadata"]["annotations"]["nginx.ingress.kubernetes.io/backend-protocol"] = "HTTPS"
+    cluster.apply(secure)
+    for act in (lambda: it.prepare(PAGE), lambda: it.check(PAGE), it.on):
+        with pytest.raises(BalikError, match="backend-protocol is HTTPS; the page speaks plain HTTP"):
+            act()
 
 
 def test_a_page_that_cannot_start_says_why(cluster: Cluster, namespace: str) -> None:

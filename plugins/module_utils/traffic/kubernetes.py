@@ -93,7 +93,7 @@ class Routes(Balancer):
             raise BalikError(
                 "maintenance_page_kubernetes_routes",
                 "; ".join(dict.fromkeys(wrong)),
-                do="Correct `paths` and `hosts`; they are compared as they stand in the route.",
+                do="Correct `paths` and `hosts`, which are compared as they stand in the route, or the route.",
             )
         for route, thing in things:
             require_free(route, thing, self.product)

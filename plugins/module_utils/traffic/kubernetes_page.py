@@ -149,7 +149,8 @@ def objects(
         "metadata": {"labels": labels, "annotations": {REVISION: revision}},
         "spec": {
             "automountServiceAccountToken": False,
-            "securityContext": {"fsGroup": 101},
+            # Namespaces with the Pod Security Standard "restricted" ask for the profile.
+            "securityContext": {"fsGroup": 101, "seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [container],
             "volumes": [{"name": "page", **mounted}, {"name": "tmp", "emptyDir": {}}],
         },

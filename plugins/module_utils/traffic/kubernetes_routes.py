@@ -116,7 +116,7 @@ def misfits(route: Route, thing: Object, entries: Sequence[Route]) -> list[str]:
         has = ", ".join(paths) or "none"
         on = f" on {', '.join(route.hosts)}" if route.hosts else ""
         return [f"{route}: has no path {', '.join(missing)} to a Service{on}; it has {has}"]
-    found = []
+    found = [f"{route}: its annotation {note}; the page speaks plain HTTP" for note in _other_protocols(route, thing)]
     if bare := [host for host in route.hosts if host not in hosts_of(route, thing)]:
         found.append(f"{route}: has no path {', '.join(route.paths)} to a Service on {', '.join(bare)}")
     for rule in _rule_paths(route, thing):
@@ -128,6 +128,15 @@ def misfits(route: Route, thing: Object, entries: Sequence[Route]) -> list[str]:
                 f"name {told} too, or split the rule"
             )
     return found
+
+
+def _other_protocols(route: Route, thing: Object) -> Iterator[str]:
+    """Annotations of an Ingress by which its controller would speak to the page's pods as they do not."""
+    for key, value in (thing["metadata"].get("annotations") or {}).items() if route.kind == INGRESS else ():
+        word = key.partition("/")[2]
+        plain = {"backend-protocol": ("http", "auto_http", "h1"), "ssl-passthrough": ("false",)}.get(word)
+        if plain and value.strip().lower() not in plain:
+            yield f"{key} is {value}"
 
 
 def hosts_of(route: Route, thing: Object) -> list[str]:

@@ -185,6 +185,23 @@ def test_what_shares_a_rule_or_a_route_may_be_named_by_several_entries(
     assert message in "; ".join(found) if message else found == []
 
 
+@pytest.mark.parametrize(
+    ("annotation", "value", "refused"),
+    [
+        ("nginx.ingress.kubernetes.io/backend-protocol", "HTTPS", True),
+        ("nginx.ingress.kubernetes.io/backend-protocol", "HTTP", False),
+        ("nginx.ingress.kubernetes.io/ssl-passthrough", "true", True),
+        ("nginx.ingress.kubernetes.io/proxy-body-size", "8m", False),
+    ],
+)
+def test_a_controller_that_would_not_speak_http_to_the_page_is_named(
+    annotation: str, value: str, refused: bool
+) -> None:
+    made = ingress(("a", "/", service("web", number=80)), **{annotation: value})
+    told = f"Ingress hub/web: its annotation {annotation} is {value}; the page speaks plain HTTP"
+    assert routes.misfits(INGRESS, made, [INGRESS]) == ([told] if refused else [])
+
+
 def test_an_entry_that_is_there_twice_is_named() -> None:
     entry = {"kind": "HTTPRoute", "namespace": "hub", "name": "gate", "paths": ["/api"]}
     with pytest.raises(BalikError, match=r"routes, entry 3: HTTPRoute hub/gate for /api is named twice\. Name it once"):
