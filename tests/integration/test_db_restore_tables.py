@@ -485,6 +485,29 @@ def test_what_cannot_be_is_refused_by_check_and_by_main(live, job, what):
                 tables.restore(replace(job, **given))
 
 
+def test_a_partition_on_another_server_is_refused_and_keeps_its_rows(live, job):
+    """No backup holds its rows, and to empty the table would empty it there."""
+    live.psql("CREATE DATABASE archive")
+    live.psql(
+        "CREATE TABLE scores_old (day date, points int); INSERT INTO scores_old VALUES ('2025-01-01', 1)", "archive"
+    )
+    live.psql(
+        "CREATE EXTENSION postgres_fdw; CREATE SERVER archive FOREIGN DATA WRAPPER postgres_fdw"
+        f" OPTIONS (host '{live.host}', port '{live.port}', dbname 'archive');"
+        "CREATE USER MAPPING FOR postgres SERVER archive OPTIONS (user 'postgres');"
+        "CREATE TABLE old (day date, points int) PARTITION BY RANGE (day);"
+        "CREATE FOREIGN TABLE scores_old PARTITION OF old"
+        " FOR VALUES FROM ('2025-01-01') TO ('2025-02-01') SERVER archive",
+        DATABASE,
+    )
+    source = dump(live, Path(job.folder).with_name("x.sql"), database=DATABASE)
+    job = replace(job, source=str(source), tables=["public.old"], drop_tables=[], checks=[])
+    for act in (tables.check, tables.restore):
+        with pytest.raises(BalikError, match=r"public.old in .*: has partitions on another server: public.scores_old;"):
+            act(job)
+    assert live.psql("SELECT count(*) FROM scores_old", "archive") == "1"
+
+
 def test_a_lock_held_for_ever_is_told_and_nothing_is_done(live, job):
     with untouched(live), psycopg.connect(live.dsn(DATABASE), application_name="laporan") as holder:
         holder.execute("UPDATE badges SET label = 'y' WHERE id = 1")

@@ -361,9 +361,18 @@ def _fits(connection: Connection[Any], task: Task, wanted: list[Table], dropped:
                 "a table",
                 "Name the partitioned table itself." if partition else "Take it out of the list.",
             )
+        members = family(connection, each)
+        foreign = [member for _, member, kind in members if kind == "f"]
+        if foreign and each in wanted:  # to empty the table would empty it there
+            raise SchemaUnfit(
+                f"{each.said} in {task.database}",
+                f"has partitions on another server: {_said(foreign)}",
+                "rows of this database, which alone are in its backup",
+                "For the rollback: ALTER TABLE … DETACH PARTITION; ATTACH it again afterwards.",
+            )
         there.add(each)
         if each in dropped:
-            oids += [oid for oid, _, _ in family(connection, each)]
+            oids += [oid for oid, _, _ in members]
     # What `restore` takes off the tables that stay is gone before these are dropped.
     changing = wanted if task.definitions == "restore" else []
     spared = [scalar(connection, "select %s::regclass::oid", each.sql) for each in changing]
