@@ -354,6 +354,34 @@ def test_it_is_done_when_the_last_pod_of_before_has_ended(shop: Shop, lab: Nodes
         lab.delays(stop=0)
 
 
+def test_what_was_set_after_the_check_and_holds_a_rollout_up_is_told(shop: Shop) -> None:
+    shop.run()
+    shop.run("db", "StatefulSet")
+    shop.step("check", "web", "StatefulSet/db")
+    for kind, name, spec in (
+        ("Deployment", "web", {"paused": True}),
+        ("StatefulSet", "db", {"updateStrategy": {"type": "OnDelete", "rollingUpdate": None}}),
+    ):
+        path = shop.cluster.api.path("apps/v1", kind, shop.name, name)
+        shop.cluster.api.request("PATCH", path, {"spec": spec}, "application/merge-patch+json")
+    for entry in ("main", "verify"):
+        says = refused(functools.partial(shop.step, entry, "web", "StatefulSet/db", limit="3s"))
+        assert "1 of the old ones still there; is paused (spec.paused: true): a change would not be" in says
+        assert "1 of the old ones still there; has the updateStrategy OnDelete: its pods keep the image" in says
+
+
+def test_a_release_that_changed_one_container_of_two_goes_back(shop: Shop) -> None:
+    shop.run(image=GOOD)
+    path = shop.cluster.api.path("apps/v1", "Deployment", shop.name, "web")
+    bad = [{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": BAD}]
+    shop.cluster.api.request("PATCH", path, bad, "application/json-patch+json")
+    shop.cluster.eventually(lambda: rolled_out(shop.get()))
+    assert f"migrate already {GOOD}, app {BAD} -> {GOOD}" in shop.step("check", "web", image=GOOD)["says"]
+    shop.step("main", "web", image=GOOD)
+    says = refused(lambda: shop.step("check", "web", image=GOOD))
+    assert f"app is set to {GOOD} already, and a tag that has moved is not seen as a change" in says
+
+
 def test_undo_gives_a_workload_its_own_time(shop: Shop, lab: Nodes) -> None:
     shop.run("slow")
     workloads = [{"namespace": shop.name, "name": "slow", "limit": "30s"}]

@@ -255,7 +255,8 @@ class Revert:
         """Where the target is what runs: a name that has moved, or the release's own image."""
         refusals = []
         for change in changes:
-            for one in change.replaced:
+            # Where anything else of a workload changes, its new pods ask anew what a tag means.
+            for one in () if change.needed else change.replaced:
                 target = parse(one.new)
                 if same(one.old, one.new) and target and not target.digest:
                     refusals.append(

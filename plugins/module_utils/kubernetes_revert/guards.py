@@ -116,7 +116,8 @@ def held(workload: Workload) -> Iterator[str]:
 def slow_to_end(change: Change) -> Iterator[str]:
     """That its pods may take longer to end than the step waits for them; they run until they have."""
     grace = change.workload.pod_spec.get("terminationGracePeriodSeconds", 30)
-    if change.needed and grace > change.limit:
+    has_pods = change.workload.replicas or change.workload.kind.name == "DaemonSet"
+    if change.needed and has_pods and grace > change.limit:
         yield (
             f"{change.key} gives its pods {format_duration(grace)} to end, and the step waits "
             f"{format_duration(change.limit)} for the last one of before: raise its limit if they take that long"

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import BalikError, Unreachable
 from ..kubernetes.client import Cluster, Refused, at_once, path_of
 from ..units import format_duration
-from . import pods
+from . import guards, pods
 from .images import same, short
 from .pods import Pod, Warned
 from .selection import Change, again, renewed, told
@@ -339,7 +339,7 @@ def _reasons(workload: Workload, running: Sequence[Pod], events: Mapping[str, li
     about = dict.fromkeys([*(pod.uid for pod in few), *(pod.made_by for pod in few), workload.uid])
     since = [one.line for uid in about for one in events.get(uid, []) if one.last >= workload.patched_at]
     lines = [f"event {line}" for line in dict.fromkeys(since)]
-    return [*said[:_TOLD_PODS], *more, *([failure] if failure else []), *lines]
+    return [*guards.held(workload), *said[:_TOLD_PODS], *more, *([failure] if failure else []), *lines]
 
 
 def _runs(change: Change, running: Sequence[Pod]) -> str:
