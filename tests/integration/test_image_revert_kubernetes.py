@@ -840,6 +840,9 @@ def test_flux_helm_and_operators_are_recognised(shop: Shop, gitops: None) -> Non
     shop.step("main", "flux", "helm", owners="suspend")
     assert shop.step("undo", owners="suspend", saved=seen["before"])["changed"]
     assert spec() == {"path": "./apps"}
+    shop.cluster.delete(kustomization)
+    gone = f"nothing was resumed; kustomizations apps in namespace {shop.name} does not exist any more"
+    assert shop.step("undo_resume", saved=seen["before"])["says"] == gone
 
 
 def test_argo_cd_elsewhere_than_it_is_looked_for_is_told(shop: Shop, gitops: None) -> None:

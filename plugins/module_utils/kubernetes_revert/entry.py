@@ -204,13 +204,15 @@ class Revert:
         return {"changed": False, "says": self._resumable(held), "evidence": {"left": [one.name for one in held]}}
 
     def undo_resume(self, check_mode: bool) -> Json:
-        """Hold off again those that were."""
-        paths = self.saved.get("held") or []
+        """Hold off again those that were. What was deleted is told."""
+        gone = [path for path in self.saved.get("held") or [] if self.cluster.find(path) is None]
+        paths = [path for path in self.saved.get("held") or [] if path not in gone]
         found = {path: gitops.held_at(self.cluster, path, self.product) for path in paths}
         loose = [path for path, one in found.items() if one is None or one.acts]
         for path in () if check_mode else loose:
             gitops.hold(self.cluster, path, self.product, self.limit)
         says = f"held off again: {', '.join(map(name_of, loose))}" if loose else "nothing was resumed"
+        says += "".join(f"; {name_of(path)} does not exist any more" for path in gone)
         return {"changed": bool(loose), "says": says, "evidence": {}}
 
     def _held(self) -> list[Held]:
