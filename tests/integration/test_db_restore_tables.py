@@ -184,7 +184,7 @@ def test_tables_come_back_and_new_ones_go_and_all_can_be_undone(live, snapshots,
     assert {path.stat().st_mode & 0o077 for path in kept.glob("*.dump")} == {0}
     assert {path.name.removeprefix(f"info_pekerjaan-{RUN}-") for path in kept.iterdir()} == {
         "tables.dump", "tables.dump.sha256", "dropped.dump", "dropped.dump.sha256", "tables.json",
-        "tables-restored.dump", "tables-restored.dump.sha256",
+        "tables-restored.dump", "tables-restored.dump.sha256", f"info_pekerjaan-{RUN}.of",
     }  # fmt: skip
 
 
@@ -506,6 +506,27 @@ def test_a_partition_on_another_server_is_refused_and_keeps_its_rows(live, job):
         with pytest.raises(BalikError, match=r"public.old in .*: has partitions on another server: public.scores_old;"):
             act(job)
     assert live.psql("SELECT count(*) FROM scores_old", "archive") == "1"
+
+
+def test_two_servers_do_not_share_what_one_run_keeps(live, job):
+    """Both are restored from one host, such as managed ones are; each has a database of the same name."""
+    tables.restore(job)
+    kept = {path: path.read_bytes() for path in Path(job.folder).iterdir()}
+    with postgresql(wal_level="logical") as other:
+        other.psql("CREATE DATABASE known_good")
+        other.psql(FEATURE, "known_good")
+        other.psql(f'CREATE DATABASE "{DATABASE}" TEMPLATE known_good')
+        other.psql(RELEASE, DATABASE)
+        there = replace(job, access=replace(job.access, port=other.port))
+        for act in (tables.check, tables.restore, tables.undo):
+            with (
+                untouched(other),
+                pytest.raises(BalikError, match="belongs to database info pekerjaan of another serv"),
+            ):
+                act(there)
+    assert {path: path.read_bytes() for path in Path(job.folder).iterdir()} == kept
+    assert not tables.restore(job)["changed"]
+    assert tables.undo(job)["changed"]
 
 
 def test_a_lock_held_for_ever_is_told_and_nothing_is_done(live, job):

@@ -6,13 +6,18 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..errors import BalikError
 from . import backup
 from .access import Deadline, Programs, run
+from .task import scalar
 
 if TYPE_CHECKING:
+    from psycopg import Connection
+
     from .task import Task
 
 
@@ -20,6 +25,31 @@ def place(task: Task, ending: str = "") -> Path:
     """Where the backup of now goes: ``<folder>/<database>-<run>…``; it tells of its format by its ending."""
     name = re.sub(r"[^\w.-]", "_", task.database)
     return Path(task.folder) / f"{name}-{task.run}{ending or ('.dir' if task.workers > 1 else '.dump')}"
+
+
+def own(admin: Connection[Any], task: Task, claim: bool = False) -> None:
+    """Refuses names in the folder that a restore of another database has, on another server or with a like name.
+
+    :param claim: from now on they are this one's.
+    :raises BalikError: whose they are.
+    """
+    mine = f"{scalar(admin, 'select system_identifier from pg_control_system()')} {task.database}"
+    path = place(task, ".of")
+    if claim:
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with suppress(FileExistsError), path.open("x") as file:
+                file.write(mine)
+        except OSError as error:
+            raise BalikError(str(path), f"cannot be written: {error.strerror}", do="Nothing was begun.") from None
+    found = (path.read_text() if path.exists() else "") or mine
+    if found != mine:
+        raise BalikError(
+            str(path),
+            f"it belongs to database {found.partition(' ')[2]} of another server, or of another name, in this run",
+            "a folder of its own for each",
+            "Set another db_restore_backup_dir for one of them.",
+        )
 
 
 def keep(

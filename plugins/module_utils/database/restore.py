@@ -19,7 +19,7 @@ from .access import Deadline, Programs, find_programs
 from .catalog import Database, Names, carry_over, find, marking
 from .filling import fill
 from .fitness import TABLES, contents_fit, opening, same_product, server_fits, unasked
-from .keeping import keep, place
+from .keeping import keep, own, place
 from .swap import swap
 from .task import Result, Task, alone, chosen, live_database, same_as_before, scalar, server
 
@@ -126,6 +126,7 @@ def restore(task: Task, check_mode: bool = False) -> Result:
         programs = find_programs(major, task.programs)
         pgbouncer.ready(task.pgbouncer, live.name, programs)
         alone(admin, task)
+        own(admin, task, claim=True)
         backup.verify_checksum(path, task.checksum)
         contents_fit(admin, backup.glance(path, kind, programs, deadline), path, major, live, task.accept)
         evidence = _Work(task, admin, known, live, programs, deadline).do(path, kind)

@@ -38,7 +38,7 @@ from .exchange import (
 )
 from .filling import fill
 from .fitness import contents_fit, server_fits, unasked
-from .keeping import keep, place, sync
+from .keeping import keep, own, place, sync
 from .script import Contents
 from .task import Result, Task, alone, chosen, live_database, same_as_before, scalar, server
 
@@ -78,7 +78,8 @@ class _State:
     :ivar known: ``xid`` of the restore, ``undone`` of the undo, ``before``: each table's description.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, admin: Connection[Any], task: Task) -> None:
+        own(admin, task)
         self.path = place(task, "-tables.json")
         self.known: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
 
@@ -150,7 +151,7 @@ def check(task: Task) -> Result:
     wanted, dropped = _named(task)
     with server(task) as (admin, known):
         live = live_database(admin, task)
-        state = _State(task)
+        state = _State(admin, task)
         if state.did(admin, _asked(wanted, dropped)):
             says = (
                 f"{_listed(wanted, dropped)} of {live.name} are restored already; kept: {place(task, '-tables.dump')}"
@@ -208,7 +209,7 @@ def restore(task: Task, check_mode: bool = False) -> Result:
         live = live_database(admin, task)
         same_as_before(live, task)
         listed = _listed(wanted, dropped)
-        state = _State(task)
+        state = _State(admin, task)
         diff = {"before": f"{listed}\n", "after": f"put back: {_said(wanted)}; dropped: {_said(dropped)}\n"}
         if check_mode:
             done = state.did(admin, _asked(wanted, dropped))
@@ -217,6 +218,7 @@ def restore(task: Task, check_mode: bool = False) -> Result:
         major = server_fits(admin, live, task, rename=False)
         programs = find_programs(major, task.programs)
         alone(admin, task)
+        own(admin, task, claim=True)
         if state.did(admin, _asked(wanted, dropped)):
             _drop_scratch(admin, task, known)
             says = f"{listed} of {live.name} are restored already"
@@ -256,7 +258,7 @@ def verify(task: Task) -> Result:
     wanted, dropped = _named(task)
     with server(task) as (admin, _):
         live = live_database(admin, task)
-        state = _State(task)
+        state = _State(admin, task)
         if not state.did(admin, _asked(wanted, dropped)):
             raise BalikError(f"{_listed(wanted, dropped)} of {live.name}", "not restored by this run", "restored")
         with task.access.connect(live.name) as connection:
@@ -290,7 +292,7 @@ def undo(task: Task, check_mode: bool = False) -> Result:
     deadline = Deadline(task.limit)
     with server(task) as (admin, _):
         live = live_database(admin, task)
-        state = _State(task)
+        state = _State(admin, task)
         if not check_mode:
             alone(admin, task)
         if not state.done(admin):
@@ -338,6 +340,15 @@ def _asked(wanted: list[Table], dropped: list[Table]) -> dict[str, list[str]]:
 
 def _fits(connection: Connection[Any], task: Task, wanted: list[Table], dropped: list[Table]) -> set[Table]:
     """Those that are there, if everything may be done with them that is wanted."""
+    try:
+        with connection.transaction():
+            connection.execute("SET LOCAL session_replication_role = replica")
+    except psycopg.errors.InsufficientPrivilege:
+        raise BalikError(
+            f"role {connection.info.user} on {task.access.where}",
+            "may not set session_replication_role, without which triggers would write what is not in the backup",
+            "a superuser, or from PostgreSQL 15 on: GRANT SET ON PARAMETER session_replication_role",
+        ) from None
     oids, there = [], set()
     for each in [*wanted, *dropped]:
         row = connection.execute(_KINDS, each).fetchone()
@@ -384,15 +395,6 @@ def _fits(connection: Connection[Any], task: Task, wanted: list[Table], dropped:
             "nothing that stays",
             "List them in db_restore_drop_tables too if the release brought them, or drop them first.",
         )
-    try:
-        with connection.transaction():
-            connection.execute("SET LOCAL session_replication_role = replica")
-    except psycopg.errors.InsufficientPrivilege:
-        raise BalikError(
-            f"role {connection.info.user} on {task.access.where}",
-            "may not set session_replication_role, without which triggers would write what is not in the backup",
-            "a superuser, or from PostgreSQL 15 on: GRANT SET ON PARAMETER session_replication_role",
-        ) from None
     return there
 
 
