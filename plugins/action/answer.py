@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from ..module_utils import run as runs
 from ..module_utils.errors import BalikError
+from ..module_utils.printable import one_line
 from ..module_utils.units import utc_now
 from ..plugin_utils.action import RollbackAction, lost_words, too_long
 
@@ -37,7 +38,8 @@ class ActionModule(RollbackAction):
                 "nothing was written down", "; ".join(str(each).removesuffix(".") for each in problems) + "."
             )
         kind = KIND_OF[arguments["answer"]]
-        body = {**arguments, "by": arguments["by"].strip() or self.operator, "reason": arguments["reason"].strip()}
+        by, reason = (one_line(arguments[name]).strip() for name in ("by", "reason"))
+        body = {**arguments, "by": by or self.operator, "reason": reason}
         self._check(kind, body)
         self.believe_record()
         found = runs.unfinished_run(self.entries())

@@ -14,10 +14,16 @@ from ..plugin_utils.action import RollbackAction
 MARKS = {criteria.SAFE: "safe   ", criteria.UNSAFE: "UNSAFE ", criteria.UNKNOWN: "unknown"}
 
 
-def measure(action: RollbackAction, since: Any = None) -> criteria.Evaluation:
-    """All criteria of the plan, measured now, with the people's statements of the record."""
+def measure(
+    action: RollbackAction, since: datetime | None = None, first_back: datetime | None = None
+) -> criteria.Evaluation:
+    """All criteria of the plan, measured now, with the people's statements of the record.
+
+    :param since: samples that are older do not count.
+    :param first_back: nor do statements from before that.
+    """
     plan = action.plan
-    context: criteria.Context = {"statements": read_statements(action.entries(), plan.launched)}
+    context: criteria.Context = {"statements": read_statements(action.entries(), plan.launched, first_back)}
     asked = [each for each in plan.criteria if not (action.check_mode and writes(each.measure.get("http", {})))]
     found = criteria.evaluate(asked, context, since=since, trigger=plan.trigger)
     if len(asked) == len(plan.criteria):
@@ -48,6 +54,7 @@ def writes(spec: dict[str, Any]) -> bool:
 class ActionModule(RollbackAction):
     """Says whether the release is safe, unsafe, or unknown, and which remedy covers what is unsafe."""
 
+    UNDER_LOCK = True
     ARGUMENTS: ClassVar[dict[str, Any]] = {"run": {"type": "str", "default": ""}}
 
     def act(self, arguments: dict[str, Any]) -> dict[str, Any]:

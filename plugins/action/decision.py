@@ -10,6 +10,7 @@ from ..module_utils import run as runs
 from ..module_utils.errors import BalikError
 from ..module_utils.loss import entries as losses
 from ..module_utils.plan import Procedure, Remedy
+from ..module_utils.printable import one_line
 from ..module_utils.units import format_duration, utc_now
 from ..plugin_utils.action import RollbackAction
 
@@ -19,6 +20,7 @@ LOOK_EVERY = 0.5
 class ActionModule(RollbackAction):
     """Go, No-Go, or nothing to do."""
 
+    UNDER_LOCK = True
     ARGUMENTS: ClassVar[dict[str, Any]] = {
         "run": {"type": "str", "required": True},
         "verdict": {"type": "str", "required": True, "choices": ["safe", "unsafe", "unknown"]},
@@ -34,29 +36,32 @@ class ActionModule(RollbackAction):
         remedy = self.plan.remedies[arguments["remedy"]]
         procedure = self.plan.procedure(utc_now(), self.variables.get("rollback_procedure"))
         needed = tuple(dict.fromkeys((*self.plan.go, *procedure.go, *remedy.go)))
-        broken = self.variables.get("rollback_break_glass")
-        if broken:
-            return self._break_glass(str(broken), remedy, procedure)
-        wish = self.variables.get("rollback_reason")
+        if broken := self._said("rollback_break_glass"):
+            return self._break_glass(broken, remedy, procedure)
+        wish = self._said("rollback_reason")
         if arguments["verdict"] == "safe" and not wish:
             return self._nothing_to_do(arguments["says"], remedy, procedure)
         if not needed and arguments["verdict"] != "unsafe" and not wish:
             reason = f"the criteria are {arguments['verdict']}, and the plan asks nobody: {arguments['says']}"
             return self._outcome(runs.NOT_DECIDED, reason, remedy, procedure, {})
-        why = str(wish or arguments["says"])
+        why = wish or arguments["says"]
         if not self.check_mode:
             return self._wait(needed, remedy, procedure, why)
         standing = self._standing(needed, remedy)
         reason = f"would wait for the Go of {', '.join(standing.waiting)}"
         return self._decided(standing, remedy, procedure, why) or self._outcome(runs.GO, reason, remedy, procedure, {})
 
+    def _said(self, name: str) -> str:
+        """A reason that this call gives."""
+        return one_line(str(self.variables.get(name) or "")).strip()
+
     def _refuse_taken_back(self, decided: dict[str, Any]) -> None:
         """A run that was decided goes on without asking again, unless somebody has said No-Go meanwhile."""
         no = runs.taken_back(self.entries(), self.run_id, decided["remedy"])
         if not no:
             return
-        if glass := self.variables.get("rollback_break_glass"):
-            body = {"by": self.operator, "role": self.glass_role(), "reason": str(glass), "remedy": decided["remedy"]}
+        if glass := self._said("rollback_break_glass"):
+            body = {"by": self.operator, "role": self.glass_role(), "reason": glass, "remedy": decided["remedy"]}
             self.append("glass-broken", body, self.run_id)
             return
         again = {"decide_role": no.role, "decide_by": "…", "decide_answer": "go", "decide_reason": "…"}
@@ -94,7 +99,7 @@ class ActionModule(RollbackAction):
                 person = self.plan.people[role]
                 if person.escalates_to and waited > person.after:
                     escalated.add(role)
-                    self.say(f"{person.title} has not answered; told {self.plan.people[person.escalates_to].title}")
+                    self.say(f"{person.title} has not answered; telling {self.plan.people[person.escalates_to].title}")
                     self._tell_asked(remedy, why, [person.escalates_to])
             self.keep_lock()
             time.sleep(LOOK_EVERY)

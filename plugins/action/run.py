@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from ..module_utils import run as runs
 from ..module_utils.errors import BalikError
 from ..module_utils.files import write_whole
-from ..module_utils.record import Lock, Record
+from ..module_utils.record import Lock, Record, RecordUnavailable
 from ..module_utils.units import format_duration, iso, utc_now
 from ..plugin_utils.action import LEASE, RollbackAction
 
@@ -38,6 +38,12 @@ class ActionModule(RollbackAction):
     def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if arguments["state"] == "opened":
             return self._open()
+        try:
+            return self._closed(arguments)
+        except RecordUnavailable as error:
+            return self._unrecorded(arguments, error)
+
+    def _closed(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if arguments["failure"]:
             held = self.held_by_another(arguments["run"]) if arguments["run"] else ""
             return self._close(arguments["run"], runs.FAILED, arguments["failure"] + held)
@@ -105,15 +111,41 @@ class ActionModule(RollbackAction):
         return runs.why_not_resumed(found, self.plan.release, utc_now())
 
     def _refuse_other_wishes(self, found: runs.Run) -> None:
-        """A run that was decided goes on as it was decided."""
+        """A run that was decided goes on as it was decided.
+
+        :raises BalikError: this call wants another remedy or procedure, or the plan has that no longer.
+        """
+        anew = "to decide anew, add -e rollback_fresh=true."
         for name in ("remedy", "procedure"):
             wished, decided = self.variables.get(f"rollback_{name}"), (found.decided or {}).get(name)
             if wished and decided and wished != decided:
                 raise BalikError(
                     f"rollback_{name}",
                     f"found {wished!r}, and run {found.id}, which is not over, was decided with {decided!r}",
-                    do="Leave it out to go on with that run; to decide anew, add -e rollback_fresh=true.",
+                    do=f"Leave it out to go on with that run; {anew}",
                 )
+        if not found.decided or found.decided["outcome"] != runs.GO:
+            return
+        remedy, procedure = str(found.decided["remedy"]), str(found.decided["procedure"])
+        for what, name, known in (
+            ("remedy", remedy, self.plan.remedies),
+            ("procedure", procedure, [each.name for each in self.plan.procedures]),
+        ):
+            if name not in known:
+                raise BalikError(
+                    f"run {found.id}",
+                    f"it was decided with {what} {name!r}, which the plan no longer has",
+                    f"one of {', '.join(known)}",
+                    f"Put it back into the plan to go on with that run; {anew}",
+                )
+        covers = self.plan.remedies[remedy].covers
+        if lacking := set(self.wished_scope()) - covers:
+            raise BalikError(
+                "rollback_scope",
+                f"found {', '.join(sorted(lacking))}, and run {found.id}, which is not over, was decided with remedy "
+                f"{remedy}, which covers {', '.join(sorted(covers))}",
+                do=f"Leave it out to go on with that run; {anew}",
+            )
 
     def _resume(self, found: runs.Run) -> dict[str, Any]:
         self._refuse_other_wishes(found)
@@ -168,6 +200,15 @@ class ActionModule(RollbackAction):
         says = f"{WORDS[outcome]}: {reason}"
         visitors = VISITORS.get(found.page or "", "") if outcome == runs.FAILED else ""
         return {"changed": True, "good": outcome in runs.GOOD, "says": says, "visitors": visitors, **summary}
+
+    def _unrecorded(self, arguments: dict[str, Any], error: RecordUnavailable) -> dict[str, Any]:
+        """The record cannot be reached at the end: the file and the last lines say how it ended, as far as is known."""
+        reason = f"{arguments['failure'].rstrip('.')}; " if arguments["failure"] else ""
+        reason += f"the outcome could not be written down: {error}"
+        summary = {"product": self.recorded_by[0], "run": arguments["run"] or None, "outcome": runs.FAILED}
+        self._write_outcome({**summary, "reason": reason, "page": runs.UNKNOWN})
+        says = f"{WORDS[runs.FAILED]}: {reason}"
+        return {"good": False, "says": says, "visitors": VISITORS[runs.UNKNOWN], "outcome": runs.FAILED}
 
     def _never_opened(self, outcome: str, reason: str) -> dict[str, Any]:
         """The plan or the call was refused, or the lock is somebody else's. That is not for the record."""

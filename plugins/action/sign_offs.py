@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, ClassVar
 
+from ..module_utils import criteria
 from ..module_utils import run as runs
 from ..module_utils.errors import BalikError
 from ..module_utils.plan import PHASES, SignOff
@@ -17,6 +18,7 @@ LOOK_EVERY = 0.5
 class ActionModule(RollbackAction):
     """A phase ends when the people whom the plan names have looked."""
 
+    UNDER_LOCK = True
     ARGUMENTS: ClassVar[dict[str, Any]] = {
         "run": {"type": "str", "required": True},
         "phase": {"type": "str", "required": True, "choices": list(PHASES)},
@@ -29,12 +31,31 @@ class ActionModule(RollbackAction):
             for item in self.plan.sign_offs
             if item.phase == arguments["phase"] and arguments["remedy"] in item.remedies
         ]
+        run = self.run_of(arguments["run"])
+        if arguments["phase"] == "verify" and not self.check_mode and not run.traffic_given_back:
+            self._refuse_unsafe(run)
         if self.check_mode or not wanted:
             return {"says": f"would ask {', '.join(item.role for item in wanted)} to sign off" if wanted else ""}
-        if arguments["phase"] != "restore" and self.run_of(arguments["run"]).traffic_given_back:
+        if arguments["phase"] != "restore" and run.traffic_given_back:
             return {"says": "signed off before the traffic was given back"}
         given = [self._wait(item, arguments["run"]) for item in wanted]
         return {"says": "; ".join(f"{a.item} signed off by {a.by}: {a.reason}" for a in given)}
+
+    def _refuse_unsafe(self, run: runs.Run) -> None:
+        """What somebody stated in a watch of this run counts until it is taken back: the next watch would end by it."""
+        if run.first_back is None or self.plan.trigger != "any":
+            return
+        stated = [each for each in self.plan.criteria if "statement" in each.measure]
+        statements = runs.read_statements(self.entries(), self.plan.launched, run.first_back)
+        for verdict in criteria.evaluate(stated, {"statements": statements}).verdicts:
+            if verdict.verdict == criteria.UNSAFE:
+                extra = {"decide_item": verdict.criterion, "decide_answer": runs.SAFE}
+                command = self.command("decide.yml", **extra, decide_role="…", decide_by="…", decide_reason="…")
+                raise BalikError(
+                    f"criterion {verdict.criterion}",
+                    f"stated since the traffic was given back: {verdict.reason}",
+                    do=f"When that is mended, let them take it back ({command}), and run again.",
+                )
 
     def _command(self, item: SignOff) -> str:
         extra = {"decide_role": item.role, "decide_answer": runs.SIGN_OFF, "decide_item": item.name}

@@ -18,6 +18,7 @@ LONGEST_SHOWN = 4000
 class ActionModule(RollbackAction):
     """Before a step: what is to be done, and *started*. After it: *done* or *failed*."""
 
+    UNDER_LOCK = True
     ARGUMENTS: ClassVar[dict[str, Any]] = {
         "moment": {"type": "str", "required": True, "choices": MOMENTS},
         "run": {"type": "str", "required": True},
@@ -96,7 +97,6 @@ class ActionModule(RollbackAction):
             todo = "begin" if self.step in self._ready_steps() else "do"
         return {
             "todo": todo,
-            "traffic_back": run.traffic_is_back,
             "hosts": self.step_hosts(self.step),
             "saved": before.saved if before else {},
             "run_saved": {

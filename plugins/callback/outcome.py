@@ -32,6 +32,12 @@ class CallbackModule(CallbackBase):
     def v2_runner_on_ok(self, result: Any) -> None:
         task = getattr(result, "task", None) or result._task
         found = getattr(result, "result", None) or result._result
+        if task.action == "balik.rollback.run" and task.args.get("state") == "opened":
+            # Replaced by the outcome, unless Ansible ends before that: with the last host that it could reach.
+            self.lines = [
+                "FAILED: Ansible ended before the outcome was written down; what ended it stands above",
+                "What to do: mend that, then run the same command again; it goes on from there.",
+            ]
         if task.action == "balik.rollback.run" and "good" in found:
             self.lines = [found["says"], *filter(None, [found.get("visitors")])]
             if found.get("report"):

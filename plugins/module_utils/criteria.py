@@ -399,7 +399,7 @@ def evaluate(
     add nothing to what the release has touched, which decides the remedy.
 
     :param now: the end of the window; default the present.
-    :param since: what is older does not count, samples and statements alike (the beginning of a watch).
+    :param since: samples that are older do not count (the beginning of a watch).
     """
     started, moment = time.monotonic(), now or utc_now()
     stops = [threading.Event() for _ in criteria]

@@ -260,6 +260,11 @@ class _Reader:
         }
         self.refuse_unknown()
         self.refuse_unsafe_order(values)
+        if not values["smtp"]:
+            for person in people.values():
+                if set(person.reach or {}) == {"email"}:
+                    expected = f"a mail server: {person.title} ({person.role}) is to be reached by email only"
+                    self.problems.append(BalikError("rollback_smtp", "it is not set", expected))
         if self.problems:
             raise PlanRefused(self.problems, self.named_steps)
         return Plan(**values)

@@ -30,6 +30,8 @@ from .units import format_duration, iso, parse_time, utc_now
 GENESIS = "0" * 64
 CONNECT_SECONDS = 5
 BUSY_SECONDS = 10
+#: How long a server that has cut the connection, since it restarts, is waited for.
+RETURN_SECONDS = 30
 
 _DSN = re.compile(r"://|\b(dbname|host|hostaddr|service)\s*=")
 _TABLES = (
@@ -117,6 +119,10 @@ class Verification:
         return self.broken_at is None
 
 
+class RecordUnavailable(Unreachable):
+    """A record that cannot be opened, read or written now."""
+
+
 class Record:
     """One product's record at one place. Use as a context manager.
 
@@ -124,7 +130,7 @@ class Record:
         (``postgresql://…`` or ``host=… dbname=…``).
     :param product: whose record; one place may hold many products.
     :param key: a secret that makes each hash an HMAC, so that only who knows it can compute a chain.
-    :raises Unreachable: the place cannot be opened.
+    :raises RecordUnavailable: the place cannot be opened.
     """
 
     def __init__(self, place: str, product: str, key: str = "") -> None:
@@ -139,7 +145,7 @@ class Record:
             else:
                 self._open_sqlite()
         except (OSError, self._errors) as error:
-            raise Unreachable(
+            raise RecordUnavailable(
                 f"record {self.place}",
                 f"cannot be opened: {_first_line(error)}",
                 do="Mend that, or name another place with rollback_record_dsn or rollback_state_dir.",
@@ -319,6 +325,7 @@ class Record:
     def _open_postgresql(self, dsn: str) -> None:
         # Not conninfo's own default, which waits for ever on a host that swallows packets.
         limits = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": BUSY_SECONDS * 1000}
+        self._dsn = dsn
         self._connection = _psycopg(self.place).connect(_readable(dsn, self.place), autocommit=True, **limits)
         self._make_tables(_TABLES + _POSTGRESQL_TRIGGERS)
 
@@ -340,9 +347,25 @@ class Record:
     def _execute(self, query: str, *values: Any) -> Any:
         return self._connection.execute(query.replace("?", "%s") if self._postgresql else query, values)
 
+    def _begin(self, query: str, *values: Any) -> Any:
+        """Run what comes first of something; where the server has cut the connection, on a new one."""
+        until = time.monotonic() + RETURN_SECONDS
+        while True:
+            try:
+                if self._is_cut():
+                    self._open_postgresql(self._dsn)
+                return self._execute(query, *values)
+            except self._errors:
+                if not self._is_cut() or time.monotonic() >= until:
+                    raise
+            time.sleep(0.2)
+
+    def _is_cut(self) -> bool:
+        return self._postgresql and self._connection.closed
+
     def _rows(self, query: str, *values: Any) -> Iterator[tuple]:
         try:
-            cursor = self._execute(query, *values)
+            cursor = self._begin(query, *values)
             while rows := cursor.fetchmany(5000):
                 yield from rows
         except self._errors as error:
@@ -354,11 +377,9 @@ class Record:
         try:
             if self._postgresql:
                 # Read committed: the lock is waited for first, and what the one before wrote is seen after it.
-                self._connection.execute(
-                    f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{BUSY_SECONDS}s'"
-                )
+                self._begin(f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{BUSY_SECONDS}s'")
             else:
-                self._connection.execute("BEGIN IMMEDIATE")
+                self._begin("BEGIN IMMEDIATE")
             try:
                 if self._postgresql:
                     self._execute("SELECT pg_advisory_xact_lock(hashtext(?))", "balik " + self.product)
@@ -372,7 +393,7 @@ class Record:
             raise self._broken(doing, error) from error
 
     def _broken(self, doing: str, error: Exception) -> BalikError:
-        return BalikError(
+        return RecordUnavailable(
             f"record {self.place}",
             f"cannot {doing}: {_first_line(error)}",
             do="No step is done without its record: mend that (space on the disk? rights? the server?) and run again.",

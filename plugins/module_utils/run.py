@@ -86,7 +86,7 @@ class PageTime:
 class Run:
     """One rollback from its opening to its outcome, over as many calls as it took. ``page`` is on, off or unknown; None
     where the run did not touch it. ``back_since`` is when visitors got the application back; None while that is not
-    certain."""
+    certain. ``first_back`` is when they got it back first, whatever came after it."""
 
     id: str
     opened_at: datetime
@@ -99,6 +99,7 @@ class Run:
     verdict: dict[str, Any] | None = None
     watched: str | None = None
     back_since: datetime | None = None
+    first_back: datetime | None = None
     page: str | None = None
     page_times: list[PageTime] = field(default_factory=list)
     calls: int = 1
@@ -155,7 +156,8 @@ def read_runs(entries: Iterable[Entry]) -> list[Run]:
             runs[entry.run] = Run(entry.run, at, body, at)
         run = runs.get(entry.run)
         if run:
-            run.last_at = at
+            # That a run is left as it is may be written down long after it was heard of last.
+            run.last_at = run.last_at if entry.body.get("outcome") == ABANDONED else at
             _take_in(run, entry.kind, at, body)
     return list(runs.values())
 
@@ -200,6 +202,7 @@ def _follow_traffic(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> 
     """Since when visitors have the application again, and what a watch has seen since then."""
     if kind == "watching" or (kind == "step-done" and _gives_back(run, run.steps[body["step"]])):
         run.back_since = run.back_since or at
+        run.first_back = run.first_back or at
     elif kind == "watched":
         run.watched = body["verdict"]
         if run.watched == UNSAFE:
@@ -359,13 +362,19 @@ def read_answers(entries: Iterable[Entry]) -> list[Answer]:
     ]
 
 
-def read_statements(entries: Sequence[Entry], launched: datetime) -> list[dict[str, Any]]:
+def read_statements(
+    entries: Sequence[Entry], launched: datetime, first_back: datetime | None = None
+) -> list[dict[str, Any]]:
     """What people have stated on the plan's criteria, oldest first, as measurements take it.
 
     A statement is about the release that it was made about: ``before`` says what has come since, so that it no longer
     counts (the launch, the last rollback); it is empty where it counts.
+
+    :param first_back: when a run has given the traffic back first, to which only what was stated after it matters.
     """
     ends = [(launched, "the launch")]
+    if first_back:
+        ends.append((first_back, "the traffic was given back"))
     for entry in entries:
         if entry.kind == "outcome" and entry.body["outcome"] == ROLLED_BACK:
             ends.append((parse_time(entry.at), "the last rollback"))

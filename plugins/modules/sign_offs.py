@@ -10,6 +10,8 @@ version_added: 0.1.0
 author: The balik developers
 description:
   - Fails when somebody refuses, or says nothing within the limit; the maintenance page stays on.
+  - At the end of the verification it fails, too, while what somebody stated as unsafe in an earlier watch of the run
+    was not taken back.
 options:
   run:
     description: The run's id.

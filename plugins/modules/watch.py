@@ -10,9 +10,17 @@ version_added: 0.1.0
 author: The balik developers
 description:
   - Measures every interval of the procedure for its watch time; ends early when the criteria turn unsafe.
-  - Samples and statements from before the traffic was given back in this run do not count; those between an earlier
-    call's watch and this one do.
+  - Samples from before the traffic was given back do not count, nor do statements from before it was given back first
+    in this run; what was measured and said between an earlier call's watch and this one does.
 options:
+  moment:
+    description:
+      - V(given-back) watches until the procedure's watch time is over, or the criteria are unsafe.
+      - V(failed) says what becomes of traffic that could not be given back. Where visitors had the application before
+        this call, it looks once, and only criteria that are unsafe take it from them; else that is V(unsafe).
+    type: str
+    choices: [given-back, failed]
+    required: true
   run:
     description: The run's id.
     type: str
@@ -21,10 +29,6 @@ options:
     description: The procedure whose watch it is.
     type: str
     required: true
-  once:
-    description: Look once, whatever the procedure's watch time is.
-    type: bool
-    default: false
 attributes:
   action: {support: full, description: Runs on the control node, in Ansible's own process.}
   check_mode: {support: full, description: Reads and says what would be done; writes nothing.}
@@ -34,6 +38,7 @@ attributes:
 EXAMPLES = r"""
 - name: Watch
   balik.rollback.watch:
+    moment: given-back
     run: "{{ rollback_run_id }}"
     procedure: standard
   register: watch

@@ -26,6 +26,7 @@ from ansible.template import Templar, trust_as_template
 from ..module_utils.errors import BalikError
 from ..module_utils.messages import tell
 from ..module_utils.plan import INTERNAL_PREFIXES, Plan, PlanRefused, is_slug, read_plan
+from ..module_utils.printable import one_line
 from ..module_utils.record import Entry, Holder, Lock, Record
 from ..module_utils.run import Run, read_runs, still_held
 from ..module_utils.units import iso, parse_duration, utc_now
@@ -47,6 +48,8 @@ class RollbackAction(ActionBase):
     """
 
     ARGUMENTS: ClassVar[dict[str, Any]] = {}
+    #: Whether what it writes of a run is for the holder of the lock only to write.
+    UNDER_LOCK = False
     TRANSFERS_FILES = False
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -107,7 +110,7 @@ class RollbackAction(ActionBase):
         """Who runs this: -e rollback_by, the AWX user, or the shell's user with the host's name."""
         named = self.variables.get("rollback_by") or self.variables.get("awx_user_name")
         if named:
-            return str(named)
+            return one_line(str(named)).strip()
         user = os.environ.get("SUDO_USER") or getpass.getuser()
         return f"{user}@{socket.gethostname()}"
 
@@ -255,9 +258,15 @@ class RollbackAction(ActionBase):
         )
 
     def append(self, kind: str, body: dict[str, Any], run: str) -> None:
-        """Write one entry, without secrets, and keep the lock. A check run writes nothing."""
-        if not self.check_mode:
-            self.record.append(kind, self.scrubbed(body), run)
+        """Write one entry, without secrets. A check run writes nothing.
+
+        :raises BalikError: it is the lock's holder's to write, and somebody has taken the lock over.
+        """
+        if self.check_mode:
+            return
+        if self.UNDER_LOCK and run:
+            self._must_hold_lock()
+        self.record.append(kind, self.scrubbed(body), run)
 
     def keep_lock(self, seconds: float = LEASE) -> None:
         """Renew the lease, so that nobody takes a long step's lock.
@@ -266,13 +275,16 @@ class RollbackAction(ActionBase):
         """
         if self.check_mode:
             return
+        self._must_hold_lock()
+        self.record.acquire(self.holder, max(seconds, LEASE))
+
+    def _must_hold_lock(self) -> None:
         if not self.holds_lock():
             raise BalikError(
                 f"the lock of {self.recorded_by[0]}",
                 f"it was taken over: {_now_held(self.record.lock())}",
                 do=f"Leave it to them; `{self.command('status.yml')}` shows how far they are.",
             )
-        self.record.acquire(self.holder, max(seconds, LEASE))
 
     def holds_lock(self) -> bool:
         lock = self.record.lock()
@@ -305,7 +317,7 @@ class RollbackAction(ActionBase):
 
     def say(self, text: str) -> None:
         """A line for the operator, at once and not only when the task is over."""
-        self._display.display("balik: " + self.scrubbed(text))
+        self._display.display("balik: " + one_line(self.scrubbed(text)))
 
 
 def lost_words(task_vars: Mapping[str, Any]) -> Iterator[BalikError]:

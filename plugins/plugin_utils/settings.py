@@ -19,10 +19,7 @@ from .action import read_above_zero, read_defaults, read_specs
 from .variables import Variables
 
 #: Set by the wrapper when a step is called, not by a plan.
-FROM_WRAPPER = (
-    *("rollback_step_saved", "rollback_step_early", "rollback_run_saved", "rollback_run_id"),
-    "rollback_run_traffic_back",
-)
+FROM_WRAPPER = ("rollback_step_saved", "rollback_step_early", "rollback_run_saved", "rollback_run_id")
 #: Read by the wrapper, whatever the role's specs say.
 FOR_WRAPPER = ("hosts", "limit")
 HIGHEST_PORT = 65535

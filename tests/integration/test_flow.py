@@ -223,11 +223,22 @@ def test_a_no_after_the_decision_is_heard_by_the_next_call(product: Product) -> 
 
 
 def test_a_run_goes_on_as_it_was_decided_or_not_at_all(product: Product) -> None:
-    product.write(
-        rollback_remedies={**product.plan["rollback_remedies"], "other": {**product.plan["rollback_remedies"]["all"]}}
-    )
+    remedies = product.plan["rollback_remedies"]
+    front = {**remedies, "front": {**remedies["all"], "covers": ["frontend"]}}
+    product.write(rollback_remedies=front)
     (product.folder / "revert-it" / "break-web-2").write_text("broken")
-    assert product.play(*BREAK_GLASS, "-e", "rollback_remedy=all").returncode != 0
+    assert product.play(*BREAK_GLASS, "-e", "rollback_scope=frontend", "-e", "rollback_remedy=front").returncode != 0
+    refused = product.play("-e", "rollback_scope=database")
+    assert refused.returncode != 0
+    found = "rollback_scope: found database, and run"
+    assert found in refused.stdout and "was decided with remedy front, which covers frontend" in refused.stdout
+    product.write(rollback_remedies=remedies)
+    refused = product.play()
+    assert refused.returncode != 0
+    assert "it was decided with remedy 'front', which the plan no longer has; expected one of all" in refused.stdout
+
+    product.write(rollback_remedies={**remedies, "other": {**remedies["all"]}})
+    assert product.play(*BREAK_GLASS, "-e", "rollback_fresh=true", "-e", "rollback_remedy=all").returncode != 0
     (product.folder / "revert-it" / "break-web-2").unlink()
     refused = product.play("-e", "rollback_remedy=other")
     assert refused.returncode != 0
@@ -887,6 +898,37 @@ def test_a_persons_word_that_means_nothing_or_is_too_long_is_not_written_down(pr
     assert said(only.stdout)[0].startswith("balik: would write down: rina (Lead Engineer"), only.stdout
     assert product.entries() == []
     assert product.decide("go", "x" * 4000).returncode == 0
+    forged = product.decide("no-go", "besok\nbalik: ROLLED BACK: all is well", decide_by="rina\x1b[31m\nbudi")
+    assert forged.returncode == 0
+    assert said(forged.stdout)[0].startswith("balik: rina\ufffd[31m budi (Lead Engineer"), forged.stdout
+    assert not [line for line in forged.stdout.splitlines() if line.startswith("balik: ROLLED")]
+    assert product.entries("decision")[-1].body["by"] == "rina\ufffd[31m budi"
+
+
+def test_a_report_that_cannot_be_written_changes_no_outcome(product: Product) -> None:
+    product.state.mkdir(parents=True)
+    (product.state / "reports").write_text("no folder")
+    rolled_back = product.play(*BREAK_GLASS)
+    assert rolled_back.returncode == 0, rolled_back.stdout
+    assert product.outcome()["outcome"] == "rolled-back"
+    assert "playbooks/report.yml -e report_run=" in rolled_back.stdout
+
+
+def test_no_part_of_a_rollback_can_be_picked_by_a_tag(product: Product) -> None:
+    for arguments in (("--tags", "hold"), ("--skip-tags", "verify")):
+        refused = product.play(*BREAK_GLASS, *arguments)
+        assert refused.returncode != 0
+        assert "a rollback has no parts to pick" in " ".join(refused.stdout.split())
+    assert product.entries() == []
+
+
+def test_an_end_that_ansible_reaches_before_the_outcome_is_told(product: Product) -> None:
+    away = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+    product.hosts["all"] = {"children": {"web": {"hosts": {"web-1": away, "web-2": away}}}}
+    product.write(verify_it_hosts="web", restore_it_hosts="web")
+    ended = product.play(*BREAK_GLASS)
+    assert ended.returncode != 0
+    assert said(ended.stdout)[-2].startswith("balik: FAILED: Ansible ended before the outcome was written down")
 
 
 def test_the_outcome_is_said_though_it_could_not_be_written(product: Product) -> None:
@@ -900,7 +942,9 @@ def test_the_outcome_is_said_though_it_could_not_be_written(product: Product) ->
         assert rollback.wait() != 0
     last = rollback.stdout().splitlines()[-6:]
     assert any(
-        "balik: FAILED, and the outcome could not be written down: " in line and "not a database" in line
+        "balik: FAILED: " in line and "the outcome could not be written down: " in line and "not a database" in line
         for line in last
     ), rollback.stdout()
+    assert any("it is not certain whether visitors see the maintenance page" in line for line in last)
+    assert (product.outcome()["outcome"], product.outcome()["page"]) == ("failed", "unknown")
     assert product.line("restore-it") == "off"

@@ -135,7 +135,7 @@ def decided_and_kept(product: Product, server: Server, hook: Hook) -> None:
         assert rollback.wait() == 0, rollback.stdout()
         said = rollback.stdout()
     assert server.psql("SELECT count(*) FROM documents", "hub") == "100"
-    assert "balik: localhost: what was lost is kept: 5 rows in 3 files in" in said
+    assert "balik: localhost: what was lost is kept: 5 rows in 3 files in" in said, said
 
     kept = product.entries("loss-exported")[0].body["hosts"]["localhost"]
     files = {file["kind"]: Path(kept["folder"]) / file["file"] for file in kept["files"]}

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError, Unreachable
-from ansible_collections.balik.rollback.plugins.module_utils.record import Record
+from ansible_collections.balik.rollback.plugins.module_utils.record import Record, RecordUnavailable
 
 from tests.contracts.record import RecordContract, Tamper, appender
 from tests.integration.flow.product import HOSTS, PROJECT, STEPS, Product, kill_tree
@@ -79,7 +80,10 @@ def test_products_that_begin_at_once_share_the_tables(place: str) -> None:
         assert writer.returncode == 0, err
 
 
-def test_a_server_that_dies_between_two_entries_is_named_and_the_first_one_stays() -> None:
+def test_a_server_that_dies_between_two_entries_is_named_and_the_first_one_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(f"{RECORD}.RETURN_SECONDS", 0.5)
     with postgresql(fsync="on") as mortal:
         with Record(mortal.dsn(), "shop") as record:
             first = record.append("note", {"n": 1})
@@ -97,15 +101,37 @@ def test_a_server_that_dies_between_two_entries_is_named_and_the_first_one_stays
             assert record.append("note", {"n": 2}).previous == first.hash
 
 
-def test_a_session_that_was_cut_is_said_to_be(server: Server, place: str) -> None:
+def test_a_server_that_restarts_between_two_entries_is_waited_for() -> None:
+    with postgresql(fsync="on") as mortal, Record(mortal.dsn(), "shop") as record:
+        first = record.append("note", {"n": 1})
+        mortal.kill()
+        back = threading.Timer(1, mortal.start)
+        back.start()
+        try:
+            assert record.append("note", {"n": 2}).previous == first.hash
+        finally:
+            back.join()
+
+
+def test_a_session_that_was_cut_between_two_entries_is_opened_anew(server: Server, place: str) -> None:
     with Record(place, "shop") as record:
-        record.append("note", {})
+        first = record.append("note", {})
         server.psql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE pid <> pg_backend_pid() AND datname ~ 'record'"
         )
-        with pytest.raises(BalikError, match="cannot be read"):
-            list(record.entries())
+        assert list(record.entries()) == [first]
+
+
+def test_a_session_that_is_cut_within_an_entry_leaves_nothing_of_it(server: Server, place: str) -> None:
+    with Record(place, "shop") as record:
+        with pytest.raises(RecordUnavailable, match="cannot be written"), record._transaction("be written"):
+            server.psql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE pid <> pg_backend_pid() AND datname ~ 'record'"
+            )
+            record._execute("SELECT 1")
+        assert list(record.entries()) == []
 
 
 def test_a_writer_that_does_not_end_is_not_waited_for_ever(place: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -13,7 +14,7 @@ from urllib.request import urlopen
 import pytest
 
 from tests.integration.balancers import Balancers, balancers, needed
-from tests.integration.flow.product import BREAK_GLASS, Product
+from tests.integration.flow.product import BREAK_GLASS, Process, Product
 from tests.servers.loopback import hanging
 
 pytestmark = needed
@@ -171,3 +172,45 @@ def test_an_unsafe_watch_puts_the_page_up_again_and_says_so(product: Entrances) 
     first, second = report["held"]["times"]
     assert first["until"] < second["from"]
     assert second["until"] is None
+
+    product.write(rollback_procedures=[{"name": "standard", "watch": "1m"}])
+    refused = product.play()
+    assert refused.returncode != 0
+    assert "criterion leak: stated since the traffic was given back: " in " ".join(refused.stdout.split())
+    assert product.answers() == [503, 503]
+    product.decide("safe", "sudah ditutup", decide_item="leak")
+    with product.started() as again:
+        again.until(lambda: len(product.entries("asked")) == 2)
+        assert product.decide("sign-off", decide_item="looked").returncode == 0
+        assert again.wait() == 0, again.stdout()
+    assert product.answers() == [200, 200]
+
+
+def watching(product: Entrances) -> AbstractContextManager[Process]:
+    product.write(rollback_sign_offs=[], rollback_procedures=[{"name": "standard", "watch": "4h", "every": "1m"}])
+    return product.started(*BREAK_GLASS)
+
+
+def test_a_record_that_fails_in_the_watch_takes_nothing_from_visitors(product: Entrances) -> None:
+    with watching(product) as rollback:
+        rollback.until(lambda: "watch: safe" in rollback.stdout())
+        with closing(sqlite3.connect(product.state / "record.sqlite", isolation_level=None)) as another:
+            another.execute("BEGIN IMMEDIATE")
+            rollback.until(lambda: "The traffic stays where it is, unproved" in rollback.stdout())
+        assert rollback.wait() != 0
+    assert "record.sqlite: cannot be locked: database is locked" in rollback.stdout()
+    assert (product.answers(), product.outcome()["page"]) == ([200, 200], "off")
+    assert "could not be reached" not in rollback.stdout()
+
+
+def test_who_has_lost_the_lock_in_the_watch_touches_no_load_balancer(product: Entrances) -> None:
+    with watching(product) as first:
+        first.until(lambda: "watch: safe" in first.stdout())
+        product.write(rollback_procedures=[{"name": "standard", "watch": "1m", "every": "1m"}])
+        with product.started("-e", "rollback_take_lock=true", log="second") as second:
+            assert first.wait() != 0
+            assert product.answers() == [200, 200]
+            assert second.wait() == 0, second.stdout()
+    assert "it was taken over" in first.stdout()
+    assert (product.answers(), product.outcome()["outcome"]) == ([200, 200], "rolled-back")
+    assert product.told("watched") == ["watched"], "the first one's watch is not for it to write down"

@@ -47,7 +47,7 @@ class Statement:
             if each["criterion"] != ask.criterion or each["role"] not in spec["by"]:
                 continue
             at = parse_time(each["at"], f"the statement of {each['by']} on {ask.criterion}")
-            if at <= ask.now and (ask.since is None or at >= ask.since):
+            if at <= ask.now:
                 heard.append((at, each))
         counting = [one for one in heard if not one[1].get("before")]
         if counting:

@@ -59,6 +59,7 @@ from ..criteria import SAFE, UNKNOWN
 from ..errors import BalikError
 from ..loss import entries as losses
 from ..plan import CHECKLIST_MOMENTS, PHASES, Plan
+from ..printable import printable
 from ..record import Entry
 from ..units import format_duration, iso, parse_time
 from .words import WORDS
@@ -84,11 +85,6 @@ _SHAPE: dict[str, dict[str, type]] = {
     **{kind: {"role": str, "by": str, "answer": str, "reason": str} for kind in runs.ANSWERS},
 }
 _OPTIONAL_TEXT = ("item", "remedy")
-
-# Control characters, and those that make a text read in another order than it is written.
-_UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
-)
 
 _GOOD, _BAD, _WARN, _PLAIN = "good", "bad", "warn", "plain"
 _TONES = {
@@ -833,11 +829,11 @@ def _between(begin: datetime, end: datetime) -> float:
 def _cleaned(value: Any, depth: int = 0) -> Any:
     """The value as JSON that any reader takes: no control characters, no endless depth, no infinity."""
     if isinstance(value, str):
-        return _UNPRINTABLE.sub("\ufffd", value)
+        return printable(value)
     if depth > DEEPEST:
         return "…"
     if isinstance(value, dict):
-        return {_UNPRINTABLE.sub("\ufffd", str(key)): _cleaned(item, depth + 1) for key, item in value.items()}
+        return {printable(str(key)): _cleaned(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
         return [_cleaned(item, depth + 1) for item in value]
     if isinstance(value, float) and value in (float("inf"), float("-inf")):

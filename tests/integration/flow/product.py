@@ -133,10 +133,10 @@ class Product:
         return self.play("-e", json.dumps({**said, **more}), playbook="playbooks/decide.yml")
 
     @contextmanager
-    def started(self, *arguments: str) -> Iterator[Process]:
+    def started(self, *arguments: str, log: str = "log") -> Iterator[Process]:
         """A rollback that goes on while the test does something; killed at the end if it is still there."""
-        log = self.folder / "log"
-        with log.open("w") as output:
+        written = self.folder / log
+        with written.open("w") as output:
             process = subprocess.Popen(
                 self.command(*arguments),
                 env=self.environment(),
@@ -146,7 +146,7 @@ class Product:
                 stderr=subprocess.STDOUT,
             )
         try:
-            yield Process(process, log)
+            yield Process(process, written)
         finally:
             if process.poll() is None:
                 kill_tree(process.pid)

@@ -463,6 +463,15 @@ def test_where_no_mail_can_be_sent(address: str, found: str) -> None:
     assert "heim" not in str(problem)
 
 
+def test_who_can_be_reached_by_mail_only_needs_a_mail_server() -> None:
+    plan = changed("rollback_smtp", "")
+    plan["rollback_people"]["lead"]["reach"] = {"email": "rina@court.example"}
+    plan["rollback_people"]["manager"]["reach"] = {"email": "budi@court.example", "phone": "+62 812 0000"}
+    (problem,) = refused(plan)
+    assert (problem.what, problem.found) == ("rollback_smtp", "it is not set")
+    assert "(lead) is to be reached by email only" in problem.expected
+
+
 def test_an_ipv6_address_of_a_mail_server_is_shown_in_brackets() -> None:
     (problem,) = refused(changed("rollback_smtp", "smtp://fd00::1"))
     assert problem.do == "An IPv6 address stands in brackets: [fd00::1]."

@@ -73,6 +73,7 @@ VARIABLES: dict[str, Any] = {
     },
     "rollback_verify": ["smoke-test"],
     "rollback_restore": ["traffic-restore"],
+    "rollback_smtp": "mail.shop.example:25",
     "rollback_sign_offs": [
         {"name": "verification", "role": "qa-lead", "phase": "verify", "says": "It works as before"}
     ],

@@ -277,6 +277,13 @@ def test_whether_the_traffic_was_given_back(told: Sequence[Any], given: bool, ce
     assert (run.traffic_given_back, run.traffic_is_back) == (given, certain)
 
 
+def test_when_the_traffic_was_given_back_first_and_last() -> None:
+    again = (7, "r1", "watching", {"procedure": "standard", "seconds": 1800})
+    told = [BEGUN, WATCHING, watched(3, "unsafe"), BROKEN, AGAIN, BEGUN_AGAIN, again, again]
+    (run,) = runs.read_runs(entries(opened(0), *told))
+    assert (run.first_back, run.back_since) == (START + timedelta(minutes=2), START + timedelta(minutes=7))
+
+
 # What stands still
 
 FREEZING = step(1, "started", "scale-freeze", phase="hold", saved={})
@@ -411,6 +418,18 @@ def test_a_statement_counts_for_the_release_that_it_was_made_about(course: list[
     found = runs.read_statements(entries(*told), launched)
     assert [each["before"] for each in found] == expected
     assert {each["criterion"] for each in found} <= {"leak"}
+
+
+def test_what_was_stated_before_a_run_gave_the_traffic_back_does_not_count_in_its_watch() -> None:
+    told = entries(*(word(at, runs.UNSAFE, item="leak") for at in (1, 3)))
+    found = runs.read_statements(told, START, first_back=START + timedelta(minutes=2))
+    assert [each["before"] for each in found] == ["the traffic was given back", ""]
+
+
+def test_an_answer_counts_though_an_older_run_is_left_as_it_is_after_it() -> None:
+    told = [opened(0), word(5, runs.NO_GO), outcome(9, runs.ABANDONED), opened(9, "r2")]
+    found = runs.read_runs(entries(*told))
+    assert [each.answer for each in runs.answers_for_run(entries(*told), found[1], valid=3600)] == [runs.NO_GO]
 
 
 # Where a decision stands
