@@ -161,12 +161,13 @@ def refused(act: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def test_check_main_verify_undo(shop: Shop) -> None:
+def test_check_main_verify_undo(shop: Shop, lab: Nodes) -> None:
     shop.run(metadata={"annotations": {"team": "legal", "kubectl.kubernetes.io/last-applied-configuration": "{}"}})
     was, key = shop.get(), f"Deployment {shop.name}/web"
 
     seen = shop.step("check", "web")
-    assert seen["before"] == {"workloads": {key: {"images": {"migrate": BAD, "app": BAD}}}}
+    saved = {"images": {"migrate": BAD, "app": BAD}, "ran": dict.fromkeys(("migrate", "app"), lab.push(BAD))}
+    assert seen["before"] == {"workloads": {key: saved}}
     assert "secret" not in json.dumps(seen) and not seen["changed"]
     would = shop.step("main", "web", check_mode=True)
     assert would["changed"] and f"app: {BAD}" in would["diff"]["before"] and shop.good in would["diff"]["after"]
@@ -380,6 +381,32 @@ def test_a_release_that_changed_one_container_of_two_goes_back(shop: Shop) -> No
     shop.step("main", "web", image=GOOD)
     says = refused(lambda: shop.step("check", "web", image=GOOD))
     assert f"app is set to {GOOD} already, and a tag that has moved is not seen as a change" in says
+
+
+def test_a_tag_that_brings_what_ran_before_is_no_success(tmp_path: Path) -> None:
+    stable, worker = f"{REPOSITORY}:stable", "registry.example/worker"
+    same = "sha256:" + "b" * 64
+    images = {BAD: same, stable: same, f"{worker}:2.0": "", f"{worker}:1.9": "", "redis:7": ""}
+    with control_plane(tmp_path) as cluster, nodes(cluster, images, count=1, cache=True) as lab:
+        shop = Shop(cluster, lab)
+        shop.run("earlier", image=stable)
+        lab.push(stable, "sha256:" + "c" * 64)  # mended in the registry; the node keeps what it has
+        shop.run()
+        seen = shop.step("check", "web", image=stable)
+        assert seen["before"]["workloads"][f"Deployment {shop.name}/web"]["ran"]["app"] == same
+        for _ in range(2):
+            says = refused(lambda: shop.step("main", "web", image=stable, saved=seen["before"]))
+            assert f"migrate runs the same content as before (sha256:bbbbbbbbbbbb…): {stable} is another name" in says
+        assert "the same content" in refused(lambda: shop.step("verify", "web", image=stable, saved=seen["before"]))
+        shop.step("main", "web", image=stable, already="accept", saved=seen["before"])
+        shop.step("undo", saved=seen["before"])
+        assert "the same content" in refused(lambda: shop.step("main", "web", image=stable))
+
+        # The one container goes to another image, the other one's tag has moved: the node does not ask again.
+        mixed: Json = {"image": stable, "images": [f"{worker}:1.9"]}
+        pod = {"containers": [{"name": "app", "image": stable}, {"name": "worker", "image": f"{worker}:2.0"}]}
+        shop.run("mixed", template={"metadata": {"labels": {"app": "mixed"}}, "spec": pod})
+        assert "nodes may go on with what they keep" in refused(lambda: shop.step("check", "mixed", **mixed))
 
 
 def test_undo_gives_a_workload_its_own_time(shop: Shop, lab: Nodes) -> None:

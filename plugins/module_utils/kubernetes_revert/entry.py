@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..errors import BalikError, Unreachable
@@ -63,7 +64,7 @@ class Revert:
         if entry == "check":
             return self.check(found)
         if entry == "verify":
-            account = rollout.verify(self.cluster, found.changes)
+            account = rollout.verify(self.cluster, self._knowing(found.changes, self.saved.get("workloads") or {}))
             account.refuse()
             return self._result(account.good, False, "")
         return self.main(found, check_mode)
@@ -123,11 +124,12 @@ class Revert:
         owners = gitops.find(self.cluster, changes, self.argocd.namespaces)
         refusals, notes = gitops.judge(owners, self.owners, self.product)
         refusals += gitops.absent(self.cluster, self.argocd.namespaces)
+        running = self._running(changes)
         findings = guards.examine(self.cluster, found)
         refusals += findings.refusals
         notes += [*findings.notes, *self._running_jobs(changes)]
         if self.arguments["already"] == "refuse" and not self.saved:
-            refusals += self._nothing_to_revert(changes)
+            refusals += self._nothing_to_revert(changes, running)
         refusals += self._rehearse(changes)
         refusals += found.nothing
         if refusals:
@@ -136,7 +138,7 @@ class Revert:
             "changed": False,
             "says": _sentence([one.line for one in changes], notes, found.left),
             "before": {
-                "workloads": {one.key: one.before for one in changes},
+                "workloads": _before(changes, running),
                 **({"held": held} if (held := [one.path for one in owners if self._holds(one)]) else {}),
             },
             "evidence": {"notes": notes, "left": found.left, "cluster": self.cluster.name},
@@ -145,7 +147,8 @@ class Revert:
 
     def main(self, found: Selection, check_mode: bool) -> Json:
         """Hold off who would put the version back, patch, wait, read back."""
-        changes = found.changes
+        before = self.saved.get("workloads") or _before(found.changes, self._running(found.changes))
+        changes = self._knowing(found.changes, before)
         owners = [one for one in gitops.find(self.cluster, changes, self.argocd.namespaces) if self._holds(one)]
         if check_mode:
             loose = [f"would hold off {one.name}" for one in owners if not one.held]
@@ -253,19 +256,30 @@ class Revert:
     def _holds(self, owner: Owner) -> bool:
         return self.owners == "suspend" and bool(owner.path) and not owner.cannot and (owner.fights or bool(owner.held))
 
-    def _nothing_to_revert(self, changes: Sequence[Change]) -> list[str]:
+    def _running(self, changes: Sequence[Change]) -> dict[str, list[pods.Pod]]:
+        rolling = [one.workload for one in changes if one.workload.kind.name in ROLLING]
+        return rollout.pods_of(self.cluster, {one.namespace for one in rolling})
+
+    def _knowing(self, changes: Sequence[Change], before: Mapping[str, Json]) -> list[Change]:
+        """The changes with what ran before, unless the same may come again."""
+        if self.arguments["already"] == "accept":
+            return list(changes)
+        return [replace(one, ran=before.get(one.key, {}).get("ran") or {}) for one in changes]
+
+    def _nothing_to_revert(self, changes: Sequence[Change], running: Mapping[str, Sequence[pods.Pod]]) -> list[str]:
         """Where the target is what runs: a name that has moved, or the release's own image."""
         refusals = []
         for change in changes:
-            # Where anything else of a workload changes, its new pods ask anew what a tag means.
-            for one in () if change.needed else change.replaced:
+            # What another container goes to is a target that is seen to change.
+            going = {one.new for one in change.replaced if not same(one.old, one.new)}
+            for one in change.replaced:
                 target = parse(one.new)
-                if same(one.old, one.new) and target and not target.digest:
+                if same(one.old, one.new) and one.new not in going and target and not target.digest:
                     refusals.append(
                         f"{change.key}: {one.container} is set to {one.new} already, and a tag that has moved is not "
-                        "seen as a change. Name the image by its digest, or accept it (image_revert_already: accept)"
+                        "seen as a change; nodes may go on with what they keep under it. Name the image by its digest, "
+                        "or accept it (image_revert_already: accept)"
                     )
-        running = rollout.pods_of(self.cluster, {one.workload.namespace for one in changes})
         if changes and not refusals and all(_runs_already(one, running.get(one.key, [])) for one in changes):
             names = _sentence([one.key for one in changes])
             images = ", ".join(sorted({short(one.new) for change in changes for one in change.replaced}))
@@ -299,6 +313,15 @@ class Revert:
         says = _sentence([f"{key}: {words}" for key, words in good.items()]) + more
         says = says.removeprefix("; ")
         return {"changed": changed, "says": says or "nothing to do", "evidence": {**evidence, "seconds": seconds}}
+
+
+def _before(changes: Sequence[Change], running: Mapping[str, Sequence[pods.Pod]]) -> dict[str, Json]:
+    """For the record, of each workload: how it is configured, and what content runs under the names to be replaced."""
+    found = {}
+    for one in changes:
+        ran = pods.content(one, running.get(one.key, []))
+        found[one.key] = {**one.before, **({"ran": ran} if ran else {})}
+    return found
 
 
 def _runs_already(change: Change, running: Sequence[pods.Pod]) -> bool:

@@ -180,6 +180,30 @@ def digests(change: Change, pods: Sequence[Pod]) -> dict[str, list[str]]:
     return {one.container: list(_ids(one.container, pods)) for one in change.replaced}
 
 
+def content(change: Change, pods: Sequence[Pod]) -> dict[str, str]:
+    """Container whose image is to be replaced → the one digest (or id) that runs under its name of before."""
+    found = {}
+    for one in change.replaced:
+        before = [pod for pod in pods if (now := pod.containers.get(one.container)) and _is(now.image, one.old)]
+        ids = list(_ids(one.container, before))
+        if len(ids) == 1 and not same(one.old, one.new):
+            found[one.container] = ids[0]
+    return found
+
+
+def unmoved(change: Change, pods: Sequence[Pod]) -> str:
+    """Which container went back by name only: what its tag stands for is what ran before; empty where none did."""
+    for one in change.replaced:
+        target = parse(one.new)
+        if target and not target.digest and list(_ids(one.container, pods)) == [change.ran.get(one.container)]:
+            return (
+                f"{one.container} runs the same content as before ({short(change.ran[one.container])}): {one.new} is "
+                "another name of it. Name the image of the release before by its digest, or accept it "
+                "(image_revert_already: accept)"
+            )
+    return ""
+
+
 def _ids(container: str, pods: Sequence[Pod]) -> dict[str, bool]:
     """What the nodes say that they run: a digest, or an id → whether it is a registry's digest."""
     said = {pod.containers[container].image_id for pod in staying(pods) if container in pod.containers} - {""}

@@ -218,6 +218,9 @@ def _look(
         latest[key] = off
         if off and key in late:
             failing[key] = change
+        elif unmoved := "" if off else pods.unmoved(change, here.get(key, [])):
+            account.bad[key] = f"{key}: {unmoved}"
+            settled.append(key)
         elif not off:
             account.good[key] = f"{_runs(change, here.get(key, []))} after {seconds}"
             settled.append(key)
@@ -300,7 +303,7 @@ def verify(cluster: Cluster, changes: Sequence[Change]) -> Account:
         if one.needed:
             failing[one.key] = f"is not as asked for ({one.line.partition(': ')[2]})"
         else:
-            off = awaits(one.workload) or pods.wrong(one, running)
+            off = awaits(one.workload) or pods.wrong(one, running) or pods.unmoved(one, running)
             if off:
                 failing[one.key] = off
             else:

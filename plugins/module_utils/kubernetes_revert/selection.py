@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from ..errors import BalikError
@@ -48,13 +48,15 @@ class Change:
     """What shall become of one workload.
 
     ``replaced`` holds each container that is meant, also where its image stands there already. ``suspend`` is the
-    value that ``spec.suspend`` shall have, ``None`` where it is left alone.
+    value that ``spec.suspend`` shall have, ``None`` where it is left alone. ``ran``: container → the content that ran
+    under another name before, which its tag must not bring again.
     """
 
     workload: Workload
     replaced: tuple[Replaced, ...]
     limit: float
     suspend: bool | None = None
+    ran: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -333,7 +335,7 @@ def renewed(change: Change, now: Workload) -> Change:
         if place is None:
             raise _no_container(now, one.container)
         replaced.append(Replaced(place.name, place.path, place.image, one.new))
-    return Change(now, tuple(replaced), change.limit, change.suspend)
+    return replace(change, workload=now, replaced=tuple(replaced))
 
 
 def back(workload: Workload, saved: Mapping[str, Any], limit: float) -> Change:
