@@ -537,3 +537,13 @@ def test_two_at_once(live, dumps, tmp_path):
         with pytest.raises(BalikError, match=rf"balik {RUN} \(pid \d+\) since .* is restoring it"):
             restore(job)
         assert process.poll() is None
+
+
+def test_what_an_earlier_start_still_finishes_is_not_done_again(live, dumps, tmp_path):
+    slow = edited(dumps, tmp_path / "x.sql", "\nALTER TABLE ONLY", "\nSELECT pg_sleep(1);\nALTER TABLE ONLY")
+    job = task(live, tmp_path, slow)
+    with started(job) as process:
+        wait_for(lambda: BESIDE in databases(live), "the first one works")
+        assert restore(job)["changed"] is False
+        assert process.wait(LIMIT) == 0
+    assert seen(live)["row"][5:] == (4000, None)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -635,6 +636,29 @@ def test_killed_after_the_commit_it_is_done(live, job):
     assert databases(live) == [DATABASE]
     tables.undo(job)
     assert live.psql("SELECT count(*) FROM leaderboard", DATABASE) == "350"
+
+
+@pytest.mark.parametrize("act", ["restore", "undo"])
+def test_what_an_earlier_start_still_finishes_is_not_done_again(live, job, act):
+    """The playbook was killed and the module went on; the next start waits for it, and users write in between."""
+    job = replace(job, lock_limit=60)
+    if act == "undo":
+        tables.restore(job)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'select pg_try_advisory_lock%'"
+    with closing(psycopg.connect(live.dsn(DATABASE))) as reader, ThreadPoolExecutor(1) as pool:
+        reader.execute("SELECT count(*) FROM badges")
+        with started(job, act) as process:
+            wait_for(lambda: active(live, "LOCK TABLE%ACCESS EXCLUSIVE%"), "it is in the middle of its transaction")
+            second = pool.submit(getattr(tables, act), job)
+            wait_for(lambda: live.psql(waiting) != "0", "the next start waits")
+            reader.rollback()
+            assert process.wait(30) == 0
+            live.psql("INSERT INTO badges VALUES (777, 'after it')", DATABASE)
+        assert second.result(30)["changed"] is False
+    assert live.psql("SELECT label FROM badges WHERE id = 777", DATABASE) == "after it"
+    if act == "restore":
+        tables.undo(job)
+        assert live.psql("SELECT count(*) FROM leaderboard", DATABASE) == "350", "what stood there before the run"
 
 
 def test_what_was_kept_and_spoiled_is_not_brought_back(live, job):

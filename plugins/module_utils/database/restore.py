@@ -105,6 +105,8 @@ def restore(task: Task, check_mode: bool = False) -> Result:
     _names_no_tables(task)
     deadline = Deadline(task.limit)
     with server(task) as (admin, known):
+        if not check_mode:
+            alone(admin, task)
         live = live_database(admin, task)
         kept = find(admin, known.kept)
         if kept and _swapped(live, kept, task):
@@ -125,7 +127,6 @@ def restore(task: Task, check_mode: bool = False) -> Result:
         major = server_fits(admin, live, task)
         programs = find_programs(major, task.programs)
         pgbouncer.ready(task.pgbouncer, live.name, programs)
-        alone(admin, task)
         own(admin, task, claim=True)
         backup.verify_checksum(path, task.checksum)
         contents_fit(admin, backup.glance(path, kind, programs, deadline), path, major, live, task.accept)
@@ -168,6 +169,8 @@ def undo(task: Task, check_mode: bool = False) -> Result:
     :raises BalikError: what was kept is gone, and where its backup is.
     """
     with server(task) as (admin, known):
+        if not check_mode:
+            alone(admin, task)
         live, kept, aside = live_database(admin, task), find(admin, known.kept), find(admin, known.aside)
         was = task.saved.get("oid") or (kept.mark.get("oid") if kept else None)
         if not kept and (aside or was == live.oid):
@@ -180,7 +183,6 @@ def undo(task: Task, check_mode: bool = False) -> Result:
                 f"the database that was {live.name} before",
                 f"Restore the backup of that moment by hand: {place(task)}",
             )
-        alone(admin, task)
         diff = {
             "before": f"{live.name}: oid {live.oid}\n",
             "after": f"{live.name}: oid {kept.oid}\n{known.aside}: oid {live.oid}\n",

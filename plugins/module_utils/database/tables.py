@@ -206,6 +206,8 @@ def restore(task: Task, check_mode: bool = False) -> Result:
     deadline = Deadline(task.limit)
     wanted, dropped = _named(task)
     with server(task) as (admin, known):
+        if not check_mode:
+            alone(admin, task)
         live = live_database(admin, task)
         same_as_before(live, task)
         listed = _listed(wanted, dropped)
@@ -217,7 +219,6 @@ def restore(task: Task, check_mode: bool = False) -> Result:
             return {"changed": not done, "says": says, "evidence": {}, "diff": {} if done else diff}
         major = server_fits(admin, live, task, rename=False)
         programs = find_programs(major, task.programs)
-        alone(admin, task)
         own(admin, task, claim=True)
         if state.did(admin, _asked(wanted, dropped)):
             _drop_scratch(admin, task, known)
@@ -291,10 +292,10 @@ def undo(task: Task, check_mode: bool = False) -> Result:
     """
     deadline = Deadline(task.limit)
     with server(task) as (admin, _):
-        live = live_database(admin, task)
-        state = _State(admin, task)
         if not check_mode:
             alone(admin, task)
+        live = live_database(admin, task)
+        state = _State(admin, task)
         if not state.done(admin):
             says = f"{_listed(*_named(task))} of {live.name} are as they were"
             return {"changed": False, "says": says, "evidence": {}}

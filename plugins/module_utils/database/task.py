@@ -169,7 +169,10 @@ def chosen(task: Task) -> tuple[Path, str]:
 
 
 def alone(admin: Connection[Any], task: Task) -> None:
-    """One restore of a database at a time; what an earlier start of this run left running is ended."""
+    """One restore of a database at a time; what an earlier start of this run left running is ended.
+
+    Before anything else is read: that earlier start may come to its end while we wait for it.
+    """
     until = time.monotonic() + _ENDING
     while not scalar(admin, "select pg_try_advisory_lock(%s, hashtext(%s))", _LOCK_SPACE, task.database):
         if time.monotonic() < until:
