@@ -160,7 +160,9 @@ says:
   type: str
   returned: success
 before:
-  description: For V(check), C(workloads) (workload → its images, and the digests that ran) and C(held) (who will be held off).
+  description:
+    - For V(check), C(workloads) (workload → images as configured, and the digests that ran) and C(held) (who will be
+      held off).
   type: dict
   returned: check
 evidence:
