@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from ansible_collections.balik.rollback.plugins.module_utils.database import tables
+from ansible_collections.balik.rollback.plugins.module_utils.database import restore, tables
 from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access
 from ansible_collections.balik.rollback.plugins.module_utils.database.task import Task
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
@@ -530,6 +530,76 @@ def test_two_servers_do_not_share_what_one_run_keeps(live, job):
     assert tables.undo(job)["changed"]
 
 
+def test_what_a_run_did_is_not_guessed_where_its_file_is_gone(live, job, tmp_path):
+    with untouched(live), pytest.raises(BalikError, match=r"If no restore of this run began, there is nothing to undo"):
+        tables.undo(job)
+    tables.restore(job)
+    kept = {path: path.read_bytes() for path in Path(job.folder).glob("*.dump")}
+    state = Path(job.folder) / f"info_pekerjaan-{RUN}-tables.json"
+    state.rename(tmp_path / "away")
+    elsewhere = replace(job, folder=str(tmp_path / "another"))
+    with untouched(live):
+        for wanted in (job, elsewhere):
+            with pytest.raises(
+                BalikError, match=r"-tables.json: not there, so it is not known whether this run restored"
+            ):
+                tables.undo(wanted)
+        with pytest.raises(BalikError, match=r"not there.* move .*-tables.dump and .*-dropped.dump elsewhere"):
+            tables.restore(job)
+    assert {path: path.read_bytes() for path in Path(job.folder).glob("*.dump")} == kept
+    (tmp_path / "away").rename(state)
+    assert tables.restore(job)["changed"] is False
+    assert tables.undo(job)["changed"]
+
+
+def test_a_restore_that_changed_nothing_is_known_as_such(live, job):
+    with untouched(live):
+        with pytest.raises(BalikError, match="found 300"):
+            tables.restore(replace(job, checks=[{"query": "SELECT count(*) FROM leaderboard", "expect": 1}]))
+        assert tables.undo(job)["changed"] is False
+
+
+def test_a_copy_of_the_server_that_does_not_know_the_restore_is_told(live, job):
+    """Copied from one data folder, two servers have one identifier."""
+    tables.restore(job)
+    state = Path(job.folder) / f"info_pekerjaan-{RUN}-tables.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"xid": "4000000000"}))
+    with untouched(live), pytest.raises(BalikError, match=r"transaction 4000000000 .* which is another one"):
+        tables.undo(job)
+
+
+@pytest.mark.parametrize("spoiled", ["a folder", "no text", "a loop"])
+def test_a_file_of_the_run_that_cannot_be_read_is_told(live, job, spoiled):
+    folder = Path(job.folder)
+    folder.mkdir()
+    whose = folder / f"info_pekerjaan-{RUN}.of"
+    if spoiled == "a folder":
+        whose.mkdir()
+    elif spoiled == "no text":
+        whose.write_bytes(b"\xff\xfe")
+    else:  # root is let in everywhere, but not by a link to itself
+        whose.symlink_to(whose)
+    whole = replace(job, tables=[], drop_tables=[], checks=[])
+    with untouched(live):
+        for act, wanted in (
+            (tables.check, job),
+            (tables.restore, job),
+            (restore.check, whole),
+            (restore.restore, whole),
+        ):
+            with pytest.raises(BalikError, match=r"\.of: cannot be read: "):
+                act(wanted)
+
+
+def test_whose_the_files_are_is_written_whole_or_not_at_all(live, job, tmp_path):
+    """A disk with room for an empty file, and no more."""
+    with small_disk(tmp_path / "now", "4k") as folder, untouched(live):
+        (folder / "full").write_bytes(b"x" * 4096)
+        with pytest.raises(BalikError, match=r"\.of: cannot be written: No space left on device"):
+            tables.restore(job)
+        assert [path.name for path in folder.iterdir()] == ["full"]
+
+
 def test_a_lock_held_for_ever_is_told_and_nothing_is_done(live, job):
     with untouched(live), psycopg.connect(live.dsn(DATABASE), application_name="laporan") as holder:
         holder.execute("UPDATE badges SET label = 'y' WHERE id = 1")
@@ -625,7 +695,7 @@ def test_killed_after_the_commit_it_is_done(live, job):
     """The tables are still locked for VACUUM when it is killed: the transaction is over, and nothing is done twice."""
     with started(job) as process:
         state = Path(job.folder) / f"info_pekerjaan-{RUN}-tables.json"
-        wait_for(state.exists, "the transaction is about to end")
+        wait_for(lambda: state.exists() and "xid" in state.read_text(), "the transaction is about to end")
         xid = json.loads(state.read_text())["xid"]
         wait_for(lambda: live.psql(f"SELECT pg_xact_status('{xid}')") != "in progress", "it has ended")
         process.kill()

@@ -6,11 +6,11 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BalikError
+from ..files import sync_folder, write_whole
 from . import backup
 from .access import Deadline, Programs, run
 from .task import scalar
@@ -27,29 +27,64 @@ def place(task: Task, ending: str = "") -> Path:
     return Path(task.folder) / f"{name}-{task.run}{ending or ('.dir' if task.workers > 1 else '.dump')}"
 
 
-def own(admin: Connection[Any], task: Task, claim: bool = False) -> None:
+def own(admin: Connection[Any], task: Task) -> None:
     """Refuses names in the folder that a restore of another database has, on another server or with a like name.
 
-    :param claim: from now on they are this one's.
     :raises BalikError: whose they are.
     """
-    mine = f"{scalar(admin, 'select system_identifier from pg_control_system()')} {task.database}"
     path = place(task, ".of")
-    if claim:
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with suppress(FileExistsError), path.open("x") as file:
-                file.write(mine)
-        except OSError as error:
-            raise BalikError(str(path), f"cannot be written: {error.strerror}", do="Nothing was begun.") from None
-    found = (path.read_text() if path.exists() else "") or mine
-    if found != mine:
+    found = read(path)
+    if found and found != _whose(admin, task):
         raise BalikError(
             str(path),
             f"it belongs to database {found.partition(' ')[2]} of another server, or of another name, in this run",
             "a folder of its own for each",
             "Set another db_restore_backup_dir for one of them.",
         )
+
+
+def claim(admin: Connection[Any], task: Task) -> None:
+    """From now on these names in the folder are this database's.
+
+    :raises BalikError: they are another's, or nothing can be written there.
+    """
+    own(admin, task)
+    if not read(place(task, ".of")):
+        write(place(task, ".of"), _whose(admin, task))
+
+
+def _whose(admin: Connection[Any], task: Task) -> str:
+    return f"{scalar(admin, 'select system_identifier from pg_control_system()')} {task.database}"
+
+
+def read(path: Path) -> str:
+    """What :func:`write` wrote; empty where there is no such file.
+
+    :raises BalikError: it cannot be read.
+    """
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise BalikError(
+            str(path),
+            f"cannot be read: {getattr(error, 'strerror', 'it is not UTF-8')}",
+            "what this run wrote, or no such file",
+            "Give db_restore_backup_dir and its files to the user who restores (db_restore_become_user).",
+        ) from None
+
+
+def write(path: Path, text: str) -> None:
+    """A file of the run, for its owner only, whole or not at all.
+
+    :raises BalikError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_whole(path, text, mode=0o600)
+    except OSError as error:
+        raise BalikError(str(path), f"cannot be written: {error.strerror}", do="Nothing was changed.") from None
 
 
 def keep(
@@ -76,18 +111,9 @@ def keep(
         except BaseException:
             remove(part)
             raise
-        sync(final.parent)
+        sync_folder(final.parent)
     backup.listed(final, programs, deadline)
     return final
-
-
-def sync(path: Path) -> None:
-    """What is at ``path`` survives a loss of power."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def remove(path: Path) -> None:

@@ -19,7 +19,7 @@ from .access import Deadline, Programs, find_programs
 from .catalog import Database, Names, carry_over, find, marking
 from .filling import fill
 from .fitness import TABLES, contents_fit, opening, same_product, server_fits, unasked
-from .keeping import keep, own, place
+from .keeping import claim, keep, own, place
 from .swap import swap
 from .task import Result, Task, alone, chosen, live_database, same_as_before, scalar, server
 
@@ -39,6 +39,7 @@ def check(task: Task) -> Result:
     deadline = Deadline(task.limit)
     with server(task) as (admin, known):
         live = live_database(admin, task)
+        own(admin, task)
         kept = find(admin, known.kept)
         if kept and _swapped(live, kept, task):
             return {
@@ -127,7 +128,7 @@ def restore(task: Task, check_mode: bool = False) -> Result:
         major = server_fits(admin, live, task)
         programs = find_programs(major, task.programs)
         pgbouncer.ready(task.pgbouncer, live.name, programs)
-        own(admin, task, claim=True)
+        claim(admin, task)
         backup.verify_checksum(path, task.checksum)
         contents_fit(admin, backup.glance(path, kind, programs, deadline), path, major, live, task.accept)
         evidence = _Work(task, admin, known, live, programs, deadline).do(path, kind)

@@ -38,7 +38,7 @@ from .exchange import (
 )
 from .filling import fill
 from .fitness import contents_fit, server_fits, unasked
-from .keeping import keep, own, place, sync
+from .keeping import claim, keep, own, place, read, write
 from .script import Contents
 from .task import Result, Task, alone, chosen, live_database, same_as_before, scalar, server
 
@@ -81,16 +81,35 @@ class _State:
     def __init__(self, admin: Connection[Any], task: Task) -> None:
         own(admin, task)
         self.path = place(task, "-tables.json")
-        self.known: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self._kept = [place(task, f"-{name}.dump") for name in ("tables", "dropped")]
+        text = read(self.path)
+        self.there = bool(text)
+        self.known: dict[str, Any] = json.loads(text or "{}")
 
     def write(self, **more: Any) -> None:
         self.known.update(more)
-        part = self.path.with_name(self.path.name + ".part")
-        part.write_text(json.dumps(self.known, ensure_ascii=False))
-        part.chmod(0o600)
-        sync(part)
-        part.replace(self.path)
-        sync(self.path.parent)
+        write(self.path, json.dumps(self.known, ensure_ascii=False))
+
+    def start(self) -> None:
+        """A restore starts: a file that is missing from now on was taken away.
+
+        :raises BalikError: it was, and what an earlier start has kept may be all that is left of the tables.
+        """
+        kept = [str(path) for path in self._kept if path.exists()]
+        if not self.there and kept:
+            raise self.unknown(
+                f"Put it back. If the tables are not restored yet, move {' and '.join(kept)} elsewhere and run again."
+            )
+        if not self.there:
+            self.write()
+
+    def unknown(self, do: str) -> BalikError:
+        return BalikError(
+            str(self.path),
+            "not there, so it is not known whether this run restored the tables",
+            "what a restore of this run wrote down",
+            do,
+        )
 
     def begin(self, **known: Any) -> None:
         """A restore is about to be committed; what was known of an earlier one is over."""
@@ -106,7 +125,10 @@ class _State:
             return False
         end = time.monotonic() + _ENDING_LIMIT
         while True:
-            status = scalar(admin, "select pg_xact_status(%s::xid8)", self.known[key])
+            try:
+                status = scalar(admin, "select pg_xact_status(%s::xid8)", self.known[key])
+            except psycopg.errors.InvalidParameterValue:
+                status = "not come to yet by this server, which is another one, or older than this run: a copy of it"
             if status != "in progress" or time.monotonic() > end:
                 break
             time.sleep(0.1)
@@ -219,7 +241,8 @@ def restore(task: Task, check_mode: bool = False) -> Result:
             return {"changed": not done, "says": says, "evidence": {}, "diff": {} if done else diff}
         major = server_fits(admin, live, task, rename=False)
         programs = find_programs(major, task.programs)
-        own(admin, task, claim=True)
+        claim(admin, task)
+        state.start()
         if state.did(admin, _asked(wanted, dropped)):
             _drop_scratch(admin, task, known)
             says = f"{listed} of {live.name} are restored already"
@@ -296,6 +319,11 @@ def undo(task: Task, check_mode: bool = False) -> Result:
             alone(admin, task)
         live = live_database(admin, task)
         state = _State(admin, task)
+        if not state.there:
+            raise state.unknown(
+                "Put it back, or set db_restore_backup_dir as it was then. If no restore of this run began, there is "
+                "nothing to undo."
+            )
         if not state.done(admin):
             says = f"{_listed(*_named(task))} of {live.name} are as they were"
             return {"changed": False, "says": says, "evidence": {}}
