@@ -118,7 +118,11 @@ class ActionModule(RollbackAction):
         """After ``check``: write *started* with what stands there and what it said, or stop before anything is
         touched."""
         if failures := self._failures():
-            raise self._failed("check", failures, "Nothing of this step was done.")
+            before = self.run_of(self.run_id).steps.get(self.step)
+            so_far = "Nothing of this step was done."
+            if before is not None and before.began:
+                so_far = "What it did when it was started before stays."
+            raise self._failed("check", failures, so_far)
         saved = self._ready_steps().get(self.step) or self._before()
         limit = self.step_setting(self.step, "limit")
         self.keep_lock(parse_duration(limit) * 2 + LEASE if limit else LEASE)

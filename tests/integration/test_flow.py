@@ -286,6 +286,16 @@ def test_what_several_steps_could_not_do_is_told_in_one_message(product: Product
     assert [list(entry.body["failures"]) for entry in product.entries("step-failed")] == [["web-1"], ["web-2"]]
 
 
+def test_a_check_that_fails_after_a_start_does_not_say_that_nothing_was_done(product: Product) -> None:
+    (product.folder / "revert-it" / "break-web-1").write_text("web-1: half of it")
+    assert product.play(*BREAK_GLASS).returncode != 0
+    (product.folder / "revert-it" / "break-web-1").unlink()
+    (product.folder / "revert-it" / "refuse-web-2").write_text("web-2: it is gone by now")
+    again = product.play(*BREAK_GLASS)
+    assert again.returncode != 0
+    assert any("What it did when it was started before stays" in line for line in said(again.stdout)), again.stdout
+
+
 def test_a_step_of_the_remedy_is_checked_again_when_its_turn_comes(product: Product) -> None:
     """``rollback_step_early`` tells its two checks apart. A run that is taken up again makes only the second."""
     (product.folder / "revert-it" / "refuse-web-2").write_text("web-2: it is paused by now")

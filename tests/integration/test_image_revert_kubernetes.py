@@ -409,6 +409,23 @@ def test_a_tag_that_brings_what_ran_before_is_no_success(tmp_path: Path) -> None
         assert "nodes may go on with what they keep" in refused(lambda: shop.step("check", "mixed", **mixed))
 
 
+def test_without_pods_nothing_shows_the_image_and_that_is_told(shop: Shop) -> None:
+    shop.run(replicas=0)
+    key = f"Deployment {shop.name}/web"
+    says = shop.step("check", "web", image=ABSENT)["says"]
+    assert f"no pod will show whether the image can be pulled and runs (replicas: 0): {key}" in says
+    told = f"{key}: migrate {ABSENT}, app {ABSENT} on no pod, so that nothing has shown whether it can be pulled"
+    for entry in ("main", "verify"):
+        assert shop.step(entry, "web", image=ABSENT)["says"].startswith(told)
+
+
+def test_a_limit_of_nothing_is_refused(shop: Shop) -> None:
+    shop.run()
+    assert "limit: found '0s'; expected a duration above zero" in refused(lambda: shop.step("check", "web", limit="0s"))
+    named = [{"namespace": shop.name, "name": "web", "limit": "0s"}]
+    assert "limit of web: found '0s'" in refused(lambda: shop.step("check", workloads=named))
+
+
 def test_undo_gives_a_workload_its_own_time(shop: Shop, lab: Nodes) -> None:
     shop.run("slow")
     workloads = [{"namespace": shop.name, "name": "slow", "limit": "30s"}]
@@ -543,7 +560,7 @@ def test_what_the_workloads_themselves_forbid_is_named_all_at_once(shop: Shop) -
     assert "paused is paused" in says and "OnDelete" in says and "partition 1" in says
     assert f"one selects pods by app=twice, which those of Deployment {shop.name}/other match too" in says
     assert "fine must start a pod before it may stop one" in says and "tight has pods 0 left of 7" in says
-    assert "No workload was touched" in says and shop.image("one") == BAD
+    assert "The check touched no workload" in says and shop.image("one") == BAD
     shop.cluster.delete(
         {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "tight", "namespace": shop.name}}
     )
@@ -565,7 +582,7 @@ def test_a_quota_for_what_the_pods_do_not_say_is_named(shop: Shop, lab: Nodes) -
         "requests.cpu for app, cache, migrate; limits.memory for app, cache, migrate. Give the containers resources"
         in says
     )
-    assert "No workload was touched" in says
+    assert "The check touched no workload" in says
     limits = [{"type": "Container", "default": {"memory": "64Mi"}, "defaultRequest": {"cpu": "10m"}}]
     shop.cluster.apply({**made, "kind": "LimitRange", "spec": {"limits": limits}})
     shop.step("check", "web")
@@ -611,7 +628,7 @@ def test_an_admission_rule_is_found_before(shop: Shop) -> None:
             return ""
 
         says = shop.cluster.eventually(found, says="the policy in force")
-        assert 'failed calling webhook "images.policy.example"' in says and "No workload was touched" in says
+        assert 'failed calling webhook "images.policy.example"' in says and "The check touched no workload" in says
     finally:
         shop.cluster.delete(policy)
     assert shop.image() == BAD
@@ -633,7 +650,7 @@ def test_an_admission_rule_that_sets_another_image_is_told_with_it(shop: Shop, l
         shop.cluster.eventually(in_force)
         if rehearses:
             says = refused(lambda: shop.step("check", "web"))
-            assert "No workload was touched" in says and shop.image() == BAD
+            assert "The check touched no workload" in says and shop.image() == BAD
         else:
 
             def seen() -> bool:
@@ -949,7 +966,9 @@ def test_deleted_meanwhile(shop: Shop, lab: Nodes) -> None:
     assert undone["changed"] and f"Deployment {shop.name}/gone does not exist any more" in undone["says"]
     assert shop.image() == BAD
     del saved["workloads"][f"Deployment {shop.name}/web"]
-    assert shop.step("undo", saved=saved)["says"] == f"Deployment {shop.name}/gone does not exist any more"
+    # Nothing of the record is there: that is what another cluster looks like.
+    says = refused(lambda: shop.step("undo", saved=saved))
+    assert f"Deployment {shop.name}/gone: not one of these exists (context" in says and "See that kubeconfig" in says
 
 
 def test_cron_jobs_and_jobs_are_suspended(shop: Shop, lab: Nodes) -> None:

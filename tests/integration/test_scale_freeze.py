@@ -413,7 +413,14 @@ def test_the_record_says_what_to_thaw_wherever_the_plan_looks_by_now(cluster: Cl
     assert f"{HPA} {other}/gone, which the record names, is not there" in seen["says"]
     with pytest.raises(BalikError, match=f"{HPA} {other}/web.*still frozen"):
         edited.verify_thawed()
+    elsewhere = freezer(cluster, namespace, recorded={f"{HPA} {namespace}-c/web": {}, f"{HPA} {other}/gone": {}})
+    assert "are not there" in elsewhere.ready_to_thaw()["says"]
     assert edited.thaw()["evidence"]["thawed"] == 2
+    for act in (elsewhere.ready_to_thaw, elsewhere.thaw, elsewhere.verify_thawed):
+        with pytest.raises(
+            BalikError, match=r"the record names these, and not one exists \(context .* take scale-thaw"
+        ):
+            act()
     assert other in edited.verify_thawed()["says"]
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from ..errors import BalikError, Unreachable
 from ..kubernetes.client import Cluster, at_once, name_of
 from ..kubernetes.permissions import Permission, require
-from ..units import parse_duration
 from . import gitops, guards, pods, rollout, selection
 from .gitops import Held, Owner, Where
 from .images import parse, same, short
@@ -39,7 +38,7 @@ class Revert:
 
     def __init__(self, cluster: Cluster, arguments: Mapping[str, Any]) -> None:
         self.cluster, self.arguments = cluster, arguments
-        self.limit = parse_duration(arguments["limit"], "limit")
+        self.limit = selection.limit_of(arguments["limit"], "limit")
         self.owners: str = arguments["owners"]
         self.argocd = Where.named(arguments.get("argocd_namespaces"), gitops.ARGO_HOME)
         self.flux = Where.named(arguments.get("flux_namespaces"), gitops.FLUX_HOME)
@@ -133,7 +132,7 @@ class Revert:
         refusals += self._rehearse(changes)
         refusals += found.nothing
         if refusals:
-            raise BalikError("Cannot revert", "\n".join(selection.told(refusals)), do="No workload was touched.")
+            raise BalikError("Cannot revert", "\n".join(selection.told(refusals)), do="The check touched no workload.")
         return {
             "changed": False,
             "says": _sentence([one.line for one in changes], notes, found.left),
@@ -165,7 +164,14 @@ class Revert:
 
     def undo(self, check_mode: bool) -> Json:
         """Put the saved images back, then let those act again that were held off. What was deleted is told."""
-        changes, gone, bad = self._saved_changes(self.saved.get("workloads") or {})
+        saved = self.saved.get("workloads") or {}
+        changes, gone, bad = self._saved_changes(saved)
+        if gone and len(gone) == len(saved):
+            raise BalikError(
+                _sentence(list(saved)),
+                f"not one of these exists ({self.cluster.name})",
+                do="See that kubeconfig and context are those of the rollback. If all were deleted, create them again.",
+            )
         if check_mode:
             needed = [one for one in changes if one.needed]
             says = _sentence([one.line for one in needed], gone, list(bad.values())) or "nothing to put back"

@@ -30,6 +30,8 @@ class Defaults(NamedTuple):
     limits: dict[str, Any]
 
 
+#: How many workloads a note names.
+_NAMED = 10
 NO_DEFAULTS = Defaults({}, {})
 #: What each container must declare where a quota counts it; the API asks it of no other resource.
 MUST_BE_DECLARED = {f"{part}.{name}": (part, name) for part in ("requests", "limits") for name in ("cpu", "memory")}
@@ -48,7 +50,8 @@ def examine(cluster: Cluster, found: Selection) -> Findings:
     refusals += [f"{one.key} {why}" for one in rolling for why in held(one.workload)]
     beside = [*found.seen, *_unread(cluster, namespaces, found)]
     refusals += shared_selectors([one.workload for one in rolling], beside)
-    notes += [said for one in rolling for said in slow_to_end(one)]
+    notes += slow_to_end(rolling)
+    notes += without_pods(rolling)
     for namespace in namespaces:
         here = [one for one in rolling if one.workload.namespace == namespace]
         defaults = defaults_of(ranges.get(namespace, []))
@@ -113,15 +116,33 @@ def held(workload: Workload) -> Iterator[str]:
         )
 
 
-def slow_to_end(change: Change) -> Iterator[str]:
-    """That its pods may take longer to end than the step waits for them; they run until they have."""
-    grace = change.workload.pod_spec.get("terminationGracePeriodSeconds", 30)
-    has_pods = change.workload.replicas or change.workload.kind.name == "DaemonSet"
-    if change.needed and has_pods and grace > change.limit:
-        yield (
-            f"{change.key} gives its pods {format_duration(grace)} to end, and the step waits "
-            f"{format_duration(change.limit)} for the last one of before: raise its limit if they take that long"
-        )
+def slow_to_end(changes: Sequence[Change]) -> list[str]:
+    """Whose pods may take longer to end than the step waits for them; they run until they have."""
+    slow: dict[tuple[float, float], list[str]] = {}
+    for one in changes:
+        grace = one.workload.pod_spec.get("terminationGracePeriodSeconds", 30)
+        if one.needed and _has_pods(one) and grace > one.limit:
+            slow.setdefault((grace, one.limit), []).append(one.key)
+    return [
+        f"{_names(keys)} {'gives its' if len(keys) == 1 else 'give their'} pods {format_duration(grace)} to end, and "
+        f"the step waits {format_duration(limit)} for the last one of before: raise the limit if they take that long"
+        for (grace, limit), keys in slow.items()
+    ]
+
+
+def without_pods(changes: Sequence[Change]) -> list[str]:
+    """That nothing will show whether the image can be had."""
+    keys = [one.key for one in changes if one.needed and not _has_pods(one)]
+    return [f"no pod will show whether the image can be pulled and runs (replicas: 0): {_names(keys)}"] if keys else []
+
+
+def _has_pods(change: Change) -> bool:
+    return bool(change.workload.replicas) or change.workload.kind.name == "DaemonSet"
+
+
+def _names(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+    return ", ".join(keys[:_NAMED]) + more
 
 
 def shared_selectors(workloads: Sequence[Workload], seen: Sequence[Workload]) -> list[str]:

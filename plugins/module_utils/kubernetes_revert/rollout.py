@@ -357,4 +357,7 @@ def _runs(change: Change, running: Sequence[Pod]) -> str:
         new = [one for one in ids if not image.endswith(one)]
         parts.append(f"{container} {short(image)}" + (f" ({short(', '.join(new))})" if new else ""))
     count = len(pods.staying(running))
+    if not count:
+        images = ", ".join(f"{one.container} {short(one.new)}" for one in change.replaced)
+        return f"{images} on no pod, so that nothing has shown whether it can be pulled and runs"
     return f"{', '.join(parts)} on {count} pod{'' if count == 1 else 's'}"

@@ -186,12 +186,23 @@ def limits_of(entries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     :raises BalikError: one is no duration.
     """
     return {
-        key_of(one.get("kind") or "Deployment", one["namespace"], one["name"]): parse_duration(
+        key_of(one.get("kind") or "Deployment", one["namespace"], one["name"]): limit_of(
             one["limit"], f"limit of {one['name']}"
         )
         for one in entries
         if one.get("limit")
     }
+
+
+def limit_of(value: object, what: str) -> float:
+    """Seconds of a duration, above zero.
+
+    :raises BalikError: it is none, or zero, within which nothing can be rolled out.
+    """
+    seconds = parse_duration(value, what)
+    if not seconds:
+        raise BalikError(what, f"found {value!r}", "a duration above zero, such as 30s or 15m")
+    return seconds
 
 
 def version_of(cluster: Cluster, kind: str) -> str:
@@ -232,7 +243,7 @@ def by_name(cluster: Cluster, wanted: Sequence[Wanted], cronjobs: str) -> Select
         except BalikError as error:
             wrong.append(str(error))
     if wrong:
-        raise BalikError("Cannot revert", "\n".join(told(wrong)), do="No workload was touched.")
+        raise BalikError("Cannot revert", "\n".join(told(wrong)), do="The check touched no workload.")
     return Selection(changes, [], list(seen.values()))
 
 

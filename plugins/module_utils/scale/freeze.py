@@ -369,13 +369,23 @@ class Freezer:
     def _frozen(self) -> tuple[list[Autoscaler], list[str]]:
         """All that this product's freeze holds, whatever labels and names the plan has by now; and those of the record
         that are not there any more.
+
+        :raises BalikError: not one of the record is there: this may be another cluster.
         """
         every = list(self._with_recorded._all())
         self._readable([one for one in every if self._may_be_ours(one)])
         there = {str(one) for one in every}
         gone = [name for name in self.recorded if name not in there]
         ours = [one for one in every if one.note and one.note.product == self.product]
-        return [*ours, *(one for one in every if self._recorded_of(one) is not None)], gone
+        frozen = [*ours, *(one for one in every if self._recorded_of(one) is not None)]
+        if gone and len(gone) == len(self.recorded) and not frozen:
+            raise BalikError(
+                _short(gone),
+                f"the record names these, and not one exists ({self.cluster.name})",
+                do="See that kubeconfig and context are those of scale-freeze. If all were deleted, create them again, "
+                "or take scale-thaw out of the plan.",
+            )
+        return frozen, gone
 
     def _readable(self, found: list[Autoscaler]) -> list[Autoscaler]:
         """:raises BalikError: a note does not say what stood there, and neither does the record."""
