@@ -32,6 +32,7 @@ where relkind in ('r', 'p') and relpersistence <> 't' and nspname !~ '^pg_' and 
 and not exists (select from pg_depend d where d.objid = c.oid and d.classid = 'pg_class'::regclass and d.deptype = 'e')
 """
 ANOTHER_PRODUCT = "another product"
+WITHOUT_INDEXES = "without indexes"
 # Whose rows the role does not all see: a dump of such a table is refused.
 _HIDDEN = f"""
 select format('%I.%I', nspname, relname) from pg_class c join pg_namespace n on n.oid = relnamespace
@@ -39,7 +40,7 @@ where (nspname, relname) in ({TABLES}) and row_security_active(c.oid) order by 1
 """
 _SEES_ALL = "select rolsuper or rolbypassrls from pg_roles where rolname = current_user"
 _WRITES = re.compile(r'"Node Type": "(?:ModifyTable|LockRows)"')
-_ACCEPTABLE = re.compile(rf"{ANOTHER_PRODUCT}|(extension|encoding) \S.*")
+_ACCEPTABLE = re.compile(rf"{ANOTHER_PRODUCT}|{WITHOUT_INDEXES}|(extension|encoding|schema|role) \S.*")
 
 
 def server_fits(admin: Connection[Any], live: Database, task: Task, rename: bool = True) -> int:
@@ -52,7 +53,7 @@ def server_fits(admin: Connection[Any], live: Database, task: Task, rename: bool
         raise BalikError(
             "db_restore_accept",
             f"found {', '.join(unknown)}",
-            f"extension NAME, encoding NAME or {ANOTHER_PRODUCT}",
+            f"extension NAME, encoding NAME, schema NAME, role NAME, {WITHOUT_INDEXES} or {ANOTHER_PRODUCT}",
             "Write it as the message about the difference names it, or take it out.",
         )
     major = admin.info.server_version // 10000

@@ -20,6 +20,7 @@ from .catalog import Database, Names, carry_over, find, marking
 from .filling import fill
 from .fitness import TABLES, contents_fit, opening, same_product, server_fits, unasked
 from .keeping import claim, keep, own, place
+from .likeness import foreseen
 from .swap import swap
 from .task import Result, Task, alone, chosen, live_database, same_as_before, scalar, server
 
@@ -62,9 +63,12 @@ def check(task: Task) -> Result:
         look = backup.inspect if task.inspect else backup.glance
         contents = look(path, kind, programs, deadline)
         contents_fit(admin, contents, path, major, live, task.accept)
+        lacks = []
         if task.inspect:
             with task.access.connect(live.name) as now:
-                same_product(contents.names, {tuple(row) for row in now.execute(TABLES)}, str(path), task.accept)
+                tables = {tuple(row) for row in now.execute(TABLES)}
+                same_product(contents.names, tables, str(path), task.accept)
+                lacks = foreseen(task, contents, now, tables, str(path))
         room = space.check(admin, task.access.host, live, contents.size, path, task.folder, task.ignore_space)
         size = scalar(admin, "select pg_database_size(%s::oid)", live.oid)
         sessions = scalar(admin, "select count(*) from pg_stat_activity where datid = %s", live.oid)
@@ -75,7 +79,7 @@ def check(task: Task) -> Result:
     rows = f"{contents.rows:,} rows in " if contents.rows else ""
     also = "".join(f"; {kind}: {', '.join(lines)}" for kind, lines in around.items())
     left = verification.not_compared(verification.uncopied(contents) if task.compare else [], task.compare)
-    also += "".join(f"; {each}" for each in [pooler, *questions, *left] if each)
+    also += "".join(f"; {each}" for each in [pooler, *questions, *lacks, *left] if each)
     stale = f"; {begun.name} is what an interrupted start of this run left, and will be dropped" if begun else ""
     return {
         "says": f"{live.name} ({space.human(size)}, {sessions} sessions) would be restored from {path} "
@@ -139,7 +143,8 @@ def restore(task: Task, check_mode: bool = False) -> Result:
         f"{evidence['swap_ms']} ms; the old one is kept as {known.kept}, its backup is "
         f"{evidence['backup_of_now']}{stale}"
     )
-    says = "; ".join([says, *verification.not_compared(evidence["tables_not_compared"], task.compare)])
+    left = verification.not_compared(evidence["tables_not_compared"], task.compare)
+    says = "; ".join([says, *evidence["lacks"], *left])
     return {"changed": True, "says": says, "evidence": evidence, "diff": diff}
 
 

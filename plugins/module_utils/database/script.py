@@ -88,8 +88,10 @@ class Contents:
     :param dumped_from: major version of the server that it was taken from; 0 when it does not say.
     :param encoding: of its text; empty when it does not say.
     :param roles: owners and grantees that must exist on the server.
+    :param owners: those of them that own something.
     :param tables: how many tables it creates.
     :param names: schema and name of each; empty when only a table of contents was read.
+    :param schemas: that it creates; ``public`` is there anyway.
     :param partitions: of what each is one, both as they are written.
     :param forced: tables whose row-level security holds for their owner, too, as they are written.
     :param blocks: each COPY, in order.
@@ -99,9 +101,11 @@ class Contents:
     dumped_from: int = 0
     encoding: str = ""
     roles: set[str] = field(default_factory=set)
+    owners: set[str] = field(default_factory=set)
     extensions: set[str] = field(default_factory=set)
     tables: int = 0
     names: set[tuple[str, str]] = field(default_factory=set)
+    schemas: set[str] = field(default_factory=lambda: {"public"})
     partitions: dict[str, str] = field(default_factory=dict)
     forced: set[str] = field(default_factory=set)
     blocks: list[Block] = field(default_factory=list)
@@ -332,11 +336,7 @@ class Reader:
             if name != b"PUBLIC":
                 contents.roles.add(self._unquoted(name))
         elif "owner" in found:
-            if found["type"] == b"TABLE":
-                contents.tables += 1
-                contents.names.add((self._text(found["schema"]), self._text(found["name"])))
-            if found["owner"] not in (b"", b"-"):
-                contents.roles.add(self._text(found["owner"]))
+            self._note_entry(found)
         elif "header" in found:
             if b"cluster" in found["header"]:
                 raise BalikError(
@@ -349,6 +349,17 @@ class Reader:
             self._whole = "complete" in found
         elif found:
             self._note_setting(found)
+
+    def _note_entry(self, found: dict[str, bytes]) -> None:
+        name, owner = self._text(found["name"]), self._text(found["owner"])
+        if found["type"] == b"TABLE":
+            self.contents.tables += 1
+            self.contents.names.add((self._text(found["schema"]), name))
+        elif found["type"] == b"SCHEMA":
+            self.contents.schemas.add(name)
+        if owner not in ("", "-"):
+            self.contents.owners.add(owner)
+            self.contents.roles.add(owner)
 
     def _note_setting(self, found: dict[str, bytes]) -> None:
         if "forced" in found:

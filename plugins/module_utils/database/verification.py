@@ -21,6 +21,7 @@ from . import backup
 from .access import Access, Deadline, Programs, complaint, first_line, limited, run, too_long
 from .definition import Table, table
 from .fitness import TABLES, same_product
+from .likeness import lacking
 from .rows import RowSum
 from .script import CHUNK, Block, Contents, codec_of
 from .task import Task, scalar, unwatched
@@ -78,6 +79,7 @@ def prove(
             raise BalikError(str(path), "it holds no table at all", "a dump of the whole database", backup.ANOTHER)
         with task.access.connect(task.database) as live:
             same_product(names, {tuple(row) for row in live.execute(TABLES)}, str(path), task.accept)
+            lacks = lacking(task, connection, live, f"the copy restored from {path}")
         broken = [row[0] for row in connection.execute(_INVALID)]
         if broken:
             raise BalikError(f"the copy restored from {path}", f"invalid indexes: {', '.join(broken[:10])}", "none")
@@ -91,6 +93,7 @@ def prove(
         "tables": contents.tables,
         "tables_compared": compared,
         "tables_not_compared": left,
+        "lacks": lacks,
         "constraints_not_valid": not_valid,
         "amcheck": checked,
         "checks": hold(task, copy),
