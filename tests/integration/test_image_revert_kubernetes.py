@@ -921,6 +921,53 @@ def test_argo_cd_elsewhere_than_it_is_looked_for_is_told(shop: Shop, gitops: Non
     assert "Argo CD" not in shop.step("check", "chart")["says"]
 
 
+def test_an_application_counts_however_its_destination_names_this_cluster(shop: Shop, gitops: None) -> None:
+    name = f"app-of-{shop.name}"
+    shop.run(metadata={"labels": {"app.kubernetes.io/instance": name}})
+    shop.run("bare")
+    manages = [
+        {"group": "apps", "kind": "Deployment", "namespace": shop.name, "name": workload}
+        for workload in ("web", "bare")
+    ]
+
+    def application(destination: Json) -> Json:
+        return {
+            "apiVersion": ARGO,
+            "kind": "Application",
+            "metadata": {"name": name, "namespace": "argocd"},
+            "spec": {"destination": destination, "syncPolicy": {"automated": {"selfHeal": True}}},
+            "status": {"resources": manages, "sync": {"status": "Synced"}},
+        }
+
+    api = Client.connect(str(shop.cluster.kubeconfig)).host
+    acts = f"belongs to Argo CD's Application argocd/{name}, which would put the version back"
+    certain = [
+        {"server": api},
+        {"server": f"{api}/"},
+        {"server": "https://kubernetes.default.svc/"},
+        {"server": "https://kubernetes.default.svc:443"},
+        {"name": "in-cluster"},
+    ]
+    perhaps = [{"name": "prod"}, {"server": "https://elsewhere.example:6443"}]
+    for destination in certain + perhaps:
+        shop.cluster.apply(application(destination))
+        assert f"web {acts}" in refused(lambda: shop.step("check", "web")), destination
+        assert len(shop.step("check", "web", owners="suspend")["before"]["held"]) == 1, destination
+        if destination in certain:
+            assert f"bare {acts}" in refused(lambda: shop.step("check", "bare")), destination
+        else:
+            # Nothing on the object says whose it is: of two clusters with the same names, this may be the other one.
+            said = shop.step("check", "bare")["says"]
+            assert f"stands in the list of Argo CD's Application argocd/{name}, whose destination" in said
+        shop.cluster.delete(application(destination))
+
+    manages.clear()
+    shop.cluster.apply(application({}))
+    says = shop.step("check", "web")["says"]
+    assert f"Application argocd/{name} does not list it: see there whether it is its own" in says
+    shop.cluster.delete(application({}))
+
+
 def test_somebody_who_puts_the_version_back_is_named(shop: Shop, lab: Nodes) -> None:
     lab.delays(ready=3)
     try:

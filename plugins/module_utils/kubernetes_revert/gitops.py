@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from ..errors import BalikError
 from ..kubernetes.client import UNKNOWN, Cluster, Refused, name_of, path_of
@@ -20,6 +21,8 @@ from .selection import Change
 from .workloads import Workload
 
 Json = dict[str, Any]
+#: Group, kind, namespace and name of an object.
+_Key = tuple[str, str, str, str]
 
 #: On an Application, Kustomization or HelmRelease: JSON of the product that holds it off, and of the field as it was.
 HELD = "balik.dev/held"
@@ -32,7 +35,7 @@ _FLUX = {
 _TRACKED = "app.kubernetes.io/instance"
 #: The namespaces into which their own manuals install them.
 ARGO_HOME, FLUX_HOME = "argocd", "flux-system"
-_HERE = ("https://kubernetes.default.svc", "in-cluster")
+_HERE = ("kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
 
 
 class Where(NamedTuple):
@@ -108,27 +111,49 @@ def absent(cluster: Cluster, namespaces: Sequence[str]) -> list[str]:
     return refusals
 
 
+def _same_api(one: str, other: str) -> bool:
+    """Whether two addresses of an API are the same one."""
+    first, second = urlsplit(one), urlsplit(other)
+    return (first.hostname, first.port or 443) == (second.hostname, second.port or 443)
+
+
 class _Applications:
-    """Argo CD's Applications of this cluster, by what they say that they manage."""
+    """Argo CD's Applications, by what they say that they manage: in this cluster, or in one that may be another."""
 
     def __init__(self, cluster: Cluster, namespaces: Sequence[str]) -> None:
         self.served = cluster.offers(*_ARGO)
         self._where = ", ".join(namespaces)
         self._raw: dict[str, Json] = {}
-        self._managing: dict[tuple[str, str, str, str], str] = {}
+        self._host = cluster.host
+        self._managing: dict[_Key, str] = {}
+        self._perhaps: dict[_Key, list[str]] = {}
         for namespace in namespaces if self.served else ():
             for raw in cluster.list(path_of(*_ARGO, namespace)):
                 name = raw["metadata"]["name"]
                 self._raw[f"{namespace}/{name}"] = raw
-                where = raw["spec"].get("destination") or {}
-                if (where.get("server") or where.get("name") or _HERE[0]) in _HERE:
-                    for one in (raw.get("status") or {}).get("resources") or []:
-                        key = (one.get("group", ""), one["kind"], one.get("namespace", ""), one["name"])
+                here = self._is_here(raw["spec"].get("destination") or {})
+                for one in (raw.get("status") or {}).get("resources") or []:
+                    key = (one.get("group", ""), one["kind"], one.get("namespace", ""), one["name"])
+                    if here:
                         self._managing[key] = f"{namespace}/{name}"
+                    else:
+                        self._perhaps.setdefault(key, []).append(f"{namespace}/{name}")
+
+    def _is_here(self, destination: Json) -> bool:
+        """Whether this is certainly where an Application goes to; a cluster's name or another address may be, too."""
+        if server := destination.get("server"):
+            return urlsplit(server).hostname in _HERE or _same_api(server, self._host)
+        return destination.get("name") in (None, "", "in-cluster")
+
+    def _manager(self, key: _Key, labels: Mapping[str, str]) -> str:
+        """The Application that manages an object; empty where none certainly does. One that goes to what may be another
+        cluster does where the object carries its name."""
+        carried = labels.get(_TRACKED, "")
+        return self._managing.get(key) or next((one for one in self._perhaps.get(key, ()) if _is(one, carried)), "")
 
     def of(self, workload: Workload) -> Iterable[Owner]:
         key = (workload.kind.group, workload.kind.name, workload.namespace, workload.name)
-        found = self._managing.get(key)
+        found = self._manager(key, workload.labels)
         if found:
             return [self._owner(found)]
         tracked, _, what = workload.annotations.get("argocd.argoproj.io/tracking-id", "").partition(":")
@@ -136,7 +161,7 @@ class _Applications:
             tracked = ""  # a copy of another object's annotation
         tracked = tracked or workload.labels.get("argocd.argoproj.io/instance", "")
         if not tracked:
-            return self._maybe(workload)
+            return self._maybe(key, workload)
         if found := self._named(tracked):
             return [self._owner(found)]
         return [
@@ -152,16 +177,28 @@ class _Applications:
 
     def _named(self, tracked: str) -> str:
         """The Application that a label or tracking id means; empty where there is none."""
-        return next((n for n in self._raw if n.endswith(f"/{tracked}") or n.replace("/", "_") == tracked), "")
+        return next((one for one in self._raw if _is(one, tracked)), "")
 
-    def _maybe(self, workload: Workload) -> list[Owner]:
-        """Argo CD's label, which may be a chart's just as well, while no Application of that name was found."""
+    def _maybe(self, key: _Key, workload: Workload) -> list[Owner]:
+        """Signs of Argo CD that are no proof: an Application that lists it in what may be another cluster, or its
+        label, which may be a chart's just as well."""
+        if listing := self._perhaps.get(key):
+            to = self._raw[listing[0]]["spec"]["destination"]
+            said = (
+                f"stands in the list of Argo CD's Application {listing[0]}, whose destination "
+                f"{to.get('server') or to.get('name')} is taken for another cluster. If it is this one, it will "
+                "put the version back: switch its auto-sync off before"
+            )
+            return [Owner(f"Application {listing[0]}", "", "Label", False, said)]
         name = workload.labels.get(_TRACKED, "")
-        if not (name and self.served and self._where) or self._named(name) or any(_helm(workload)):
+        if not (name and self.served and self._where) or any(_helm(workload)):
             return []
-        said = (
-            f"carries Argo CD's label ({_TRACKED}: {name}), and no Application {name} was found in namespace "
-            f"{self._where}: if it stands elsewhere, add that to image_revert_argocd_namespaces"
+        found = self._named(name)
+        said = f"carries Argo CD's label ({_TRACKED}: {name}), and " + (
+            f"Application {found} does not list it: see there whether it is its own"
+            if found
+            else f"no Application {name} was found in namespace {self._where}: if it stands elsewhere, add that to "
+            "image_revert_argocd_namespaces"
         )
         return [Owner(f"label {name}", "", "Label", False, said)]
 
@@ -173,7 +210,8 @@ class _Applications:
         while todo:
             owner = todo.pop()
             namespace, name = owner.path.split("/")[-3], owner.path.split("/")[-1]
-            parent = self._managing.get(("argoproj.io", "Application", namespace, name))
+            labels = self._raw[f"{namespace}/{name}"]["metadata"].get("labels") or {}
+            parent = self._manager(("argoproj.io", "Application", namespace, name), labels)
             if parent and (above := self._owner(parent)).name not in known:
                 above.workloads.append(owner.name)
                 known.add(above.name)
@@ -201,6 +239,11 @@ class _Applications:
             _holder(path, raw),
             _switch(path, raw),
         )
+
+
+def _is(application: str, carried: str) -> bool:
+    """Whether a label or tracking id means this Application (``namespace/name``)."""
+    return application.endswith(f"/{carried}") or application.replace("/", "_") == carried
 
 
 def _flux(cluster: Cluster, workload: Workload, known: Mapping[str, Owner]) -> Iterable[Owner]:
