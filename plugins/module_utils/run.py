@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -291,11 +291,15 @@ def still_frozen(entries: Iterable[Entry]) -> Frozen | None:
 @dataclass(frozen=True)
 class HeldOff:
     """GitOps objects (Argo CD's Applications, Flux' Kustomizations and HelmReleases) that do not act by themselves:
-    since when, by which run, and their names (``applications hub in namespace argocd``)."""
+    since when, by which run, and on each host their names (``applications hub in namespace argocd``)."""
 
     run: str
     since: datetime
-    names: tuple[str, ...]
+    by_host: dict[str, tuple[str, ...]]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(itertools.chain(*self.by_host.values())))
 
 
 def still_held_off(entries: Iterable[Entry]) -> HeldOff | None:
@@ -304,22 +308,27 @@ def still_held_off(entries: Iterable[Entry]) -> HeldOff | None:
     for entry in entries:
         step = entry.body.get("step") if entry.kind.startswith("step-") else None
         if step == REVERT and entry.kind == "step-started":
-            names = (name_of(path) for path in _listed_by_host(entry.body["saved"], "held"))
-            if every := dict.fromkeys([*(found.names if found else ()), *names]):
-                found = HeldOff(entry.run, found.since if found else parse_time(entry.at), tuple(every))
+            every: dict[str, tuple[str, ...]] = dict(found.by_host) if found else {}
+            for host, paths in _listed_by_host(entry.body["saved"], "held").items():
+                every[host] = tuple(dict.fromkeys([*every.get(host, ()), *map(name_of, paths)]))
+            if any(every.values()):
+                found = HeldOff(entry.run, found.since if found else parse_time(entry.at), every)
         elif step == RESUME and entry.kind == "step-done" and found:
-            left = tuple(_listed_by_host(entry.body.get("evidence"), "verify", "left"))
-            found = HeldOff(found.run, found.since, left) if left else None
+            # It says nothing of hosts on which it did not run.
+            every = {**found.by_host, **_listed_by_host(entry.body.get("evidence"), "verify", "left")}
+            found = HeldOff(found.run, found.since, every) if any(every.values()) else None
     return found
 
 
-def _listed_by_host(hosts: Any, *keys: str) -> Iterator[str]:
-    """The texts of a list below these keys, of each host; nothing where it is none."""
-    for found in hosts.values() if isinstance(hosts, dict) else ():
-        below: Any = found
+def _listed_by_host(hosts: Any, *keys: str) -> dict[str, tuple[str, ...]]:
+    """The texts of a list below these keys, of each host; none where it is no list."""
+    listed = {}
+    for host, found in hosts.items() if isinstance(hosts, dict) else ():
+        below = found
         for key in keys:
             below = below.get(key) if isinstance(below, dict) else None
-        yield from (each for each in (below if isinstance(below, list) else ()) if isinstance(each, str))
+        listed[host] = tuple(each for each in (below if isinstance(below, list) else ()) if isinstance(each, str))
+    return listed
 
 
 def unfinished_run(entries: Iterable[Entry]) -> Run | None:

@@ -10,14 +10,15 @@ version_added: 0.1.0
 author: The balik developers
 description:
   - V(asked) says on which hosts the role runs, and what the record says that this product's rollbacks have held off. It
-    is refused while a rollback is running.
+    is refused while a rollback is running, or has not ended and would be gone on with.
+  - V(checked) writes down who begins, and keeps rollbacks from beginning until V(told).
   - V(told) writes down what came of it, with who did it, so that status and report do not say any more that it is held
     off.
 options:
   moment:
-    description: Before the role, or after it.
+    description: Before the role, after its check, or after it.
     type: str
-    choices: [asked, told]
+    choices: [asked, checked, told]
     required: true
 attributes:
   action: {support: full, description: Runs on the control node, in Ansible's own process.}

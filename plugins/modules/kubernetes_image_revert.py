@@ -134,6 +134,9 @@ options:
         namespace that is given must exist and be listed; of those by default at least one must be.
     type: list
     elements: str
+  recorded_in:
+    description: The address of the API at which O(recorded) was held off; where it is another one, it must be found.
+    type: str
   saved:
     description: What V(check) gave back as C(before) the first time in this run.
     type: dict
@@ -213,6 +216,7 @@ OPTIONS: dict[str, Any] = {
     "kubeconfig": {"type": "path"},
     "context": {"type": "str"},
     "recorded": {"type": "list", "elements": "str"},
+    "recorded_in": {"type": "str"},
     "saved": {"type": "dict"},
 }
 

@@ -885,8 +885,32 @@ def test_flux_helm_and_operators_are_recognised(shop: Shop, gitops: None) -> Non
     assert shop.step("undo", owners="suspend", saved=seen["before"])["changed"]
     assert spec() == {"path": "./apps"}
     shop.cluster.delete(kustomization)
-    gone = f"nothing was resumed; kustomizations apps in namespace {shop.name} does not exist any more"
-    assert shop.step("undo_resume", saved=seen["before"])["says"] == gone
+    gone = f"; kustomizations apps in namespace {shop.name} does not exist any more"
+    assert shop.step("undo_resume", saved=seen["before"])["says"] == f"nothing was resumed{gone}"
+
+    # What the record says and is not there was deleted, or this is another cluster.
+    recorded, where = seen["before"]["held"], seen["before"]["cluster"]
+    said = shop.step("check_resume", recorded=recorded, recorded_in=where)["says"]
+    assert said == f"nothing is held off for {shop.name}{gone}"
+    for other in ("https://elsewhere.example:6443", None):
+        says = refused(functools.partial(shop.step, "check_resume", recorded=recorded, recorded_in=other))
+        assert f"kustomizations apps in namespace {shop.name}: none of them is held off in" in says
+        assert "Name that cluster (image_revert_kubeconfig, image_revert_context)" in says
+
+
+def test_what_acts_again_before_the_end_is_found(shop: Shop, gitops: None) -> None:
+    flux = {"kustomize.toolkit.fluxcd.io/name": "apps", "kustomize.toolkit.fluxcd.io/namespace": shop.name}
+    shop.run(metadata={"labels": flux})
+    metadata = {"name": "apps", "namespace": shop.name}
+    kustomization = {"apiVersion": FLUX, "kind": "Kustomization", "metadata": metadata, "spec": {"path": "./apps"}}
+    shop.cluster.apply(kustomization)
+    shop.step("main", "web", owners="suspend")
+    shop.step("verify", "web", owners="suspend")
+    shop.step("resume", resume="always")
+    says = refused(lambda: shop.step("verify", "web", owners="suspend"))
+    assert f"Flux' Kustomization {shop.name}/apps: acts again, and may put the version back. Run again" in says
+    shop.step("verify", "web", owners="accept")
+    shop.cluster.delete(kustomization)
 
 
 def test_argo_cd_elsewhere_than_it_is_looked_for_is_told(shop: Shop, gitops: None) -> None:

@@ -130,6 +130,19 @@ def flux(cluster: Cluster, name: str) -> None:
     cluster.apply({"apiVersion": f"{group}/v1", "kind": "Kustomization", "metadata": metadata, "spec": {"path": "."}})
 
 
+def refuses_bad_calls(product: Product, resume: str) -> None:
+    """Each is told, and nothing is written down."""
+    untouched = len(product.entries())
+    for call, reason in (
+        (("-e", "gitops_resume_hosts=nosuch"), "gitops_resume_hosts: 'nosuch' matches no host"),
+        (("--limit", "web-1"), "localhost is not among the hosts of this call. Leave --limit out"),
+    ):
+        refused = product.play(*call, playbook=resume)
+        assert refused.returncode != 0 and reason in refused.stdout, refused.stdout
+    refused = product.play("-e", "image_revert_resume=alway", playbook=resume)
+    assert refused.returncode != 0 and refused.stdout.count("alway") > 0 and len(product.entries()) == untouched
+
+
 def test_what_the_check_found_without_refusing_is_told_and_kept(cluster: Cluster, lab: Nodes, tmp_path: Path) -> None:
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "told"}})
     kustomized = {"kustomize.toolkit.fluxcd.io/name": "apps", "kustomize.toolkit.fluxcd.io/namespace": "told"}
@@ -189,16 +202,57 @@ def test_what_the_check_found_without_refusing_is_told_and_kept(cluster: Cluster
         refused = product.play(playbook=resume)
         assert refused.returncode != 0 and "is rolling it back. Let that end first" in refused.stdout, refused.stdout
         record.release(mine)
+    refuses_bad_calls(product, resume)
+    assert "HELD OFF" in product.play(playbook="playbooks/status.yml").stdout
     would = product.play("--check", playbook=resume)
     assert "would be: localhost: acting again: kustomizations apps in namespace told" in would.stdout, would.stdout
     assert "HELD OFF" in product.play(playbook="playbooks/status.yml").stdout
     resumed = product.play("-e", "rollback_by=rina", playbook=resume)
     assert resumed.returncode == 0, resumed.stdout
-    entry = product.entries("step-done")[-1]
-    assert (entry.run, entry.body["step"], entry.body["by"]) == ("", "gitops-resume", "rina")
-    assert entry.body["says"] == {"localhost": "acting again: kustomizations apps in namespace told"}
+    begun, entry = [(one.run, one.kind, one.body["step"], one.body["by"]) for one in product.entries()[-2:]]
+    assert (begun, entry) == (("", "step-started", "gitops-resume", "rina"), ("", "step-done", "gitops-resume", "rina"))
+    assert product.entries()[-1].body["says"] == {"localhost": "acting again: kustomizations apps in namespace told"}
     status = product.play(playbook="playbooks/status.yml").stdout
     assert "outcome: rolled-back" in status and "HELD OFF" not in status
 
     assert product.play(*BREAK_GLASS).returncode == 0
     assert "HELD OFF" not in product.play(playbook="playbooks/status.yml").stdout
+
+
+def test_git_ops_is_not_let_go_in_the_middle_of_a_rollback(cluster: Cluster, lab: Nodes, tmp_path: Path) -> None:
+    name = "middle"
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    web = deployment("web")
+    kustomized = {"kustomize.toolkit.fluxcd.io/name": "apps", "kustomize.toolkit.fluxcd.io/namespace": name}
+    web["metadata"] |= {"namespace": name, "labels": kustomized}
+    cluster.apply(web)
+    flux(cluster, name)
+    product = Product(
+        tmp_path,
+        **plan(cluster, image_revert_workloads=[{"namespace": name, "name": "web"}], image_revert_resume="always"),
+        rollback_restore=["restore-it", "gitops-resume"],
+        image_revert_owners="suspend",
+    )
+
+    def suspended() -> bool:
+        spec = cluster.get("kustomize.toolkit.fluxcd.io/v1", "Kustomization", "apps", name)["spec"]
+        return bool(spec.get("suspend"))
+
+    restores = tmp_path / "verify-it"
+    restores.rename(tmp_path / "kept")
+    restores.write_text("no folder")
+    assert product.play(*BREAK_GLASS).returncode != 0 and suspended()
+    refused = product.play(playbook="playbooks/gitops-resume.yml")
+    assert refused.returncode != 0 and suspended()
+    assert "is not over, and what acts again now may put the bad version back. Let it end first:" in refused.stdout
+    restores.unlink()
+    (tmp_path / "kept").rename(restores)
+
+    # Somebody lets it go by hand all the same: the next call holds it off anew before it goes on.
+    path = cluster.api.path("kustomize.toolkit.fluxcd.io/v1", "Kustomization", name, "apps")
+    cluster.api.request("PATCH", path, {"spec": {"suspend": False}}, "application/merge-patch+json")
+    product.write(image_revert_resume="in_sync")
+    done = product.play(*BREAK_GLASS)
+    assert done.returncode == 0, done.stdout
+    assert "image-revert: done before, but no longer so: Flux' Kustomization middle/apps: acts again" in done.stdout
+    assert suspended()

@@ -46,6 +46,7 @@ class Revert:
         self.saved: Json = arguments.get("saved") or {}
         self.recorded: Sequence[str] | None = arguments.get("recorded")
         self.unseen: Sequence[str] = []
+        self.gone: Sequence[str] = []
         self.begun = time.monotonic()
 
     def run(self, check_mode: bool) -> Json:
@@ -65,6 +66,7 @@ class Revert:
         if entry == "verify":
             account = rollout.verify(self.cluster, self._knowing(found.changes, self.saved.get("workloads") or {}))
             account.refuse()
+            self._must_be_held_off(found.changes)
             return self._result(account.good, False, "")
         return self.main(found, check_mode)
 
@@ -133,12 +135,13 @@ class Revert:
         refusals += found.nothing
         if refusals:
             raise BalikError("Cannot revert", "\n".join(selection.told(refusals)), do="The check touched no workload.")
+        held = [one.path for one in owners if self._holds(one)]
         return {
             "changed": False,
             "says": _sentence([one.line for one in changes], notes, found.left),
             "before": {
                 "workloads": _before(changes, running),
-                **({"held": held} if (held := [one.path for one in owners if self._holds(one)]) else {}),
+                **({"held": held, "cluster": self.cluster.host} if held else {}),
             },
             "evidence": {"notes": notes, "left": found.left, "cluster": self.cluster.name},
             "diff": _diff(changes),
@@ -161,6 +164,14 @@ class Revert:
         more += f"; {_sentence(found.left)}" if found.left else ""
         result = self._result(account.good, bool(account.patched or held), more, account)
         return {**result, "diff": _diff(changes)}
+
+    def _must_be_held_off(self, changes: Sequence[Change]) -> None:
+        """:raises BalikError: somebody whom the plan wants held off acts again."""
+        owners = gitops.find(self.cluster, changes, self.argocd.namespaces) if self.owners == "suspend" else []
+        if loose := [one.name for one in owners if self._holds(one) and not one.held]:
+            raise BalikError(
+                ", ".join(loose), "acts again, and may put the version back", do="Run again: it is held off anew."
+            )
 
     def undo(self, check_mode: bool) -> Json:
         """Put the saved images back, then let those act again that were held off. What was deleted is told."""
@@ -192,8 +203,21 @@ class Revert:
             require(self.cluster, gitops.search_permissions(self.cluster, self.argocd, self.flux), MANIFEST)
         require(self.cluster, gitops.resume_permissions(self.recorded or []), MANIFEST)
         held = self._held()
+        self._must_be_its_cluster(held)
         require(self.cluster, gitops.resume_permissions([one.path for one in held]), MANIFEST)
         return {"changed": False, "says": self._resumable(held), "before": {"held": [one.path for one in held]}}
+
+    def _must_be_its_cluster(self, held: Sequence[Held]) -> None:
+        """:raises BalikError: of what the record says is held off none is in this cluster, which is another one."""
+        where = self.arguments.get("recorded_in") or ""
+        here = {one.path for one in held}
+        if self.recorded and where != self.cluster.host and not here.intersection(self.recorded):
+            raise BalikError(
+                ", ".join(map(name_of, self.recorded)),
+                f"none of them is held off in {self.cluster.name}; the record says that they are in "
+                f"{where or 'a cluster that it does not name'}",
+                do="Name that cluster (image_revert_kubeconfig, image_revert_context).",
+            )
 
     def resume(self, check_mode: bool) -> Json:
         """Let those act again for whom Git wants what runs."""
@@ -226,6 +250,8 @@ class Revert:
 
     def _held(self) -> list[Held]:
         found, self.unseen = gitops.held(self.cluster, self.product, self.argocd, self.flux, self.recorded)
+        others = set(self.recorded or []) - {one.path for one in found}
+        self.gone = [name_of(path) for path in sorted(others) if self.cluster.find(path) is None]
         return found
 
     def _ready(self, one: Held) -> bool:
@@ -239,7 +265,8 @@ class Revert:
             for one in held
             if not self._ready(one)
         ]
-        says = "; ".join(parts) or f"nothing is held off for {self.product}"
+        parts = parts or [f"nothing is held off for {self.product}"]
+        says = "; ".join([*parts, *(f"{name} does not exist any more" for name in self.gone)])
         unseen = f"; not looked for, since these credentials may not list them: {', '.join(self.unseen)}"
         return says + unseen if self.unseen else says
 

@@ -325,6 +325,9 @@ PATH = "/apis/argoproj.io/v1alpha1/namespaces/argocd/applications/hub"
 HELD = step(1, "started", "image-revert", phase="revert", saved={"localhost": {"held": [PATH]}})
 
 
+NAMES = ("applications hub in namespace argocd",)
+
+
 def resumed(*left: str) -> Any:
     evidence = {"localhost": {"main": {}, "verify": {"left": list(left)}}}
     return step(8, "done", "gitops-resume", phase="restore", evidence=evidence)
@@ -341,6 +344,11 @@ def resumed(*left: str) -> Any:
         ([HELD, step(8, "failed", "gitops-resume", phase="restore")], ("applications hub in namespace argocd",)),
         ([HELD, resumed("applications desk in namespace argocd")], ("applications desk in namespace argocd",)),
         ([HELD, resumed()], None),
+        (
+            [HELD, step(8, "done", "gitops-resume", phase="restore", evidence={"another": {"verify": {"left": []}}})],
+            NAMES,
+        ),
+        ([HELD, step(8, "done", "gitops-resume", phase="restore", evidence={})], NAMES),
     ],
 )
 def test_whether_git_ops_is_still_held_off(told: Sequence[Any], names: tuple[str, ...] | None) -> None:
