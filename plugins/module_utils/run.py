@@ -184,7 +184,8 @@ def _take_in(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
         before = run.steps.get(body["step"])
         step = StepState(body["step"], body["phase"], "started", at)
         # The first time counts: a later look may see the step's own half-done work.
-        step.saved = {**body["saved"], **(before.saved if before else {})}
+        kept = before.saved if before else {}
+        step.saved = {host: _kept_first(kept.get(host), saved) for host, saved in {**kept, **body["saved"]}.items()}
         step.began = True
         run.steps[body["step"]] = step
     elif kind in ("step-done", "step-failed"):
@@ -196,6 +197,23 @@ def _take_in(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
         run.outcome, run.outcome_body = body["outcome"], body
     _follow_traffic(run, kind, at, body)
     _follow_page(run, kind, at, body)
+
+
+def _kept_first(first: Any, later: Any) -> Any:
+    """What a step saved on a host first, and what a later start has beside it: the plan may name more by then.
+
+    One thing is kept as it stood first, whatever is known of it later; of two lists of texts both are kept.
+    """
+    if not (isinstance(first, dict) and isinstance(later, dict)):
+        return later if first is None else first
+    kept = {**later, **first}
+    for name in first.keys() & later.keys():
+        one, other = first[name], later[name]
+        if isinstance(one, dict) and isinstance(other, dict):
+            kept[name] = {**other, **one}
+        elif isinstance(one, list) and isinstance(other, list) and all(isinstance(each, str) for each in one + other):
+            kept[name] = list(dict.fromkeys(one + other))
+    return kept
 
 
 def _follow_traffic(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:

@@ -512,7 +512,7 @@ def test_a_run_that_was_taken_up_again(story: Story) -> None:
     step = found["steps"][0]
     assert (step["state"], step["attempts"], len(step["failures"])) == ("done", 3, 1)
     assert not [line for line in found["post_mortem"]["well"] if "first attempt" in line]
-    assert step["hosts"][0]["saved"] == {"page": "off"}, "what stood there first"
+    assert step["hosts"][0]["saved"]["page"] == "off", "what stood there first"
     assert "2 times: budi@desk" in Reader(html).text
 
 

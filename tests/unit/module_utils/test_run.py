@@ -319,6 +319,32 @@ def test_a_later_run_takes_the_freeze_of_an_earlier_one_with_it() -> None:
     assert (found.run, found.since) == ("r2", START + timedelta(minutes=1))
 
 
+def test_of_each_thing_what_stood_there_first_is_kept_and_what_a_later_start_adds_with_it() -> None:
+    def started(at: float, **hosts: Any) -> Any:
+        return step(at, "started", "image-revert", phase="revert", saved=hosts)
+
+    first = {"workloads": {"web": {"images": {"app": "2.0"}}}, "held": ["a"], "cluster": "one", "rows": [{"n": 1}]}
+    # Half of its work is done: of web, its own.
+    later = {
+        "workloads": {"web": {"images": {"app": "1.9", "more": "1.9"}}, "api": {"images": {"app": "2.0"}}},
+        "held": ["b", "a"],
+        "cluster": "two",
+        "rows": [{"n": 2}],
+        "new": True,
+    }
+    (run,) = runs.read_runs(entries(opened(0), started(1, h1=first), started(2, h1=later, h2={"held": []})))
+    assert run.steps["image-revert"].saved == {
+        "h1": {
+            "workloads": {"web": {"images": {"app": "2.0"}}, "api": {"images": {"app": "2.0"}}},
+            "held": ["a", "b"],
+            "cluster": "one",
+            "rows": [{"n": 1}],
+            "new": True,
+        },
+        "h2": {"held": []},
+    }
+
+
 # Who is held off
 
 PATH = "/apis/argoproj.io/v1alpha1/namespaces/argocd/applications/hub"
