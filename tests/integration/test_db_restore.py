@@ -547,3 +547,30 @@ def test_what_an_earlier_start_still_finishes_is_not_done_again(live, dumps, tmp
         assert restore(job)["changed"] is False
         assert process.wait(LIMIT) == 0
     assert seen(live)["row"][5:] == (4000, None)
+
+
+def test_the_backup_of_an_earlier_start_is_said_to_be_older(live, dumps, tmp_path):
+    job = task(live, tmp_path, dumps / "s.sql")
+    with pytest.raises(BalikError, match="found 4000"):
+        restore(replace(job, checks=[{"query": "SELECT count(*) FROM documents", "expect": 1}]))
+    live.psql("INSERT INTO written VALUES (777)", DATABASE)
+    says = restore(job)["says"]
+    assert re.search(rf"kept as .*__before_{RUN}, which alone has what was written after 20\S+Z, when an earlier", says)
+
+
+def test_a_name_that_is_taken_is_told_before_anything_is_done(live, dumps, tmp_path):
+    job = task(live, tmp_path, dumps / "s.sql")
+    live.psql(f"CREATE DATABASE {quoted(KEPT)}")
+    for act in (check, restore):
+        with untouched(live), pytest.raises(BalikError, match=rf"{RUN}: there already; .* DROP DATABASE \".*__before_"):
+            act(job)
+    live.psql(f"DROP DATABASE {quoted(KEPT)}")
+    assert restore(job)["changed"]
+    assert undo(job)["changed"]
+    assert restore(job)["changed"]
+    aside = f"{DATABASE}__restored_{RUN}"
+    with untouched(live), pytest.raises(BalikError, match=rf"{RUN}: there already; .* DROP DATABASE \".*__restored_"):
+        undo(job)
+    live.psql(f"DROP DATABASE {quoted(aside)}")
+    assert undo(job)["changed"]
+    assert seen(live)["row"][5:] == (10, "bad_release")

@@ -738,6 +738,17 @@ with compared(asked):
     assert databases(server) == {DATABASE}
 
 
+def test_what_was_left_before_it_was_marked_is_dropped_by_the_next_of_the_same_run(server, backups):
+    left = f"{DATABASE}__loss_{RUN}"
+    server.psql(f"CREATE DATABASE {quoted(left)}")
+    server.psql(f"COMMENT ON DATABASE {quoted(left)} IS 'the accountant''s'")
+    assert "already exists" in statement(asked(server, backups / "s.dump"))["reason"]
+    assert left in databases(server)
+    server.psql(f"COMMENT ON DATABASE {quoted(left)} IS NULL")
+    assert statement(asked(server, backups / "s.dump"))["exact"]
+    assert databases(server) == {DATABASE}
+
+
 def test_only_some_tables_and_never_one_that_is_nowhere(server, backups):
     found = statement(asked(server, backups / "s.dump", only=["clicks", '"law firm"."Case Files"']))
     assert set(counts(found)) == {"public.clicks", "law firm.Case Files"}

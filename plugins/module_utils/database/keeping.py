@@ -6,11 +6,13 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BalikError
 from ..files import sync_folder, write_whole
+from ..units import iso
 from . import backup
 from .access import Deadline, Programs, run
 from .task import scalar
@@ -25,6 +27,11 @@ def place(task: Task, ending: str = "") -> Path:
     """Where the backup of now goes: ``<folder>/<database>-<run>…``; it tells of its format by its ending."""
     name = re.sub(r"[^\w.-]", "_", task.database)
     return Path(task.folder) / f"{name}-{task.run}{ending or ('.dir' if task.workers > 1 else '.dump')}"
+
+
+def made_at(path: Path) -> str:
+    """When a backup of now was made; empty where it is not there."""
+    return iso(datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)) if path.exists() else ""
 
 
 def own(admin: Connection[Any], task: Task) -> None:

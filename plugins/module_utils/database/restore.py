@@ -19,10 +19,15 @@ from .access import Deadline, Programs, find_programs
 from .catalog import Database, Names, carry_over, find, marking
 from .filling import fill
 from .fitness import TABLES, contents_fit, opening, same_product, server_fits, unasked
-from .keeping import claim, keep, own, place
+from .keeping import claim, keep, made_at, own, place
 from .likeness import foreseen
 from .swap import swap
 from .task import Result, Task, alone, chosen, live_database, same_as_before, scalar, server
+
+try:
+    from psycopg import sql
+except ImportError:  # said by `check`, on the host where it is missing
+    sql = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -49,6 +54,7 @@ def check(task: Task) -> Result:
                 "evidence": {"oid": live.oid, "kept": kept.name},
             }
         same_as_before(live, task)
+        _free(admin, known.kept, "what is live gets with the swap")
         major = server_fits(admin, live, task)
         programs = find_programs(major, task.programs)
         if not task.fetched:
@@ -118,6 +124,7 @@ def restore(task: Task, check_mode: bool = False) -> Result:
             says = f"{live.name} is the restored one already; what was live is kept as {kept.name}"
             return {"changed": False, "says": says, "evidence": {"oid": live.oid, "kept": kept.name}}
         same_as_before(live, task)
+        _free(admin, known.kept, "what is live gets with the swap")
         if task.fetched:
             path, kind = chosen(task)
         else:  # which only happens in check mode
@@ -137,11 +144,16 @@ def restore(task: Task, check_mode: bool = False) -> Result:
         contents_fit(admin, backup.glance(path, kind, programs, deadline), path, major, live, task.accept)
         evidence = _Work(task, admin, known, live, programs, deadline).do(path, kind)
     seconds = evidence["seconds"]
+    saved = f"its backup is {evidence['backup_of_now']}"
+    if evidence["backup_of_now_from"]:
+        saved = (
+            f"which alone has what was written after {evidence['backup_of_now_from']}, when an earlier start of this "
+            f"run made its backup {evidence['backup_of_now']}"
+        )
     stale = "; a half-done copy of an interrupted start was dropped first" if evidence["leftover_dropped"] else ""
     says = (
         f"{live.name} restored from {path} in {format_duration(sum(seconds.values()))}, swapped in "
-        f"{evidence['swap_ms']} ms; the old one is kept as {known.kept}, its backup is "
-        f"{evidence['backup_of_now']}{stale}"
+        f"{evidence['swap_ms']} ms; the old one is kept as {known.kept}, {saved}{stale}"
     )
     left = verification.not_compared(evidence["tables_not_compared"], task.compare)
     says = "; ".join([says, *evidence["lacks"], *left])
@@ -187,8 +199,9 @@ def undo(task: Task, check_mode: bool = False) -> Result:
                 known.kept,
                 "not there any more" if not kept else "not marked as the one that this run replaced",
                 f"the database that was {live.name} before",
-                f"Restore the backup of that moment by hand: {place(task)}",
+                f"Restore its backup of {made_at(place(task)) or 'before, if there is one,'} by hand: {place(task)}",
             )
+        _free(admin, known.aside, "the restored one gets with the undo")
         diff = {
             "before": f"{live.name}: oid {live.oid}\n",
             "after": f"{live.name}: oid {kept.oid}\n{known.aside}: oid {live.oid}\n",
@@ -223,6 +236,7 @@ class _Work:
         task, admin, known, live = self.task, self.admin, self.known, self.live
         programs, deadline, timed = self.programs, self.deadline, self._timed
         leftover = scratch.drop_leftover(admin, task, known.beside)
+        earlier = made_at(place(task))
         saved = timed("backup", self._keep)
         with scratch.beside(admin, task, live, known.beside, task.keep_failed):
             contents = timed("restore", lambda: self._fill(path, kind))
@@ -244,6 +258,7 @@ class _Work:
             "kept": known.kept,
             "backup": str(path),
             "backup_of_now": str(saved),
+            "backup_of_now_from": earlier,
             **proof,
             "extensions_added": added,
             "leftover_dropped": leftover,
@@ -295,6 +310,17 @@ def _names_no_tables(task: Task) -> None:
             f"database, all of which would be restored, and {' and '.join(named)} set",
             "db_restore_scope: tables, or no tables named",
             "Set db_restore_scope to tables if only these are meant, else take them out of the plan.",
+        )
+
+
+def _free(admin: Connection[Any], name: str, who: str) -> None:
+    """Refuses a name that is taken before anybody waits for the swap, which could not give it."""
+    if find(admin, name):
+        raise BalikError(
+            f"database {name}",
+            "there already",
+            f"no database of this name, which {who}",
+            f"If nobody needs it: DROP DATABASE {sql.Identifier(name).as_string(admin)}; else rename it. Run again.",
         )
 
 

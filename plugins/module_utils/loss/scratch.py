@@ -73,8 +73,8 @@ def loaded(server: Psql, database: str, run_id: str, path: Path, jobs: int) -> I
     :param server: a session that may create databases.
     :raises BalikError: it cannot be created or loaded.
     """
-    drop_leftovers(server, database)
     beside = scratch_name(database, run_id)
+    drop_leftovers(server, database, beside)
     like = server.one(
         "SELECT pg_encoding_to_char(encoding) AS encoding, datcollate, datctype, spcname AS tablespace,"
         " CASE WHEN pg_has_role(datdba, 'USAGE') THEN pg_get_userbyid(datdba) ELSE current_user END AS owner"
@@ -106,13 +106,17 @@ def loaded(server: Psql, database: str, run_id: str, path: Path, jobs: int) -> I
             _drop(server.afterwards(), beside)
 
 
-def drop_leftovers(server: Psql, database: str) -> list[str]:
-    """Drops what a killed run has left, and nobody is using; the names."""
+def drop_leftovers(server: Psql, database: str, beside: str) -> list[str]:
+    """Drops what a killed run has left, and nobody is using; the names.
+
+    :param beside: the name of ours, which may have been left before it was marked.
+    """
     found = server.rows(
         "SELECT datname, shobj_description(d.oid, 'pg_database') AS comment FROM pg_database d WHERE datname LIKE"
         " '%\\_\\_loss\\_%' AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)"
     )
-    left = [row["datname"] for row in found if is_compared(row["comment"], database)]
+    ours = [row for row in found if row["datname"] == beside and row["comment"] is None]
+    left = [row["datname"] for row in found if row in ours or is_compared(row["comment"], database)]
     for each in left:
         _drop(server.to(server.database, writes=True), each)
     return left
