@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import copy
 import functools
 import itertools
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.kubernetes.client i
 from ansible_collections.balik.rollback.plugins.module_utils.kubernetes_revert.entry import Revert, run
 from ansible_collections.balik.rollback.plugins.module_utils.kubernetes_revert.rollout import Partial
 
-from tests.servers.kubernetes import Cluster, control_plane
+from tests.servers.kubernetes import Cluster, ControlPlane, control_plane
 from tests.servers.kubernetes_admission import mirror
 from tests.servers.kubernetes_nodes import Nodes, nodes
 
@@ -1300,6 +1302,23 @@ def test_nobody_answers(shop: Shop, tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(nowhere))
     with pytest.raises(Unreachable, match=r"at https://127.0.0.1:1\): does not answer .*[Cc]onnection refused"):
         shop.step("check", "web", kubeconfig=str(file))
+
+
+def test_an_api_that_is_silent_is_waited_for_as_long_as_the_limit_is_and_one_answer_may_take(tmp_path: Path) -> None:
+    with control_plane(tmp_path) as cluster, nodes(cluster, {BAD: "", GOOD: "", "redis:7": ""}) as lab:
+        assert isinstance(cluster, ControlPlane)
+        shop = Shop(cluster, lab)
+        shop.run()
+        lab.delays(ready=60)
+        with contextlib.ExitStack() as silence, ThreadPoolExecutor() as pool:
+            main = pool.submit(shop.step, "main", "web", limit="5s")
+            cluster.eventually(lambda: shop.image() == shop.good)
+            silence.enter_context(cluster.silent_api())
+            begun = time.monotonic()
+            says = refused(main.result)
+            assert time.monotonic() - begun < 20
+        assert f"Deployment {shop.name}/web: changed, and not seen to be rolled out within 5s: " in says
+        assert "does not answer" in says
 
 
 def test_the_api_is_killed_during_the_revert_and_the_next_run_ends_right(shop: Shop) -> None:

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -326,6 +327,16 @@ class ControlPlane(Cluster):
     def stop_api(self) -> None:
         """``kill -9`` of the API server: requests in flight are lost. The data stays."""
         self._end("kube-apiserver")
+
+    @contextmanager
+    def silent_api(self) -> Iterator[None]:
+        """Meanwhile the API server takes connections, and answers none."""
+        process = self._processes["kube-apiserver"]
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
 
     def start_api(self) -> None:
         """Starts the API server, after :meth:`stop_api` on the port and the data it had.

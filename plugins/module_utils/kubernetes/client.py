@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -66,10 +67,10 @@ class Cluster:
         self._timeout = Timeout(connect=_CONNECT, read=_READ)
         # A refused connection has changed nothing; a lost answer is asked for again only where that does no harm.
         # 429 with Retry-After is the API's own wish.
-        self._retry, self._once = (
+        self._retry, self._once, self._never = (
             Retry(
                 total=None,
-                connect=4,
+                connect=connect,
                 read=read,
                 status=5,
                 other=0,
@@ -78,8 +79,9 @@ class Cluster:
                 backoff_factor=0.2,
                 raise_on_status=False,
             )
-            for read in (2, 0)
+            for connect, read in ((4, 2), (4, 0), (0, 0))
         )
+        self._patience: float | None = None
         self._offered: dict[str, set[str]] = {}
         self._lock = threading.Lock()
 
@@ -129,6 +131,16 @@ class Cluster:
                 f"kubeconfig {place}", f"cannot be used ({words})", "a kubeconfig with a current context"
             ) from None
         return cls(wanted, f"context {chosen} at {wanted.host}", f"kubeconfig {place}")
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Meanwhile wait for an answer so long only, and ask for no lost one again: the caller has a limit, and looks
+        again itself."""
+        self._patience = seconds
+        try:
+            yield
+        finally:
+            self._patience = None
 
     def get(self, path: str, **query: Any) -> Json:
         """One object, or whatever stands at the path.
@@ -210,6 +222,7 @@ class Cluster:
         return next((f"{group}/{one}" for one in versions if self.offers(f"{group}/{one}", resource)), "")
 
     def _ask(self, method: str, path: str, query: Mapping[str, Any], body: Any = None, kind: str = "") -> Json:
+        from urllib3 import Timeout
         from urllib3.exceptions import HTTPError
 
         url = f"{self.host}{path}" + (f"?{urlencode(query)}" if query else "")
@@ -218,11 +231,11 @@ class Cluster:
             headers["Content-Type"] = kind
         headers |= self._login()
         content = None if body is None else json.dumps(body, separators=(",", ":"))
-        retries = self._once if method == "POST" else self._retry
+        retries, timeout = self._once if method == "POST" else self._retry, self._timeout
+        if self._patience is not None:
+            retries, timeout = self._never, Timeout(connect=min(_CONNECT, self._patience), read=self._patience)
         try:
-            answer = self._pool.request(
-                method, url, body=content, headers=headers, timeout=self._timeout, retries=retries
-            )
+            answer = self._pool.request(method, url, body=content, headers=headers, timeout=timeout, retries=retries)
         except HTTPError as error:
             raise Unreachable(
                 f"The Kubernetes API ({self.name})",

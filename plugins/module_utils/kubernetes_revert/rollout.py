@@ -20,6 +20,8 @@ Json = dict[str, Any]
 
 #: Seconds between two looks at a rollout; more where a look itself takes long.
 _PAUSE, _LONGEST_PAUSE = 0.25, 2.0
+#: Seconds that an answer may take also where the limit is nearly over, or is.
+_LAST_LOOK = 5.0
 #: How many pods of a workload, and how many names a message tells.
 _TOLD_PODS, _NAMED = 3, 50
 
@@ -168,11 +170,13 @@ def follow(cluster: Cluster, changes: Mapping[str, Change], account: Account) ->
     while pending:
         look = time.monotonic()
         late = {key for key, one in pending.items() if look - begun > one.limit}
+        left = min(one.limit for one in pending.values()) - (look - begun)
         try:
-            seen = again(cluster, list(pending.values()))
-            for key in _look(cluster, pending, seen, late, latest, account, begun):
-                del pending[key]
-            _free(cluster, pending, seen, stuck, account)
+            with cluster.within(max(left, _LAST_LOOK)):
+                seen = again(cluster, list(pending.values()))
+                for key in _look(cluster, pending, seen, late, latest, account, begun):
+                    del pending[key]
+                _free(cluster, pending, seen, stuck, account)
         except BalikError as error:
             # An API that is away or not well may come back; credentials and permissions do not.
             for key in list(pending) if getattr(error, "status", 0) in (401, 403) else late & set(pending):
