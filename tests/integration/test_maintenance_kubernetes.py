@@ -469,6 +469,21 @@ def test_a_page_that_the_ingress_could_not_speak_to_is_refused(cluster: Cluster,
             act()
 
 
+def test_an_ingress_that_leads_past_the_page_is_told(cluster: Cluster, namespace: str) -> None:
+    it = both(cluster, namespace)
+    it.prepare(PAGE)
+    assert "also answers" not in it.check(PAGE)["says"]
+    canary = ingress(namespace)
+    canary["metadata"] = {
+        "name": "hub-canary",
+        "namespace": namespace,
+        "annotations": {"nginx.ingress.kubernetes.io/canary": "true"},
+    }
+    cluster.apply(canary)
+    told = f"Ingress {namespace}/hub-canary also answers hub.example /api, hub.example /, blog.example /, and is not in"
+    assert told in it.check(PAGE)["says"]
+
+
 def test_a_page_that_cannot_start_says_why(cluster: Cluster, namespace: str) -> None:
     with pytest.raises(BalikError, match=r"0 of 2 pods are ready after 1 s .*Can the cluster pull missing:1"):
         both(cluster, namespace, image="missing:1", limit=1.0).prepare(PAGE)
@@ -566,7 +581,7 @@ def test_the_manifest_is_enough_and_without_it_all_that_is_missing_is_named(clus
     )
     before = routes_of(cluster, namespace)
     cluster.eventually(lambda: "missing" in told(lambda: it.prepare(PAGE)), says="the second binding is gone")
-    it.check(PAGE)
+    assert "not looked for" not in it.check(PAGE)["says"]
     it.on()
     it.verify_on()
     it.off(app_must_answer=True)

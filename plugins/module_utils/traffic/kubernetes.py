@@ -16,8 +16,10 @@ from . import kubernetes_page as made
 from .balancer import Balancer, File, State
 from .kubernetes_routes import (
     API,
+    INGRESS,
     Route,
     Upstream,
+    beside,
     held_by_others,
     hosts_of,
     misfits,
@@ -93,7 +95,7 @@ class Routes(Balancer):
             raise BalikError(
                 "maintenance_page_kubernetes_routes",
                 "; ".join(dict.fromkeys(wrong)),
-                do="Correct `paths` and `hosts`, which are compared as they stand in the route, or the route.",
+                do="Correct the entry (`paths` and `hosts` are compared as they stand in the route), or the route.",
             )
         for route, thing in things:
             require_free(route, thing, self.product)
@@ -102,6 +104,28 @@ class Routes(Balancer):
         """The hosts of each route that the plan takes with several, and names none of."""
         found = {f"{route}{route.choice}": hosts_of(route, thing) for route, thing in self.things() if not route.hosts}
         return "".join(f"; {route}: on {', '.join(hosts)}" for route, hosts in found.items() if len(hosts) > 1)
+
+    def past_the_page(self) -> str:
+        """Other Ingresses of the routes' namespaces for the same hosts and paths, such as a canary."""
+        ingresses = [(route, thing) for route, thing in self.things() if route.kind == INGRESS]
+        named = {str(route) for route in self.routes}
+        says = ""
+        for namespace in sorted({route.namespace for route, _ in ingresses}):
+            try:
+                others = list(self.cluster.list(path_of(self.group_version(INGRESS), API[INGRESS][2], namespace)))
+            except Refused as error:
+                if error.status != 403:
+                    raise
+                says += f"; not looked for: other Ingresses in {namespace}, which these credentials may not list"
+                continue
+            for other in others:
+                name = f"{INGRESS} {namespace}/{other['metadata']['name']}"
+                if name not in named:
+                    here = [(route, thing) for route, thing in ingresses if route.namespace == namespace]
+                    places = [one for route, thing in here for one in beside(route, thing, other, self.page)]
+                    if places:
+                        says += f"; {name} also answers {', '.join(dict.fromkeys(places))}, and is not in the plan"
+        return says
 
     def switch(self, on: bool) -> None:
         """:raises BalikError: some routes could not be switched; says which, and which were."""
@@ -287,11 +311,12 @@ class KubernetesMaintenance(Maintenance):
                 )
             self._must_serve(namespace)
         word = "on" if state.is_fully(True) else "off"
+        notes = routes.several_hosts() + routes.past_the_page()
         return {
             "changed": False,
             "before": {"page": word, "routes": [str(route) for route in routes.routes]},
             "evidence": {"page": word},
-            "says": self._says(f"{_many(routes.routes)} can show the page, which is {word}{routes.several_hosts()}"),
+            "says": self._says(f"{_many(routes.routes)} can show the page, which is {word}{notes}"),
         }
 
     def on(self) -> Result:

@@ -26,6 +26,28 @@ API = {
 }
 
 
+#: Whose annotations are known: ingress-nginx and older ones, the AWS controller, NGINX's own, and both of HAProxy.
+_CONTROLLERS = (
+    "nginx.ingress.kubernetes.io",
+    "ingress.kubernetes.io",
+    "alb.ingress.kubernetes.io",
+    "nginx.org",
+    "haproxy.org",
+    "haproxy-ingress.github.io",
+)
+#: Their words for how to speak to what an Ingress leads to → the values that mean plain HTTP.
+_PLAIN: dict[str, tuple[str, ...]] = {
+    "backend-protocol": ("http", "auto_http", "h1"),
+    "backend-protocol-version": ("http1",),
+    "ssl-passthrough": ("false",),
+    "secure-backends": ("false",),
+    "server-ssl": ("false",),
+    "server-proto": (),
+    "ssl-services": (),
+    "grpc-services": (),
+}
+
+
 @dataclass(frozen=True)
 class Upstream:
     """A Service that a route leads to; ``port`` is its number or its name."""
@@ -130,13 +152,30 @@ def misfits(route: Route, thing: Object, entries: Sequence[Route]) -> list[str]:
     return found
 
 
-def _other_protocols(route: Route, thing: Object) -> Iterator[str]:
+def _other_protocols(route: Route, thing: Object) -> list[str]:
     """Annotations of an Ingress by which its controller would speak to the page's pods as they do not."""
-    for key, value in (thing["metadata"].get("annotations") or {}).items() if route.kind == INGRESS else ():
-        word = key.partition("/")[2]
-        plain = {"backend-protocol": ("http", "auto_http", "h1"), "ssl-passthrough": ("false",)}.get(word)
-        if plain and value.strip().lower() not in plain:
-            yield f"{key} is {value}"
+    if route.kind != INGRESS:
+        return []
+    found = []
+    for key, value in (thing["metadata"].get("annotations") or {}).items():
+        controller, _, word = key.partition("/")
+        plain = _PLAIN.get(word) if controller in _CONTROLLERS else None
+        if plain is not None and value.strip().lower() not in ("", *plain):
+            found.append(f"{key} is {value}")
+    return found
+
+
+def beside(route: Route, thing: Object, other: Object, page: str) -> list[str]:
+    """Where another Ingress leads visitors of what this one is switched for: ``hub.example /``."""
+    mine = [place.at.split(" ")[:2] for place in places(route, thing) if place.at != "default"]
+    metadata = other["metadata"]
+    found = []
+    for place in places(Route(INGRESS, metadata["namespace"], metadata["name"]), other):
+        if place.at != "default" and not shows_page(place, page):
+            host, path = place.at.split(" ")[:2]
+            if any(host == each and f"{path}/".startswith(f"{root.rstrip('/')}/") for each, root in mine):
+                found.append(f"{host} {path}")
+    return list(dict.fromkeys(found))
 
 
 def hosts_of(route: Route, thing: Object) -> list[str]:

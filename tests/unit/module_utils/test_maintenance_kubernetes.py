@@ -192,6 +192,14 @@ def test_what_shares_a_rule_or_a_route_may_be_named_by_several_entries(
         ("nginx.ingress.kubernetes.io/backend-protocol", "HTTP", False),
         ("nginx.ingress.kubernetes.io/ssl-passthrough", "true", True),
         ("nginx.ingress.kubernetes.io/proxy-body-size", "8m", False),
+        ("nginx.ingress.kubernetes.io/backend-protocol", "", False),
+        ("note.example/ssl-passthrough", "true", False),
+        ("haproxy.org/server-ssl", "true", True),
+        ("nginx.org/ssl-services", "web", True),
+        ("nginx.org/grpc-services", "web", True),
+        ("ingress.kubernetes.io/secure-backends", "true", True),
+        ("alb.ingress.kubernetes.io/backend-protocol-version", "GRPC", True),
+        ("alb.ingress.kubernetes.io/backend-protocol-version", "HTTP1", False),
     ],
 )
 def test_a_controller_that_would_not_speak_http_to_the_page_is_named(
@@ -200,6 +208,15 @@ def test_a_controller_that_would_not_speak_http_to_the_page_is_named(
     made = ingress(("a", "/", service("web", number=80)), **{annotation: value})
     told = f"Ingress hub/web: its annotation {annotation} is {value}; the page speaks plain HTTP"
     assert routes.misfits(INGRESS, made, [INGRESS]) == ([told] if refused else [])
+
+
+def test_where_another_ingress_leads_past_the_page() -> None:
+    web = service("web", number=80)
+    made = ingress(("a", "/app", web), ("b", "/", web))
+    other = ingress(("a", "/app", web), ("a", "/app/old", web), ("a", "/application", web), ("b", "/x", web))
+    other["spec"]["rules"].append({"http": {"paths": [{"path": "/", "backend": web}]}})
+    assert routes.beside(INGRESS, made, other, "page") == ["a /app", "a /app/old", "b /x"]
+    assert routes.beside(INGRESS, made, ingress(("b", "/", service("page", number=1))), "page") == []
 
 
 def test_an_entry_that_is_there_twice_is_named() -> None:
