@@ -240,6 +240,22 @@ SPOILED: dict[str, Spoiled] = {
         touching("\\restrict abc\n\\unrestrict abc\nSELECT 1; \\! touch {}"), "would give psql a command"
     ),
     "made with --schema-only": Spoiled(lambda d, t, s: dump(s, t / "x", "-s"), "holds no rows"),
+    "made with --data-only": Spoiled(lambda d, t, s: dump(s, t / "x", "-a"), "creates no table .*without -a"),
+    "an archive made with --data-only": Spoiled(
+        lambda d, t, s: dump(s, t / "x", "-a", "-Fc"), "creates no table .*without -a"
+    ),
+    "made with --clean": Spoiled(
+        lambda d, t, s: dump(s, t / "x", "--clean"), LATER, "does not exist.*--clean without --if-exists"
+    ),
+    "made of a table without the type that it needs": Spoiled(
+        lambda d, t, s: dump(s, t / "x", "-Fc", "-t", "documents"),
+        LATER,
+        "does not exist.*a backup of the whole database",
+    ),
+    "line ends of Windows": Spoiled(
+        lambda d, t, s: written((d / "s.sql").read_bytes().replace(b"\n", b"\r\n"))(d, t, s),
+        r"line ends of Windows \(CRLF\)",
+    ),
     "not there": Spoiled(lambda d, t, s: t / "x.sql", "no such file"),
 }
 

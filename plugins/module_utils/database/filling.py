@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..errors import BalikError
 from . import backup
 from .access import Access, Deadline, Programs, run
 from .script import CHUNK, Contents, Reader
@@ -21,6 +22,12 @@ except ImportError:  # said by `check`, on the host where it is missing
 
 # The first minor versions whose psql can be kept from obeying a script's commands (CVE-2025-8714).
 _RESTRICTS = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
+# Another copy of such a dump has the same error: it is how it was made.
+_NOT_THERE = re.compile(r"ERROR: (relation|schema|type|function|index|table|sequence) .* does not exist")
+_MADE_OF_LESS = (
+    "Nothing else was touched. The dump needs or drops what it does not create (made with pg_dump -t, -n, --section, or"
+    " --clean without --if-exists?): take a backup of the whole database."
+)
 
 
 def fill(
@@ -43,7 +50,24 @@ def fill(
     :returns: what was restored; of an archive without ``sums`` only what its table of contents says.
     :raises BalikError: the backup is spoiled, or the server refused some of it.
     """
-    environment = access.environment(database, settings)
+    try:
+        return _fill(access.environment(database, settings), database, path, kind, programs, deadline, jobs, sums)
+    except BalikError as error:
+        if _NOT_THERE.search(error.found):
+            raise BalikError(error.what, error.found, error.expected, _MADE_OF_LESS) from None
+        raise
+
+
+def _fill(
+    environment: Mapping[str, str],
+    database: str,
+    path: Path,
+    kind: str,
+    programs: Programs,
+    deadline: Deadline,
+    jobs: int,
+    sums: bool,
+) -> Contents:
     if kind not in backup.ARCHIVES:
         what, do = f"restoring {path} into {database}", f"Nothing else was touched. {backup.ANOTHER}"
         with sessions(programs, restricted(programs), environment, deadline, jobs, what, do) as dealer:

@@ -111,6 +111,13 @@ def contents_fit(
             f"{major} or older, as the server",
             "A dump of a newer server cannot be restored into an older one: take an earlier backup.",
         )
+    if contents.holds_data and not contents.tables:
+        raise BalikError(
+            str(path),
+            "it holds data and creates no table (pg_dump --data-only?)",
+            "a dump of the whole database",
+            "Name a backup that was made without -a, or --section=data.",
+        )
     encoding = f"encoding {contents.encoding}"
     if contents.encoding and contents.encoding != live.encoding and encoding not in accept:
         raise BalikError(

@@ -211,6 +211,13 @@ class Reader:
         """
         if self._begun:
             return
+        if b"-- PostgreSQL database dump\r\n" in self._start:
+            raise BalikError(
+                self._name,
+                "line ends of Windows (CRLF), as a copy in text mode has them",
+                "the bytes that pg_dump wrote",
+                "Copy it again in binary mode. Let pg_dump write the file itself next time (-f).",
+            )
         start = self._start.lstrip(b"\xef\xbb\xbf \t\r\n")
         other = next((what for sign, what in _OTHERS.items() if start.lower().startswith(sign.lower())), "")
         raise BalikError(
