@@ -121,3 +121,16 @@ def test_a_role_that_may_act_as_the_new_owner_loses_nothing(live: Server, tmp_pa
         assert "not allowed" not in restore(task)["says"]
     finally:
         live.psql("REVOKE shop FROM later")
+
+
+@pytest.mark.parametrize("name", ["dbname=foo host=1", "postgresql://x"])
+def test_a_database_that_is_called_like_a_connection_string_is_restored(
+    server: Server, tmp_path: Path, name: str
+) -> None:
+    server.psql(f'CREATE DATABASE "{name}" OWNER shop TEMPLATE before')
+    try:
+        done = restore(replace(made(server, tmp_path), database=name))
+        assert done["changed"] and done["evidence"]["tables_compared"] == 3
+    finally:
+        for each in server.psql(f"SELECT datname FROM pg_database WHERE starts_with(datname, '{name}')").splitlines():
+            server.psql(f'DROP DATABASE "{each}" WITH (FORCE)')

@@ -14,9 +14,9 @@ from .task import unwatched
 
 try:
     import psycopg
-    from psycopg import sql
+    from psycopg import conninfo, sql
 except ImportError:  # said by `check`, on the host where it is missing
-    psycopg = sql = None  # type: ignore[assignment]
+    psycopg = conninfo = sql = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -118,7 +118,9 @@ def _same_version(copy: Connection[Any], extension: str, found: str, wanted: str
 
 def analyze(task: Task, programs: Programs, deadline: Deadline, name: str) -> None:
     """Statistics: all at once, not in stages, since nobody uses the copy before it has them."""
-    command = [programs["vacuumdb"], "-w", "-q", "--analyze-only", "-j", str(task.workers)]
+    # A bare name would be read as a connection string where it looks like one.
+    target = conninfo.make_conninfo(dbname=name)
+    command = [programs["vacuumdb"], "-w", "-q", "--analyze-only", "-j", str(task.workers), "-d", target]
     environment = task.access.environment(name, task.settings)
     run(command, environment, deadline, f"statistics of {name}")
 
