@@ -900,6 +900,61 @@ def test_flux_helm_and_operators_are_recognised(shop: Shop, gitops: None) -> Non
         assert "Name that cluster (image_revert_kubeconfig, image_revert_context)" in says
 
 
+def test_a_sync_that_is_asked_for_or_under_way_is_waited_for(shop: Shop, gitops: None) -> None:
+    shop.run()
+    kustomized = {"kustomize.toolkit.fluxcd.io/name": "apps", "kustomize.toolkit.fluxcd.io/namespace": shop.name}
+    shop.run("flux", metadata={"labels": kustomized})
+    name = f"app-of-{shop.name}"
+    manages = {"group": "apps", "kind": "Deployment", "namespace": shop.name, "name": "web"}
+
+    def application(automated: Json | None, asked: Json | None = None, phase: str = "Succeeded") -> Json:
+        return {
+            "apiVersion": ARGO,
+            "kind": "Application",
+            "metadata": {"name": name, "namespace": "argocd"},
+            "spec": {"syncPolicy": {"automated": automated}},
+            **({"operation": asked} if asked else {}),
+            "status": {"resources": [manages], "operationState": {"phase": phase, "message": "attempt 2"}},
+        }
+
+    def kustomization(message: str) -> Json:
+        progressing = {"type": "Reconciling", "status": "True", "reason": "Progressing", "message": message}
+        return {
+            "apiVersion": FLUX,
+            "kind": "Kustomization",
+            "metadata": {"name": "apps", "namespace": shop.name},
+            "spec": {"path": "./apps"},
+            "status": {"conditions": [progressing]},
+        }
+
+    no_sooner = "No image was touched; held off by now: "
+    for made, do in (
+        (application({"selfHeal": True}, {"sync": {"revision": "bad"}}), "a sync is asked for and has not begun"),
+        (application(None, phase="Running"), "a sync is under way (attempt 2)"),
+    ):
+        shop.cluster.apply(made)
+        if made["spec"]["syncPolicy"]["automated"] is None:
+            says = refused(lambda: shop.step("check", "web"))
+            assert f"acts by itself no more, but {do}" in says
+        assert do in shop.step("check", "web", owners="suspend")["says"]
+        says = refused(lambda: shop.step("main", "web", owners="suspend", limit="2s"))
+        assert do in says and "argocd app terminate-op" in says and no_sooner in says, says
+        assert shop.image() == BAD
+        shop.cluster.delete(made)
+
+    made = kustomization("Fetching manifests for revision main@sha1:1")
+    shop.cluster.apply(made)
+    says = refused(lambda: shop.step("main", "flux", owners="suspend", limit="2s"))
+    assert "a reconciliation is under way (Fetching manifests for revision main@sha1:1)" in says
+    assert f"{no_sooner}Flux' Kustomization {shop.name}/apps" in says and shop.image("flux") == BAD
+    # What it wants has been applied by then, and it may wait long for the pods of a bad version.
+    path = shop.cluster.api.path(FLUX, "Kustomization", shop.name, "apps")
+    body = {"status": kustomization("Running health checks for revision main@sha1:1")["status"]}
+    shop.cluster.api.request("PATCH", path, body, "application/merge-patch+json")
+    assert shop.step("main", "flux", owners="suspend")["changed"]
+    shop.cluster.delete(made)
+
+
 def test_what_acts_again_before_the_end_is_found(shop: Shop, gitops: None) -> None:
     flux = {"kustomize.toolkit.fluxcd.io/name": "apps", "kustomize.toolkit.fluxcd.io/namespace": shop.name}
     shop.run(metadata={"labels": flux})

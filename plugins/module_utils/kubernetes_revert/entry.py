@@ -151,19 +151,37 @@ class Revert:
         """Hold off who would put the version back, patch, wait, read back."""
         before = self.saved.get("workloads") or _before(found.changes, self._running(found.changes))
         changes = self._knowing(found.changes, before)
-        owners = [one for one in gitops.find(self.cluster, changes, self.argocd.namespaces) if self._holds(one)]
+        everybody = gitops.find(self.cluster, changes, self.argocd.namespaces)
+        owners = [one for one in everybody if self._holds(one)]
+        busy = [one for one in everybody if self.owners == "suspend" and one.busy and not self._holds(one)]
         if check_mode:
             loose = [f"would hold off {one.name}" for one in owners if not one.held]
             says = _sentence([one.line for one in changes], loose, found.left)
             needed = any(one.needed for one in changes)
             return {"changed": needed or bool(loose), "says": says, "evidence": {}, "diff": _diff(changes)}
-        held = [one.name for one in owners if gitops.hold(self.cluster, one.path, self.product, self.limit)]
+        held = self._hold_off(owners, busy)
         account = rollout.carry_out(self.cluster, changes)
         account.refuse("Run again once that is mended: what is done stays done. Nothing else was touched.")
         more = f"; held off until resumed: {', '.join(held)}" if held else ""
         more += f"; {_sentence(found.left)}" if found.left else ""
         result = self._result(account.good, bool(account.patched or held), more, account)
         return {**result, "diff": _diff(changes)}
+
+    def _hold_off(self, owners: Sequence[Owner], busy: Sequence[Owner]) -> list[str]:
+        """Keep these from acting, and wait for what they and the busy ones are doing just now; whom there was need to.
+
+        :raises BalikError: with those that are held off by now.
+        """
+        held: list[str] = []
+        try:
+            for one in owners:
+                held += [one.name] if gitops.hold(self.cluster, one.path, self.product) else []
+            gitops.wait_until_idle(self.cluster, [one.path for one in (*owners, *busy)], self.limit)
+        except BalikError as error:
+            now = ", ".join([*(one.name for one in owners if one.held), *held]) or "nobody"
+            told = f"{error.do} No image was touched; held off by now: {now}".strip()
+            raise BalikError(error.what, error.found, error.expected, told) from None
+        return held
 
     def _must_be_held_off(self, changes: Sequence[Change]) -> None:
         """:raises BalikError: somebody whom the plan wants held off acts again."""
@@ -238,12 +256,13 @@ class Revert:
 
     def undo_resume(self, check_mode: bool) -> Json:
         """Hold off again those that were. What was deleted is told."""
-        gone = [path for path in self.saved.get("held") or [] if self.cluster.find(path) is None]
-        paths = [path for path in self.saved.get("held") or [] if path not in gone]
-        found = {path: gitops.held_at(self.cluster, path, self.product) for path in paths}
-        loose = [path for path, one in found.items() if one is None or one.acts]
-        for path in () if check_mode else loose:
-            gitops.hold(self.cluster, path, self.product, self.limit)
+        found = {path: self.cluster.find(path) for path in self.saved.get("held") or []}
+        gone = [path for path, raw in found.items() if raw is None]
+        loose = [path for path, raw in found.items() if raw and gitops.holder(path, raw) != self.product]
+        if not check_mode:
+            for path in loose:
+                gitops.hold(self.cluster, path, self.product)
+            gitops.wait_until_idle(self.cluster, loose, self.limit)
         says = f"held off again: {', '.join(map(name_of, loose))}" if loose else "nothing was resumed"
         says += "".join(f"; {name_of(path)} does not exist any more" for path in gone)
         return {"changed": bool(loose), "says": says, "evidence": {}}

@@ -56,6 +56,7 @@ class Owner:
 
     ``fights``: it puts its own version back by itself. ``cannot``: why it cannot be held off from here.
     ``held``: the product whose rollback has done so already; empty also where somebody has switched it on again since.
+    ``busy``: what it is doing just now, or was asked to do, whether it acts by itself or not.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Owner:
     fights: bool
     cannot: str = ""
     held: str = ""
+    busy: str = ""
     state: Json = field(default_factory=dict)
     workloads: list[str] = field(default_factory=list)
 
@@ -236,7 +238,8 @@ class _Applications:
             "Application",
             _acts(path, raw),
             cannot,
-            _holder(path, raw),
+            holder(path, raw),
+            _busy(path, raw),
             _switch(path, raw),
         )
 
@@ -265,7 +268,8 @@ def _flux(cluster: Cluster, workload: Workload, known: Mapping[str, Owner]) -> I
             yield Owner(said, "", kind, True, "it does not stand in this cluster")
             continue
         fights = _acts(path, raw) and not left_alone
-        yield Owner(said, path, kind, fights, held=_holder(path, raw), state=_switch(path, raw))
+        busy = "" if left_alone else _busy(path, raw)
+        yield Owner(said, path, kind, fights, held=holder(path, raw), busy=busy, state=_switch(path, raw))
 
 
 def _helm(workload: Workload) -> Iterable[Owner]:
@@ -289,6 +293,23 @@ def _acts(path: str, raw: Json) -> bool:
     return isinstance(switch["automated"], dict) and switch["automated"].get("enabled") is not False
 
 
+def _busy(path: str, raw: Json) -> str:
+    """What it is doing just now, or was asked to do, that may still write workloads; empty: nothing."""
+    status = raw.get("status") or {}
+    if "/applications/" in path:
+        state = status.get("operationState") or {}
+        if state.get("phase") in ("Running", "Terminating"):
+            return f"a sync is under way ({state.get('message', '')})"
+        return "a sync is asked for and has not begun" if raw.get("operation") else ""
+    for one in status.get("conditions") or []:
+        # With another reason it waits for its next attempt. The health checks come when all has been written.
+        doing = one.get("message", "")
+        under_way = (one["type"], one["status"], one.get("reason")) == ("Reconciling", "True", "Progressing")
+        if under_way and not doing.startswith("Running health checks"):
+            return f"a reconciliation is under way ({doing})"
+    return ""
+
+
 def _note(path: str, raw: Json) -> tuple[str, Json] | None:
     """The product that a rollback has held it off for, and the field as it was.
 
@@ -306,7 +327,7 @@ def _note(path: str, raw: Json) -> tuple[str, Json] | None:
         ) from None
 
 
-def _holder(path: str, raw: Json) -> str:
+def holder(path: str, raw: Json) -> str:
     """The product whose rollback holds it off; empty: none, or somebody has switched it on again since."""
     note = _note(path, raw)
     return note[0] if note and not _acts(path, raw) else ""
@@ -333,7 +354,14 @@ def judge(owners: Sequence[Owner], policy: str, product: str) -> tuple[list[str]
                 f"{one.name} of {one.line} is held off by the rollback of {one.held}, which would let it put the "
                 "version back. Let that end first, or set image_revert_owners: accept"
             )
-        elif not one.fights and not one.held:
+        elif one.busy and not one.fights and policy == "refuse":
+            refusals.append(
+                f"{one.name} of {one.line} acts by itself no more, but {one.busy}, and would put the version back. Let "
+                "that end, or end it; or set image_revert_owners: suspend, which waits for it"
+            )
+        elif one.busy and not one.fights and policy == "suspend":
+            notes.append(f"{one.name} of {one.line}: {one.busy}; its end will be waited for")
+        elif not one.fights and not one.held and not one.busy:
             notes.append(f"{one.line} belongs to {one.name}, which does not act by itself now; a sync by hand would")
         elif policy == "accept":
             notes.append(f"{one.line} belongs to {one.name}, which may put the version back (accepted by the plan)")
@@ -343,7 +371,8 @@ def judge(owners: Sequence[Owner], policy: str, product: str) -> tuple[list[str]
                 f"here: {one.cannot}. Revert there, or set image_revert_owners: accept"
             )
         elif policy == "suspend":
-            notes.append(f"{one.name} of {one.line} will be held off until it is resumed")
+            first = f" ({one.busy}; its end will be waited for)" if one.busy else ""
+            notes.append(f"{one.name} of {one.line} will be held off until it is resumed{first}")
         else:
             refusals.append(
                 f"{one.line} belongs to {one.name}, which would put the version back. Revert there, or set "
@@ -390,35 +419,42 @@ def resume_permissions(paths: Sequence[str]) -> list[Permission]:
     return [Permission(verb, one[2], one[6], one[5], (one[7],)) for one in parts for verb in ("get", "patch")]
 
 
-def hold(cluster: Cluster, path: str, product: str, limit: float) -> bool:
-    """Keep an owner from acting, and wait until what it is doing just now has ended; whether there was need to.
+def hold(cluster: Cluster, path: str, product: str) -> bool:
+    """Keep an owner from acting by itself; whether there was need to.
 
-    :param limit: seconds for the latter.
-    :raises BalikError: it is gone, another product's rollback holds it off, or a sync of Argo CD's goes on and on.
+    :raises BalikError: it is gone, or another product's rollback holds it off.
     """
     raw = cluster.get(path)
-    argo = "/applications/" in path
-    holder = _holder(path, raw)
-    if holder not in ("", product):
-        raise BalikError(name_of(path), f"held off by the rollback of {holder}", do="Let that end first.")
-    begun = not holder
-    if begun:
-        note = {"annotations": {HELD: json.dumps({"product": product, "was": _switch(path, raw)})}}
-        change = {"syncPolicy": {"automated": None}} if argo else {"suspend": True}
-        cluster.patch(path, {"metadata": note, "spec": change})
+    by = holder(path, raw)
+    if by not in ("", product):
+        raise BalikError(name_of(path), f"held off by the rollback of {by}", do="Let that end first.")
+    if by:
+        return False
+    note = {"annotations": {HELD: json.dumps({"product": product, "was": _switch(path, raw)})}}
+    change = {"syncPolicy": {"automated": None}} if "/applications/" in path else {"suspend": True}
+    cluster.patch(path, {"metadata": note, "spec": change})
+    return True
+
+
+def wait_until_idle(cluster: Cluster, paths: Sequence[str], limit: float) -> None:
+    """Wait until what these are doing just now has ended: holding them off does not end it.
+
+    :param limit: seconds, for all of them.
+    :raises BalikError: one goes on and on.
+    """
     end = time.monotonic() + limit
-    while argo:
-        running = (cluster.get(path).get("status") or {}).get("operationState") or {}
-        if running.get("phase") not in ("Running", "Terminating"):
-            break
-        if time.monotonic() > end:
-            raise BalikError(
-                name_of(path),
-                f"its auto-sync is off, but a sync that had begun still goes on ({running.get('message', '')})",
-                do=f"End it: argocd app terminate-op {raw['metadata']['name']}; then run again.",
-            )
-        time.sleep(1)
-    return begun
+    for path in paths:
+        while busy := _busy(path, cluster.get(path)):
+            if time.monotonic() > end:
+                name = path.rpartition("/")[2]
+                raise BalikError(
+                    name_of(path),
+                    f"it acts by itself no more, but {busy}",
+                    do=f"End it (argocd app terminate-op {name}), then run again."
+                    if "/applications/" in path
+                    else "See that its controller runs, and let that end; then run again.",
+                )
+            time.sleep(1)
 
 
 @dataclass(frozen=True)
