@@ -125,7 +125,7 @@ def staying(pods: Sequence[Pod]) -> list[Pod]:
 
 def wrong(change: Change, pods: Sequence[Pod]) -> str:
     """What of a workload's running pods is not what was asked for; empty when all is well."""
-    return _other_than_asked_for(change, staying(pods)) or next(_ending(change, pods), "")
+    return _other_than_asked_for(change, staying(pods)) or _ending(change, [pod for pod in pods if pod.ending])
 
 
 def _other_than_asked_for(change: Change, pods: Sequence[Pod]) -> str:
@@ -158,15 +158,16 @@ def _other_than_asked_for(change: Change, pods: Sequence[Pod]) -> str:
     return ""
 
 
-def _ending(change: Change, pods: Sequence[Pod]) -> Iterator[str]:
+def _ending(change: Change, pods: Sequence[Pod]) -> str:
     for pod in pods:
-        for one in change.replaced if pod.ending else ():
+        for one in change.replaced:
             running = pod.containers.get(one.container)
             if running and not _is(running.image, one.new):
-                yield (
+                return (
                     f"pod {pod.name}, which runs {short(running.image)} in {one.container}, has been told to end and "
                     f"has not yet. If its node is lost: kubectl -n {pod.namespace} delete pod {pod.name} --force"
                 )
+    return ""
 
 
 def _is(image: str, wanted: str) -> bool:

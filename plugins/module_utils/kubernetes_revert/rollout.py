@@ -85,7 +85,9 @@ def carry_out(cluster: Cluster, changes: Sequence[Change]) -> Account:
     account = Account()
     going = patch(cluster, changes, account)
     if account.unsure or account.untouched:
-        account.good.update(dict.fromkeys(going, "changed; its rollout was not waited for"))
+        for key in going:
+            word = "changed" if key in account.patched else "as asked for before"
+            account.good[key] = f"{word}; its rollout was not waited for"
         return account
     follow(cluster, going, account)
     return account
@@ -219,13 +221,15 @@ def _look(
     seconds = format_duration(time.monotonic() - begun)
     for key, change in complete.items():
         off = pods.wrong(change, here.get(key, []))
+        unmoved = pods.unmoved(change, here.get(key, []))
         latest[key] = off
-        if off and key in late:
-            failing[key] = change
-        elif unmoved := "" if off else pods.unmoved(change, here.get(key, [])):
+        if off:
+            if key in late:
+                failing[key] = change
+        elif unmoved:
             account.bad[key] = f"{key}: {unmoved}"
             settled.append(key)
-        elif not off:
+        else:
             account.good[key] = f"{_runs(change, here.get(key, []))} after {seconds}"
             settled.append(key)
     if failing:

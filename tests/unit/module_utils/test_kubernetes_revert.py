@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.balik.rollback.plugins.module_utils import units
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
-from ansible_collections.balik.rollback.plugins.module_utils.kubernetes.client import name_of, path_of
+from ansible_collections.balik.rollback.plugins.module_utils.kubernetes.client import Cluster, name_of, path_of
 from ansible_collections.balik.rollback.plugins.module_utils.kubernetes.permissions import Permission
-from ansible_collections.balik.rollback.plugins.module_utils.kubernetes_revert import guards, pods, selection
+from ansible_collections.balik.rollback.plugins.module_utils.kubernetes_revert import guards, pods, rollout, selection
 from ansible_collections.balik.rollback.plugins.module_utils.kubernetes_revert.images import (
     Image,
     digest_of,
@@ -22,6 +23,8 @@ from ansible_collections.balik.rollback.plugins.module_utils.kubernetes_revert.r
 from ansible_collections.balik.rollback.plugins.module_utils.kubernetes_revert.workloads import KINDS, Workload, awaits
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.unit.module_utils.test_kubernetes_client import kubeconfig
 
 Json = dict[str, Any]
 ONE, TWO = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
@@ -436,6 +439,16 @@ def test_partial_success_is_said_exactly() -> None:
     ]
     assert caught.value.evidence["untouched"] == ["Deployment shop/d"]
     Account(good={"Deployment shop/a": ""}).refuse()
+
+
+def test_an_api_that_went_away_leaves_what_needed_no_change_unchanged(tmp_path: Path) -> None:
+    cluster = Cluster.connect(kubeconfig(tmp_path, {}))
+    other = workload()
+    other.key = "Deployment shop/api"
+    there = selection.Change(other, (), 9)
+    account = rollout.carry_out(cluster, [change(), there])
+    assert account.unsure == ["Deployment shop/web"]
+    assert account.good == {"Deployment shop/api": "as asked for before; its rollout was not waited for"}
 
 
 def test_paths_and_their_names() -> None:
