@@ -420,6 +420,8 @@ def test_an_address_holds_no_password_and_is_one_of_three():
         with pytest.raises(BalikError, match="a backup's address") as error:
             place_of(address)
         assert "secret" not in str(error.value)
+    with pytest.raises(BalikError, match=r"found 'backups/x\.sql', a relative path"):
+        place_of("backups/x.sql")
 
 
 def test_a_manifest_makes_an_estimate_one_since_the_backup(server, tmp_path):

@@ -104,6 +104,10 @@ def place_of(address: str, options: Options | None = None) -> tuple[Place, str]:
         )
     if "://" not in address:
         path = Path(address)
+        if not path.is_absolute():  # of what, the person and this process would say otherwise
+            raise BalikError(
+                "a backup's address", f"found {address!r}, a relative path", "/folder/name", "Write the whole path."
+            )
         return Local(path.parent), path.name
     url = urlsplit(address)
     folder, _, name = unquote(url.path).rpartition("/")
