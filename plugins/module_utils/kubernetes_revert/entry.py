@@ -22,6 +22,8 @@ Json = dict[str, Any]
 MANIFEST = "roles/image-revert/files/rbac-kubernetes.yml"
 #: How many workloads a sentence names.
 _NAMED = 10
+#: Seconds that Argo CD may take to compare its Applications once more.
+_COMPARED = 120.0
 
 
 def run(arguments: Mapping[str, Any], check_mode: bool) -> Json:
@@ -240,6 +242,9 @@ class Revert:
     def resume(self, check_mode: bool) -> Json:
         """Let those act again for whom Git wants what runs."""
         held = self._held()
+        if not check_mode and self.arguments["resume"] != "always":
+            gitops.compare_anew(self.cluster, [one for one in held if not one.acts], min(self.limit, _COMPARED))
+            held = self._held()
         ready = [one for one in held if self._ready(one)]
         for one in () if check_mode else ready:
             gitops.give_back(self.cluster, one)

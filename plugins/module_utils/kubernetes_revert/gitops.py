@@ -26,6 +26,8 @@ _Key = tuple[str, str, str, str]
 
 #: On an Application, Kustomization or HelmRelease: JSON of the product that holds it off, and of the field as it was.
 HELD = "balik.dev/held"
+#: The wish that Argo CD compares an Application; it takes it away when it has.
+_COMPARE = "argocd.argoproj.io/refresh"
 _ARGO = ("argoproj.io/v1alpha1", "applications")
 _FLUX = {
     "kustomize.toolkit.fluxcd.io": ("Kustomization", "kustomizations", ("v1", "v1beta2", "v1beta1")),
@@ -540,7 +542,26 @@ def _held(path: str, raw: Json, product: str) -> Held | None:
     if "automated" in was:
         synced = ((raw.get("status") or {}).get("sync") or {}).get("status") or "not compared"
         apart = "" if synced == "Synced" else f"it is {synced}: Git wants another version"
+        if _is_uncompared(raw):
+            apart = "Argo CD has not compared it with Git since it was asked to: see that its controller runs"
     return Held(path, was, apart)
+
+
+def compare_anew(cluster: Cluster, held: Sequence[Held], limit: float) -> None:
+    """Ask Argo CD to compare these with Git once more, and wait until it has: what it says may be of before the revert.
+
+    :param limit: seconds, for all of them; what has not been compared by then keeps :data:`_COMPARE`.
+    """
+    paths = [one.path for one in held if "automated" in one.was]
+    for path in paths:
+        cluster.patch(path, {"metadata": {"annotations": {_COMPARE: "normal"}}})
+    end = time.monotonic() + limit
+    while any(_is_uncompared(cluster.find(path)) for path in paths) and time.monotonic() < end:
+        time.sleep(0.5)
+
+
+def _is_uncompared(raw: Json | None) -> bool:
+    return _COMPARE in ((raw or {"metadata": {}})["metadata"].get("annotations") or {})
 
 
 def give_back(cluster: Cluster, one: Held) -> None:
