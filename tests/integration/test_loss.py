@@ -563,6 +563,7 @@ def test_the_copy_is_on_the_disk_that_was_looked_at(server, tmp_path):
 def test_somebody_elses_database_of_that_name_stays(server, small):
     wanted = small("CREATE TABLE a (id int PRIMARY KEY)", "SELECT 1")
     server.psql(f'CREATE DATABASE "small__loss_{RUN}"')
+    server.psql("CREATE TABLE theirs (n int)", f"small__loss_{RUN}")
     try:
         found = statement(wanted)
         assert (found["exact"], "already exists" in found["reason"]) == (False, True), found["reason"]

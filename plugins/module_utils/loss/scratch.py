@@ -106,17 +106,29 @@ def loaded(server: Psql, database: str, run_id: str, path: Path, jobs: int) -> I
             _drop(server.afterwards(), beside)
 
 
+def _is_empty(server: Psql) -> bool:
+    """Whether nobody has made anything in a database since it was created."""
+    made = " UNION ALL ".join(
+        f"SELECT oid FROM {each} WHERE oid >= 16384" for each in ("pg_class", "pg_proc", "pg_type")
+    )
+    return bool(server.one(f"SELECT NOT EXISTS ({made}) AS empty")["empty"])
+
+
 def drop_leftovers(server: Psql, database: str, beside: str) -> list[str]:
     """Drops what a killed run has left, and nobody is using; the names.
 
-    :param beside: the name of ours, which may have been left before it was marked.
+    :param beside: the name of ours, which may have been left before it was marked; it is empty then.
     """
     found = server.rows(
         "SELECT datname, shobj_description(d.oid, 'pg_database') AS comment FROM pg_database d WHERE datname LIKE"
         " '%\\_\\_loss\\_%' AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)"
     )
-    ours = [row for row in found if row["datname"] == beside and row["comment"] is None]
-    left = [row["datname"] for row in found if row in ours or is_compared(row["comment"], database)]
+    left = [
+        row["datname"]
+        for row in found
+        if is_compared(row["comment"], database)
+        or (row["datname"] == beside and row["comment"] is None and _is_empty(server.to(beside)))
+    ]
     for each in left:
         _drop(server.to(server.database, writes=True), each)
     return left
