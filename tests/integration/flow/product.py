@@ -107,6 +107,8 @@ class Product:
             "ANSIBLE_HOME": str(self.folder / "ansible"),
             "ANSIBLE_REMOTE_TEMP": str(self.folder / "remote"),
             "ANSIBLE_FORCE_COLOR": "0",
+            # Ansible does not flush what it writes to a file, and the tests follow that.
+            "PYTHONUNBUFFERED": "1",
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
 
