@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from ansible_collections.balik.rollback.plugins.module_utils.database.catalog import names
 from ansible_collections.balik.rollback.plugins.module_utils.database.restore import check, restore
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
 
@@ -20,6 +22,7 @@ from tests.integration.database_restores import (
     databases,
     dump,
     edited,
+    quoted,
     seen,
     small_tablespace,
     spoiled_directory,
@@ -300,6 +303,18 @@ def test_a_copy_that_cannot_be_dropped_is_named(live, dumps, tmp_path):
     ):
         restore(job)
     assert restore(replace(job, checks=()))["evidence"]["leftover_dropped"] is True
+
+
+def test_a_database_of_the_copys_name_is_dropped_only_where_nothing_was_made_in_it(live, dumps, tmp_path):
+    job = task(live, tmp_path, dumps / "s.sql", checks=[])
+    name = names(job.database, job.run).beside
+    live.psql(f"CREATE DATABASE {quoted(name)}")
+    live.psql("CREATE TABLE theirs (n int)", name)
+    with untouched(live), pytest.raises(BalikError, match=f"{re.escape(name)}: exists, and is not this run's"):
+        restore(job)
+    assert live.psql("SELECT count(*) FROM theirs", name) == "0"
+    live.psql("DROP TABLE theirs", name)
+    assert restore(job)["evidence"]["leftover_dropped"] is True
 
 
 def test_what_is_wanted_all_the_same_is_accepted(live, dumps, tmp_path):

@@ -547,6 +547,10 @@ def test_what_a_run_did_is_not_guessed_where_its_file_is_gone(live, job, tmp_pat
         with pytest.raises(BalikError, match=r"not there.* move .*-tables.dump and .*-dropped.dump elsewhere"):
             tables.restore(job)
     assert {path: path.read_bytes() for path in Path(job.folder).glob("*.dump")} == kept
+    for spoiled in ("{", "[1]", "3"):
+        state.write_text(spoiled)
+        with untouched(live), pytest.raises(BalikError, match=r"-tables.json: cannot be read"):
+            tables.undo(job)
     (tmp_path / "away").rename(state)
     assert tables.restore(job)["changed"] is False
     assert tables.undo(job)["changed"]

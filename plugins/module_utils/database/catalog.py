@@ -168,6 +168,12 @@ def comment_on(name: str, comment: str | None) -> sql.Composed:
     return sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), sql.Literal(comment))
 
 
+#: Whether nobody has made anything in a database since it was created; what PostgreSQL brings has lower numbers.
+IS_EMPTY = "SELECT NOT EXISTS ({}) AS empty".format(
+    " UNION ALL ".join(f"SELECT FROM {each} WHERE oid >= 16384" for each in ("pg_class", "pg_proc", "pg_type"))
+)
+
+
 def create_like(connection: Connection[Any], live: Database, name: str, mark: str) -> None:
     """Creates an empty database with the encoding, collation, tablespace and owner of ``live``, for us alone."""
     row = live.row

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import BalikError
 from . import topology
 from .access import Deadline, Programs, first_line, run
-from .catalog import Database, create_like, find, marking
+from .catalog import IS_EMPTY, Database, create_like, find, marking
 from .task import unwatched
 
 try:
@@ -34,7 +34,12 @@ def drop_leftover(admin: Connection[Any], task: Task, name: str) -> bool:
     :raises BalikError: a database of this name is somebody else's.
     """
     left = find(admin, name)
-    if left and left.comment is not None and left.mark.get("run") != task.run:
+    if left and left.comment is None:  # killed between creating and marking it, or somebody else's
+        with task.access.connect(name) as copy:
+            theirs = not copy.execute(IS_EMPTY).fetchone()[0]  # type: ignore[index]
+    else:
+        theirs = left is not None and left.mark.get("run") != task.run
+    if left and theirs:
         raise BalikError(left.name, "exists, and is not this run's", "no database of this name", "Rename it.")
     if left:
         _drop(admin, task, name)

@@ -84,7 +84,11 @@ class _State:
         self._kept = [place(task, f"-{name}.dump") for name in ("tables", "dropped")]
         text = read(self.path)
         self.there = bool(text)
-        self.known: dict[str, Any] = json.loads(text or "{}")
+        try:
+            self.known: dict[str, Any] = dict(json.loads(text or "{}"))
+        except (TypeError, ValueError):
+            do = "Look at the tables, and compare them with what is kept beside it; then start a new run."
+            raise BalikError(str(self.path), "cannot be read", "what a restore of this run wrote down", do) from None
 
     def write(self, **more: Any) -> None:
         self.known.update(more)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..database.catalog import COMPARED, is_compared, marking
+from ..database.catalog import COMPARED, IS_EMPTY, is_compared, marking
 from ..database.space import estimate, human
 from ..errors import BalikError
 from .loading import load
@@ -106,14 +106,6 @@ def loaded(server: Psql, database: str, run_id: str, path: Path, jobs: int) -> I
             _drop(server.afterwards(), beside)
 
 
-def _is_empty(server: Psql) -> bool:
-    """Whether nobody has made anything in a database since it was created."""
-    made = " UNION ALL ".join(
-        f"SELECT oid FROM {each} WHERE oid >= 16384" for each in ("pg_class", "pg_proc", "pg_type")
-    )
-    return bool(server.one(f"SELECT NOT EXISTS ({made}) AS empty")["empty"])
-
-
 def drop_leftovers(server: Psql, database: str, beside: str) -> list[str]:
     """Drops what a killed run has left, and nobody is using; the names.
 
@@ -127,7 +119,7 @@ def drop_leftovers(server: Psql, database: str, beside: str) -> list[str]:
         row["datname"]
         for row in found
         if is_compared(row["comment"], database)
-        or (row["datname"] == beside and row["comment"] is None and _is_empty(server.to(beside)))
+        or (row["datname"] == beside and row["comment"] is None and server.to(beside).one(IS_EMPTY)["empty"])
     ]
     for each in left:
         _drop(server.to(server.database, writes=True), each)
