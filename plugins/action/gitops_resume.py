@@ -27,7 +27,7 @@ class ActionModule(RollbackAction):
     def _asked(self) -> dict[str, Any]:
         self.believe_record()
         lock = None if self.no_record() else self.record.lock()
-        if lock and lock.until > utc_now() and not lock.holder.is_gone():
+        if lock and lock.is_held():
             raise BalikError(
                 self.plan.product,
                 f"{lock.holder} is rolling it back",

@@ -164,8 +164,8 @@ says:
   returned: success
 before:
   description:
-    - For V(check), C(workloads) (workload → images as configured, and the digests that ran) and C(held) (who will be
-      held off).
+    - For V(check), C(workloads) (workload → images as configured, and the digests that ran), C(held) (who will be
+      held off), and what tells this cluster from another (its address, uids).
   type: dict
   returned: check
 evidence:

@@ -19,8 +19,9 @@ options:
       - V(ready) reads only, and proves that the switch would bring up the page.
       - V(on) and V(off) throw the switch and wait until a visitor sees it.
       - V(verified_on) and V(verified_off) read again and fail when it is not so.
+      - V(seen_on) reads only that visitors still have the page, and not what gets past it.
     type: str
-    choices: [prepared, ready, "on", verified_on, "off", verified_off]
+    choices: [prepared, ready, "on", verified_on, seen_on, "off", verified_off]
     required: true
   host:
     description: What the load balancer is called in messages.
@@ -116,6 +117,25 @@ options:
       limit: {description: How long they may take to become ready., type: str, default: 2m}
       run: {description: The run's name for the note on the routes., type: str, default: ""}
       product: {description: Whose page it is; what another product has switched stays., type: str, default: ""}
+      owners:
+        description: What O(state=ready) does where Argo CD or Flux would put the routes' backends back.
+        type: str
+        choices: [refuse, accept]
+        default: refuse
+      argocd_namespaces:
+        description: Where Argo CD's Applications stand.
+        type: list
+        elements: str
+        default: [argocd]
+      recorded:
+        description: The routes that got the page by the run's record; it goes down there, too.
+        type: list
+        elements: str
+        default: []
+      began:
+        description: What tells the cluster of the run's record (C(before) of V(ready)); another one is refused.
+        type: dict
+        default: {}
       routes:
         description: The routes to switch.
         type: list
@@ -181,7 +201,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.units import parse_
 OPTIONS = {
     "state": {
         "type": "str",
-        "choices": ["prepared", "ready", "on", "verified_on", "off", "verified_off"],
+        "choices": ["prepared", "ready", "on", "verified_on", "seen_on", "off", "verified_off"],
         "required": True,
     },
     "host": {"type": "str", "default": "this host"},
@@ -236,6 +256,10 @@ OPTIONS = {
             "limit": {"type": "str", "default": "2m"},
             "run": {"type": "str", "default": ""},
             "product": {"type": "str", "default": ""},
+            "owners": {"type": "str", "choices": ["refuse", "accept"], "default": "refuse"},
+            "argocd_namespaces": {"type": "list", "elements": "str", "default": ["argocd"]},
+            "recorded": {"type": "list", "elements": "str", "default": []},
+            "began": {"type": "dict", "default": {}},
             "routes": {
                 "type": "list",
                 "elements": "dict",
@@ -272,14 +296,20 @@ def maintenance(options: dict, dry: bool) -> Maintenance:
     # Only here: a load balancer's host has no use for it.
     from ansible_collections.balik.rollback.plugins.module_utils.kubernetes.client import Cluster
     from ansible_collections.balik.rollback.plugins.module_utils.traffic.kubernetes import KubernetesMaintenance, Routes
-    from ansible_collections.balik.rollback.plugins.module_utils.traffic.kubernetes_routes import check_routes
+    from ansible_collections.balik.rollback.plugins.module_utils.traffic.kubernetes_routes import (
+        check_routes,
+        recorded_routes,
+    )
 
     known = options["kubernetes"]
     chosen = check_routes(known["routes"])
     cluster = Cluster.connect(known["kubeconfig"], known["context"])
-    routes = Routes(cluster, known["name"], known["run"], chosen, known["product"])
+    recorded = recorded_routes(known["recorded"])
+    routes = Routes(cluster, known["name"], known["run"], chosen, known["product"], recorded)
+    routes.must_be_where_it_began(known["began"])
     limit = parse_duration(known["limit"], "maintenance_page_kubernetes_limit")
-    return KubernetesMaintenance(options["host"], routes, *common, known["image"], known["replicas"], limit)
+    owners = (tuple(known["argocd_namespaces"]), known["owners"] == "accept")
+    return KubernetesMaintenance(options["host"], routes, *common, known["image"], known["replicas"], limit, *owners)
 
 
 def carry_out(options: dict, dry: bool) -> Result:
@@ -291,6 +321,8 @@ def carry_out(options: dict, dry: bool) -> Result:
         return chosen.off(options["app_must_answer"])
     if state == "verified_on":
         return chosen.verify_on()
+    if state == "seen_on":
+        return chosen.see_on()
     if state == "verified_off":
         return chosen.verify_off()
     given = options["page"]

@@ -41,16 +41,11 @@ options:
     elements: str
   recorded:
     description:
-      - In Kubernetes, the settings that the record has of what the run froze, by C(Kind namespace/name). A thaw lets
-        these go too, wherever O(kubernetes) looks by now; where the annotation is gone, these settings are given back.
+      - What the record has of this run's freeze (C(before) of V(ready)); empty where there was none.
+      - A thaw lets all of it go too, wherever the plan looks by now; where the annotation or the tag is gone, the
+        settings that stand here are given back. Another cluster, or another region or account of AWS, is refused.
     type: dict
     default: {}
-  frozen_in:
-    description:
-      - With V(ready_to_thaw), V(thawed) and V(verified_thawed) in AWS, the region that the record says the run froze
-        groups of; another one is refused.
-    type: str
-    default: ""
   kubernetes:
     description: The cluster, and which of its autoscalers.
     type: dict
@@ -111,7 +106,6 @@ OPTIONS = {
     "run": {"type": "str", "default": ""},
     "only": {"type": "list", "elements": "str"},
     "recorded": {"type": "dict", "default": {}},
-    "frozen_in": {"type": "str", "default": ""},
     "kubernetes": {
         "type": "dict",
         "default": {},
@@ -148,11 +142,15 @@ def holder(options: dict, dry: bool) -> aws.AutoScaling | Freezer:
         client, errors = aws.session(given["region"], given["profile"], given["endpoint"])
         region = client.meta.region_name
         tags = {key: str(value) for key, value in given["tags"].items()}
-        return aws.AutoScaling(client, errors, region, product, run, given["groups"], tags, dry, options["frozen_in"])
+        return aws.AutoScaling(client, errors, region, product, run, given["groups"], tags, dry, options["recorded"])
     given = options["kubernetes"]
     cluster = Cluster.connect(given["kubeconfig"], given["context"])
     where, labels = given["namespaces"], ",".join(label_terms(given["labels"]))
-    return Freezer(cluster, product, run, where, labels, given["names"], given["kinds"], dry, options["recorded"])
+    return Freezer(
+        *(cluster, product, run, where, labels, given["names"], given["kinds"], dry),
+        recorded=options["recorded"].get("autoscalers") or {},
+        began=options["recorded"],
+    )
 
 
 def carry_out(options: dict, dry: bool) -> dict:

@@ -26,6 +26,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.kubernetes.client i
 from ansible_collections.balik.rollback.plugins.module_utils.kubernetes_revert.entry import Revert, run
 from ansible_collections.balik.rollback.plugins.module_utils.kubernetes_revert.rollout import Partial
 
+from tests.servers.certificates import Authority
 from tests.servers.kubernetes import Cluster, ControlPlane, control_plane
 from tests.servers.kubernetes_admission import mirror
 from tests.servers.kubernetes_nodes import Nodes, nodes
@@ -169,7 +170,8 @@ def test_check_main_verify_undo(shop: Shop, lab: Nodes) -> None:
 
     seen = shop.step("check", "web")
     saved = {"images": {"migrate": BAD, "app": BAD}, "ran": dict.fromkeys(("migrate", "app"), lab.push(BAD))}
-    assert seen["before"] == {"workloads": {key: saved}}
+    assert seen["before"]["workloads"] == {key: saved}
+    assert seen["before"]["uids"] == {key: was["metadata"]["uid"]}
     assert "secret" not in json.dumps(seen) and not seen["changed"]
     would = shop.step("main", "web", check_mode=True)
     assert would["changed"] and f"app: {BAD}" in would["diff"]["before"] and shop.good in would["diff"]["after"]
@@ -465,6 +467,34 @@ def test_a_target_that_is_what_runs_is_refused(shop: Shop, lab: Nodes) -> None:
     shop.step("check", "web", saved={"workloads": {f"Deployment {shop.name}/web": {"images": {"app": BAD}}}})
 
 
+def test_what_ran_when_the_run_began_is_refused_by_the_record(shop: Shop, lab: Nodes) -> None:
+    shop.run()
+    bad, absent = f"{REPOSITORY}@{lab.push(BAD)}", f"{REPOSITORY}@sha256:{'0' * 64}"
+    before = shop.step("check", "web", image=absent)["before"]
+    with pytest.raises(Partial):
+        shop.step("main", "web", image=absent, saved=before, limit="2s")
+    # The pods of before go on serving: what they run is no release to go back to.
+    since = "already when this run began"
+    says = refused(lambda: shop.step("check", "web", image=bad, saved=before))
+    assert f"{REPOSITORY}@{lab.push(BAD)[:19]}… is what ran {since}: Deployment {shop.name}/web. Name the image" in says
+    assert f"migrate was set to {BAD} {since}" in refused(lambda: shop.step("check", "web", image=BAD, saved=before))
+    assert not shop.step("check", "web", image=bad, saved=before, already="accept")["changed"]
+    assert not shop.step("check", "web", saved=before)["changed"]
+
+
+def test_one_workload_of_two_that_has_what_is_asked_for_is_told(shop: Shop, lab: Nodes) -> None:
+    shop.run("web")
+    shop.run("worker", image=GOOD)
+    key = f"Deployment {shop.name}/worker"
+    seen = shop.step("check", "web", "worker")
+    assert f"{key}: migrate, app has what is asked for already, under another name" in seen["evidence"]["notes"]
+    assert not any("web: migrate" in note for note in seen["evidence"]["notes"])
+    told = f"{key}: migrate {REPOSITORY}@{shop.digest[:19]}… (as before), app"
+    assert told in shop.step("main", "web", "worker", saved=seen["before"])["says"]
+    assert told in shop.step("verify", "web", "worker", saved=seen["before"])["says"]
+    assert "app had what is asked for already" in shop.step("check", "web", "worker", saved=seen["before"])["says"]
+
+
 def test_a_tag_that_means_two_things_is_told(shop: Shop, lab: Nodes) -> None:
     tag = f"{REPOSITORY}:stable-last-known"
     lab.push(tag, f"sha256:{'1' * 64}")
@@ -506,11 +536,21 @@ def test_a_tag_that_means_two_things_is_told(shop: Shop, lab: Nodes) -> None:
             {"workloads": [], "labels": {"a": "b\u00f6"}},
             "image_revert_labels: 'a=b\u00f6' can be no label in Kubernetes",
         ),
+        (
+            {"workloads": [{"name": "web", "image": GOOD, "containers": {"cache": "redis:6"}}]},
+            "/web: image and containers are both given; expected one of them. Name every container",
+        ),
+        (
+            {"workloads": [{"name": "x" * 5000}]},
+            f"entry 1, name: {'x' * 40}… has 5000 characters; expected at most 253",
+        ),
         ({"workloads": [{"name": "wbe"}]}, "does not exist (context balik-test"),
         (
             {"workloads": [{"name": "web", "containers": {"apps": GOOD}}]},
             "has no container apps; expected one of: migrate, app",
         ),
+        ({"argocd_namespaces": [""]}, "image_revert_argocd_namespaces: one is empty; expected names"),
+        ({"flux_namespaces": ["", "flux-system"]}, "image_revert_flux_namespaces: one is empty; expected names"),
         ({"context": "prod"}, "context prod: does not stand in"),
         ({"kubeconfig": "/nowhere/config"}, "kubeconfig /nowhere/config: cannot be used"),
         ({"kubeconfig": str(MANIFEST)}, "cannot be used"),
@@ -983,6 +1023,24 @@ def test_a_sync_that_is_asked_for_or_under_way_is_waited_for(shop: Shop, gitops:
     shop.cluster.delete(made)
 
 
+@pytest.mark.parametrize(("namespace", "name"), [("applications", "apps"), ("flux-apps", "applications")])
+def test_flux_is_not_taken_for_argo_cd_by_a_name(shop: Shop, gitops: None, namespace: str, name: str) -> None:
+    flux = {"kustomize.toolkit.fluxcd.io/name": name, "kustomize.toolkit.fluxcd.io/namespace": namespace}
+    shop.run(metadata={"labels": flux})
+    metadata = {"name": name, "namespace": namespace}
+    kustomization = {"apiVersion": FLUX, "kind": "Kustomization", "metadata": metadata, "spec": {"path": "./apps"}}
+    shop.cluster.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}, kustomization])
+    says = refused(lambda: shop.step("check", "web"))
+    assert f"belongs to Flux' Kustomization {namespace}/{name}, which would put the version back" in says
+    before = shop.step("check", "web", owners="suspend")["before"]
+    shop.step("main", "web", owners="suspend")
+    assert shop.cluster.get(FLUX, "Kustomization", name, namespace)["spec"] == {"path": "./apps", "suspend": True}
+    shop.step("verify", "web", owners="suspend")
+    assert shop.step("resume", resume="always", recorded=before["held"])["changed"]
+    assert shop.cluster.get(FLUX, "Kustomization", name, namespace)["spec"] == {"path": "./apps"}
+    shop.cluster.delete(kustomization)
+
+
 def test_what_acts_again_before_the_end_is_found(shop: Shop, gitops: None) -> None:
     flux = {"kustomize.toolkit.fluxcd.io/name": "apps", "kustomize.toolkit.fluxcd.io/namespace": shop.name}
     shop.run(metadata={"labels": flux})
@@ -1050,14 +1108,16 @@ def test_an_application_counts_however_its_destination_names_this_cluster(shop: 
 
     api = Client.connect(str(shop.cluster.kubeconfig)).host
     acts = f"belongs to Argo CD's Application argocd/{name}, which would put the version back"
-    certain = [
+    certain: list[Json] = [
         {"server": api},
         {"server": f"{api}/"},
         {"server": "https://kubernetes.default.svc/"},
         {"server": "https://kubernetes.default.svc:443"},
         {"name": "in-cluster"},
     ]
-    perhaps = [{"name": "prod"}, {"server": "https://elsewhere.example:6443"}]
+    unreadable = ["https://elsewhere.example:{{port}}", "https://[::1", "https://elsewhere.example:99999", 6443]
+    others = ["https://elsewhere.example:6443", *unreadable]
+    perhaps: list[Json] = [{"name": "prod"}, *({"server": one} for one in others)]
     for destination in certain + perhaps:
         shop.cluster.apply(application(destination))
         assert f"web {acts}" in refused(lambda: shop.step("check", "web")), destination
@@ -1075,6 +1135,34 @@ def test_an_application_counts_however_its_destination_names_this_cluster(shop: 
     says = shop.step("check", "web")["says"]
     assert f"Application argocd/{name} does not list it: see there whether it is its own" in says
     shop.cluster.delete(application({}))
+
+
+def test_what_an_application_set_has_made_is_switched_off_by_hand(shop: Shop, gitops: None) -> None:
+    shop.run()
+    name = f"app-of-{shop.name}"
+    maker = {"apiVersion": ARGO, "kind": "ApplicationSet", "name": "hubs", "uid": "1", "controller": True}
+    manages = {"group": "apps", "kind": "Deployment", "namespace": shop.name, "name": "web"}
+    app = {
+        "apiVersion": ARGO,
+        "kind": "Application",
+        "metadata": {"name": name, "namespace": "argocd", "ownerReferences": [maker]},
+        "spec": {"syncPolicy": {"automated": {"selfHeal": True}}},
+        "status": {"resources": [manages], "sync": {"status": "Synced"}},
+    }
+    shop.cluster.apply(app)
+    made = "ApplicationSet hubs made it and would switch auto-sync on again"
+    advice = "(ignoreApplicationDifferences), switch auto-sync off by hand and run again, or set image_revert_owners"
+    says = refused(lambda: shop.step("check", "web"))
+    assert f"which would put the version back ({made}). Revert there" in says and advice in says
+    says = refused(lambda: shop.step("check", "web", owners="suspend"))
+    assert f"and cannot be held off from here: {made}. Revert there" in says and advice in says
+    path = shop.cluster.api.path(ARGO, "Application", "argocd", name)
+    off = {"spec": {"syncPolicy": {"automated": None}}}
+    shop.cluster.api.request("PATCH", path, off, "application/merge-patch+json")
+    for owners in ("refuse", "suspend"):
+        assert "which does not act by itself now" in shop.step("check", "web", owners=owners)["says"]
+    assert shop.step("main", "web", owners="suspend")["changed"]
+    shop.cluster.delete(app)
 
 
 def test_somebody_who_puts_the_version_back_is_named(shop: Shop, lab: Nodes) -> None:
@@ -1125,6 +1213,37 @@ def test_deleted_meanwhile(shop: Shop, lab: Nodes) -> None:
     # Nothing of the record is there: that is what another cluster looks like.
     says = refused(lambda: shop.step("undo", saved=saved))
     assert f"Deployment {shop.name}/gone: not one of these exists (context" in says and "See that kubeconfig" in says
+
+
+def test_a_later_call_in_another_cluster_is_refused_though_it_has_the_same_names(
+    shop: Shop, lab: Nodes, tmp_path: Path
+) -> None:
+    shop.run()
+    seen = shop.step("check", "web")
+    address = seen["before"]["cluster"]
+    shop.step("main", "web", saved=seen["before"])
+    with control_plane(tmp_path / "other") as other:
+        other.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": shop.name}}])
+        other.apply(manifest(shop.name, "web", "Deployment", GOOD))
+        there = str(other.kubeconfig)
+        for entry in ("check", "main", "verify", "undo"):
+            says = refused(functools.partial(shop.step, entry, "web", kubeconfig=there, saved=seen["before"]))
+            assert "image_revert_kubeconfig, image_revert_context: found context balik-test at https://" in says
+            assert f"this run began in another cluster, at {address}; expected that cluster" in says
+        resumed = shop.step("check_resume")["before"]
+        says = refused(lambda: shop.step("undo_resume", kubeconfig=there, saved=resumed))
+        assert "this run began in another cluster" in says
+        web = other.get("apps/v1", "Deployment", "web", shop.name)
+        assert template(web)["spec"]["containers"][0]["image"] == GOOD
+
+    # Its own cluster by another address, with an account that may not read which one that is.
+    mine = Path(_bound(shop, {"namespace": shop.name, "name": "balik"}, "balik-image-revert", shop.name))
+    by_name = tmp_path / "by-name.kubeconfig"
+    by_name.write_text(mine.read_text().replace("127.0.0.1", "localhost"))
+    given: Json = {"kubeconfig": str(by_name), "argocd_namespaces": []}
+    shop.cluster.eventually(lambda: _seen(lambda: shop.step("check", "web", already="accept", **given)))
+    assert shop.step("undo", "web", saved=seen["before"], **given)["changed"]
+    assert shop.image() == BAD
 
 
 def test_cron_jobs_and_jobs_are_suspended(shop: Shop, lab: Nodes) -> None:
@@ -1385,6 +1504,26 @@ def test_nobody_answers(shop: Shop, tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(nowhere))
     with pytest.raises(Unreachable, match=r"at https://127.0.0.1:1\): does not answer .*[Cc]onnection refused"):
         shop.step("check", "web", kubeconfig=str(file))
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong"),
+    [
+        ("certificate-authority-data", b"no certificate"),
+        ("certificate-authority-data", Authority().certificate),
+        ("client-key-data", Authority().issue("somebody").key),
+    ],
+)
+def test_certificates_that_are_not_the_cluster_s(shop: Shop, tmp_path: Path, part: str, wrong: bytes) -> None:
+    shown = yaml.safe_load(shop.cluster.kubeconfig.read_text())
+    whose = shown["users"][0]["user"] if part == "client-key-data" else shown["clusters"][0]["cluster"]
+    assert part in whose
+    whose[part] = base64.b64encode(wrong).decode()
+    file = tmp_path / "config"
+    file.write_text(yaml.safe_dump(shown))
+    says = refused(lambda: shop.step("check", "web", kubeconfig=str(file)))
+    assert f"certificate authority and client certificate are this cluster's (kubeconfig {file})" in says
+    assert "TLS with it fails (" in says and "does not answer" not in says
 
 
 def test_an_api_that_is_silent_is_waited_for_as_long_as_the_limit_is_and_one_answer_may_take(tmp_path: Path) -> None:

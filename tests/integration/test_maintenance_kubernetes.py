@@ -513,6 +513,23 @@ def test_bad_input_names_the_object(cluster: Cluster, namespace: str) -> None:
         both(cluster, namespace).prepare(PAGE)
 
 
+def test_ports_of_the_page_that_cannot_be_read_are_named_with_the_way_on(cluster: Cluster, namespace: str) -> None:
+    it = both(cluster, namespace)
+    it.prepare(PAGE)
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "balik-maintenance", "namespace": namespace}}
+    path = f"/api/v1/namespaces/{namespace}/services/balik-maintenance"
+    for spoiled in ("{", "[]", '{"a":"b"}', '{"a":null}', "null"):
+        it.balancer.cluster.patch(path, {"metadata": {"annotations": {kubernetes_page.UPSTREAMS: spoiled}}})
+        for act in (lambda: it.check(PAGE), it.on, lambda: it.prepare(PAGE)):
+            with pytest.raises(
+                BalikError, match=r"balik-maintenance: its annotation balik.dev/upstreams cannot be read"
+            ):
+                act()
+    cluster.delete(service)
+    it.prepare(PAGE)
+    it.check(PAGE)
+
+
 def test_what_is_somebody_elses_is_not_taken_for_the_page(cluster: Cluster, namespace: str) -> None:
     before = cluster.get("apps/v1", "Deployment", "web", namespace)["spec"]
     client = Client.connect(str(cluster.kubeconfig))

@@ -172,6 +172,19 @@ def every_kind(cluster: Cluster, namespace: str) -> None:
     )
 
 
+def bound_to_the_manifest(namespace: str) -> list[dict[str, Any]]:
+    """An account with the rights of the manifest, and no more."""
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "balik", "namespace": namespace}}
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "balik-scale-freeze", "namespace": namespace},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "balik-scale-freeze"},
+        "subjects": [{"kind": "ServiceAccount", "name": "balik", "namespace": namespace}],
+    }
+    return [account, *yaml.safe_load_all(RBAC.read_text()), binding]
+
+
 def test_every_kind_stands_still_and_gets_exactly_its_settings_back(cluster: Cluster, namespace: str) -> None:
     every_kind(cluster, namespace)
     before = settings(cluster, namespace)
@@ -424,6 +437,41 @@ def test_the_record_says_what_to_thaw_wherever_the_plan_looks_by_now(cluster: Cl
     assert other in edited.verify_thawed()["says"]
 
 
+def test_the_same_cluster_by_another_address_is_known_and_another_one_refused(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    cluster.apply([hpa("web", namespace), *bound_to_the_manifest(namespace)])
+    user = cluster.kubeconfig_for(f"system:serviceaccount:{namespace}:balik")
+    by_name = tmp_path / "by-name.kubeconfig"
+    by_name.write_text(user.read_text().replace("127.0.0.1", "localhost"))
+    it = freezer(cluster, namespace, user=user)
+    cluster.eventually(lambda: _is_ready(it), says="the binding counts")
+
+    seen = it.ready()["before"]
+    uid = cluster.get("autoscaling/v1", HPA, "web", namespace)["metadata"]["uid"]
+    known = {"cluster": it.cluster.host, "cluster_uid": "", "uids": {f"{HPA} {namespace}/web": uid}}
+    assert {name: seen[name] for name in known} == known
+    it.freeze()
+    freezer(cluster, namespace, user=by_name, began=known).verify_frozen()
+
+    other = {**known, "uids": {f"{HPA} {namespace}/web": "another"}}
+    freezer(cluster, namespace, user=user, began=other).verify_frozen()
+    strange = freezer(cluster, namespace, user=by_name, began=other)
+    acts = (strange.ready, strange.freeze, strange.verify_frozen)
+    for act in (*acts, strange.ready_to_thaw, strange.thaw, strange.verify_thawed, lambda: strange.freeze(["x"])):
+        with pytest.raises(
+            BalikError, match=rf"scale_freeze_context: found context .*localhost.* at {it.cluster.host}"
+        ):
+            act()
+
+    # Whoever may read the cluster's own uid is not deceived by an address that now leads elsewhere.
+    whole = freezer(cluster, namespace).ready()["before"]
+    assert whole["cluster_uid"] == cluster.get("v1", "Namespace", "kube-system")["metadata"]["uid"]
+    with pytest.raises(BalikError, match="this run began in another cluster"):
+        freezer(cluster, namespace, began={**whole, "cluster_uid": "another"}).thaw()
+    assert freezer(cluster, namespace, began=whole).thaw()["changed"] is True
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -454,6 +502,11 @@ def test_a_namespace_without_an_autoscaler_is_named_and_one_that_is_not_there_re
         freezer(cluster, namespace, labels="app,team=b\u00f6").ready()
     with pytest.raises(BalikError, match="scale_freeze_namespaces: one is empty"):
         freezer(cluster, namespace, "").ready()
+    with pytest.raises(BalikError, match="scale_freeze_names: one is empty; expected each by its name"):
+        freezer(cluster, namespace, names=["web", ""]).ready()
+    for names in ([], ["web"]):
+        with pytest.raises(BalikError, match="scale_freeze_namespaces: nowhere does not exist"):
+            freezer(cluster, "nowhere", names=names).ready()
 
 
 def test_another_products_freeze_is_not_thawed(cluster: Cluster, namespace: str) -> None:
@@ -525,7 +578,7 @@ def test_an_autoscaler_that_keda_made_is_frozen_by_its_scaled_object(cluster: Cl
 
 def test_the_manifest_is_enough_and_without_it_all_that_is_missing_is_named(cluster: Cluster, namespace: str) -> None:
     every_kind(cluster, namespace)
-    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "balik", "namespace": namespace}}
+    account, *rights = bound_to_the_manifest(namespace)
     cluster.apply([account])
     user = cluster.kubeconfig_for(f"system:serviceaccount:{namespace}:balik")
     before = settings(cluster, namespace)
@@ -537,14 +590,7 @@ def test_the_manifest_is_enough_and_without_it_all_that_is_missing_is_named(clus
     assert "9 missing" in message
     assert "roles/scale-freeze/files/rbac-kubernetes.yml" in message
 
-    binding = {
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "RoleBinding",
-        "metadata": {"name": "balik-scale-freeze", "namespace": namespace},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "balik-scale-freeze"},
-        "subjects": [{"kind": "ServiceAccount", "name": "balik", "namespace": namespace}],
-    }
-    cluster.apply([*yaml.safe_load_all(RBAC.read_text()), binding])
+    cluster.apply(rights)
     it = freezer(cluster, namespace, user=user)
     cluster.eventually(lambda: _is_ready(it), says="the binding counts")
     it.freeze()

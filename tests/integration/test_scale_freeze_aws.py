@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.scale.aws import NO
 
 from tests.servers.moto import moto
 
-pytest.importorskip("boto3", reason="boto3 and moto come with the project's test extra")
+boto3 = pytest.importorskip("boto3", reason="boto3 and moto come with the project's test extra")
 pytest.importorskip("moto", reason="boto3 and moto come with the project's test extra")
 
 REGION = "ap-southeast-3"
@@ -80,6 +81,7 @@ def test_alarms_and_schedules_rest_and_come_back_exactly_as_far(aws: Any) -> Non
     assert ready["before"] == {
         "suspends": {"web": ["AlarmNotification", "ScheduledActions"], "worker": ["AlarmNotification"]},
         "region": REGION,
+        "account": "123456789012",
     }
     assert scaling(aws, "web", dry=True).freeze()["changed"] is True
     assert groups(aws) == before
@@ -180,11 +182,68 @@ def test_a_thaw_that_looks_in_another_region_than_the_freeze_is_refused(aws: Any
     assert frozen.ready()["before"]["region"] == REGION
     frozen.freeze()
     client, errors = session("eu-central-1", "", aws.meta.endpoint_url)
-    elsewhere = AutoScaling(client, errors, "eu-central-1", "lawyers-hub", "r1", frozen_in=REGION)
+    elsewhere = AutoScaling(client, errors, "eu-central-1", "lawyers-hub", "r1", recorded={"region": REGION})
     for act in (elsewhere.ready_to_thaw, elsewhere.thaw, elsewhere.verify_thawed):
         with pytest.raises(BalikError, match=f"found eu-central-1, and this run froze groups of {REGION}"):
             act()
-    assert scaling(aws, frozen_in=REGION).thaw()["evidence"] == {"thawed": 1}
+    assert scaling(aws, recorded={"region": REGION}).thaw()["evidence"] == {"thawed": 1}
+
+
+def test_a_thaw_in_another_account_than_the_freeze_is_refused(aws: Any, url: str) -> None:
+    make(aws, "web")
+    frozen = scaling(aws, "web")
+    recorded = frozen.ready()["before"]
+    frozen.freeze()
+    sts = boto3.client("sts", region_name=REGION, endpoint_url=url)
+    role = sts.assume_role(RoleArn="arn:aws:iam::210987654321:role/hub", RoleSessionName="hub")["Credentials"]
+    keys = {"aws_access_key_id": role["AccessKeyId"], "aws_secret_access_key": role["SecretAccessKey"]}
+    there = boto3.client(
+        "autoscaling", region_name=REGION, endpoint_url=url, aws_session_token=role["SessionToken"], **keys
+    )
+    elsewhere = replace(scaling(aws, "web", recorded=recorded), client=there)
+    with pytest.raises(BalikError, match=f"found one without any group in {REGION}, and this run froze groups of 1234"):
+        elsewhere.thaw()
+    there.create_launch_configuration(
+        LaunchConfigurationName="web", ImageId="ami-12345678", InstanceType="t3.micro", SecurityGroups=[]
+    )
+    make(there, "web")
+    acts = (elsewhere.ready, elsewhere.freeze, elsewhere.verify_frozen, elsewhere.ready_to_thaw)
+    for act in (*acts, elsewhere.thaw, elsewhere.verify_thawed):
+        with pytest.raises(BalikError, match=f"found 210987654321 in {REGION}, and this run froze groups of 123456789"):
+            act()
+    assert scaling(aws, recorded=recorded).thaw()["evidence"] == {"thawed": 1}
+
+
+def test_a_tag_that_was_taken_away_is_made_up_for_by_the_record(aws: Any) -> None:
+    make(aws, "web")
+    make(aws, "worker", suspended=("ScheduledActions",))
+    make(aws, "still", suspended=("AlarmNotification", "ScheduledActions"))
+    names, before = ("web", "worker", "still"), groups(aws)
+    recorded = scaling(aws, *names).ready()["before"]
+    it = scaling(aws, *names, recorded=recorded)
+
+    def lose(name: str) -> None:
+        aws.delete_tags(Tags=[{"ResourceId": name, "ResourceType": "auto-scaling-group", "Key": NOTE}])
+
+    it.freeze()
+    it.verify_frozen()
+    frozen = groups(aws)
+    lose("web")
+    with pytest.raises(BalikError, match=r"web: its tag balik\.dev/frozen is gone; expected what the freeze wrote"):
+        it.verify_frozen()
+    assert it.ready()["before"] == recorded
+    assert "; suspended already, and stays so after the thaw: web, still" in scaling(aws, *names).ready()["says"]
+    assert it.freeze()["changed"] is True
+    assert groups(aws) == frozen
+    # And with no freeze in between; what somebody resumed meanwhile needs nothing.
+    lose("web")
+    lose("worker")
+    aws.resume_processes(AutoScalingGroupName="web", ScalingProcesses=["ScheduledActions"])
+    with pytest.raises(BalikError, match="web, worker: still frozen"):
+        it.verify_thawed()
+    assert it.thaw()["evidence"] == {"thawed": 2}
+    it.verify_thawed()
+    assert groups(aws) == before
 
 
 def test_what_aws_refuses_is_told_with_what_to_do(aws: Any) -> None:

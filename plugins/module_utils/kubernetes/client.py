@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,8 +30,8 @@ MANAGER = "balik"
 THREADS = 8
 #: Objects per page of a list; what bounds the memory.
 PAGE = 250
-_WORD = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?"
-_TERM = re.compile(rf"(?:[a-z0-9][a-z0-9.-]*/)?{_WORD}(?:={_WORD})?", re.ASCII)
+_WORD = r"[A-Za-z0-9](?:[\w.-]{0,61}[A-Za-z0-9])?"
+_TERM = re.compile(rf"(?:[a-z0-9][a-z0-9.-]{{0,252}}/)?{_WORD}(?:={_WORD})?", re.ASCII)
 #: Said of a namespace in which nothing was found, and which may as well be misspelt.
 UNKNOWN = ", nor may these credentials see whether that exists"
 MERGE = "application/merge-patch+json"
@@ -223,7 +224,7 @@ class Cluster:
 
     def _ask(self, method: str, path: str, query: Mapping[str, Any], body: Any = None, kind: str = "") -> Json:
         from urllib3 import Timeout
-        from urllib3.exceptions import HTTPError
+        from urllib3.exceptions import HTTPError, SSLError
 
         url = f"{self.host}{path}" + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": "application/json", "User-Agent": MANAGER}
@@ -237,6 +238,15 @@ class Cluster:
         try:
             answer = self._pool.request(method, url, body=content, headers=headers, timeout=timeout, retries=retries)
         except HTTPError as error:
+            reason = getattr(error, "reason", None) or error
+            # An end in the middle of the handshake is an API that goes down.
+            if isinstance(reason, SSLError) and not any(isinstance(one, ssl.SSLEOFError) for one in reason.args):
+                raise Unreachable(
+                    f"The Kubernetes API ({self.name})",
+                    f"TLS with it fails ({_cause(error)})",
+                    do="See that address, certificate authority and client certificate are this cluster's "
+                    f"({self._credentials}), and run again.",
+                ) from None
             raise Unreachable(
                 f"The Kubernetes API ({self.name})",
                 f"does not answer ({_cause(error)})",
@@ -329,8 +339,9 @@ def check_terms(terms: Iterable[str], variable: str) -> None:
     if wrong := [term for term in terms if not _TERM.fullmatch(term)]:
         raise BalikError(
             variable,
-            f"{', '.join(map(repr, wrong))} can be no label in Kubernetes",
-            "letters of a to z, digits, `-`, `_` and `.`, with a letter or digit at both ends",
+            f"{', '.join(repr(term if len(term) <= 200 else f'{term[:200]}…') for term in wrong)} can be no label in "
+            "Kubernetes",
+            "at most 63 letters of a to z, digits, `-`, `_` and `.`, with a letter or digit at both ends",
             "Correct it as it stands on the objects.",
         )
 

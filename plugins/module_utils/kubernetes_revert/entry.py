@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import BalikError, Unreachable
 from ..kubernetes.client import Cluster, at_once, name_of
+from ..kubernetes.identity import identity_of, must_be_the_recorded
 from ..kubernetes.permissions import Permission, require
 from . import gitops, guards, pods, rollout, selection
 from .gitops import Held, Owner, Where
@@ -42,8 +43,8 @@ class Revert:
         self.cluster, self.arguments = cluster, arguments
         self.limit = selection.limit_of(arguments["limit"], "limit")
         self.owners: str = arguments["owners"]
-        self.argocd = Where.named(arguments.get("argocd_namespaces"), gitops.ARGO_HOME)
-        self.flux = Where.named(arguments.get("flux_namespaces"), gitops.FLUX_HOME)
+        self.argocd = Where.named(arguments.get("argocd_namespaces"), gitops.ARGO_HOME, gitops.ARGO_PLACES)
+        self.flux = Where.named(arguments.get("flux_namespaces"), gitops.FLUX_HOME, gitops.FLUX_PLACES)
         self.product: str = arguments["product"]
         self.saved: Json = arguments.get("saved") or {}
         self.recorded: Sequence[str] | None = arguments.get("recorded")
@@ -54,6 +55,8 @@ class Revert:
     def run(self, check_mode: bool) -> Json:
         """The result of the entry point."""
         entry = self.arguments["entry"]
+        given = "image_revert_kubeconfig, image_revert_context"
+        must_be_the_recorded(self.cluster, self.saved, self._uids, given)
         if entry == "undo":
             return self.undo(check_mode)
         if entry in ("resume", "undo_resume"):
@@ -71,6 +74,12 @@ class Revert:
             self._must_be_held_off(found.changes)
             return self._result(account.good, False, "")
         return self.main(found, check_mode)
+
+    def _uids(self) -> dict[str, str]:
+        """Of the workloads that are here, where the run has something of its own."""
+        places = {parts_of(key)[:2] for key in self.saved.get("uids") or {}}
+        there = [one for kind, namespace in sorted(places) for one in selection.read(self.cluster, kind, namespace)]
+        return {one.key: str(one.raw["metadata"]["uid"]) for one in there}
 
     def permissions(self) -> list[Permission]:
         """All that the step takes, as far as the plan alone tells (Flux' objects are named by the workloads)."""
@@ -131,8 +140,17 @@ class Revert:
         findings = guards.examine(self.cluster, found)
         refusals += findings.refusals
         notes += [*findings.notes, *self._running_jobs(changes)]
-        if self.arguments["already"] == "refuse" and not self.saved:
-            refusals += self._nothing_to_revert(changes, running)
+        before = _before(changes, running)
+        at_first = {**before, **(self.saved.get("workloads") or {})}
+        begun = [_as_begun(one, at_first[one.key]) for one in changes]
+        has = "had" if self.saved else "has"
+        notes += [
+            f"{one.key}: {', '.join(one.unchanged)} {has} what is asked for already, under another name"
+            for one in begun
+            if one.unchanged
+        ]
+        if self.arguments["already"] == "refuse":
+            refusals += self._nothing_to_revert(begun, at_first)
         refusals += self._rehearse(changes)
         refusals += found.nothing
         if refusals:
@@ -142,8 +160,9 @@ class Revert:
             "changed": False,
             "says": _sentence([one.line for one in changes], notes, found.left),
             "before": {
-                "workloads": _before(changes, running),
-                **({"held": held, "cluster": self.cluster.host} if held else {}),
+                "workloads": before,
+                **identity_of(self.cluster, {one.workload.key: one.workload.raw for one in changes}),
+                **({"held": held} if held else {}),
             },
             "evidence": {"notes": notes, "left": found.left, "cluster": self.cluster.name},
             "diff": _diff(changes),
@@ -225,7 +244,8 @@ class Revert:
         held = self._held()
         self._must_be_its_cluster(held)
         require(self.cluster, gitops.resume_permissions([one.path for one in held]), MANIFEST)
-        return {"changed": False, "says": self._resumable(held), "before": {"held": [one.path for one in held]}}
+        before = {"held": [one.path for one in held], **identity_of(self.cluster, {})}
+        return {"changed": False, "says": self._resumable(held), "before": before}
 
     def _must_be_its_cluster(self, held: Sequence[Held]) -> None:
         """:raises BalikError: of what the record says is held off none is in this cluster, which is another one."""
@@ -323,8 +343,12 @@ class Revert:
             return list(changes)
         return [replace(one, ran=before.get(one.key, {}).get("ran") or {}) for one in changes]
 
-    def _nothing_to_revert(self, changes: Sequence[Change], running: Mapping[str, Sequence[pods.Pod]]) -> list[str]:
-        """Where the target is what runs: a name that has moved, or the release's own image."""
+    def _nothing_to_revert(self, changes: Sequence[Change], before: Mapping[str, Json]) -> list[str]:
+        """Where the target is what ran when the run began: a name that has moved, or the release's own image.
+
+        :param changes: as they would have been then, by ``before``.
+        """
+        is_, runs, since = ("was", "ran", " when this run began") if self.saved else ("is", "runs", "")
         refusals = []
         for change in changes:
             # What another container goes to is a target that is seen to change.
@@ -333,16 +357,16 @@ class Revert:
                 target = parse(one.new)
                 if same(one.old, one.new) and one.new not in going and target and not target.digest:
                     refusals.append(
-                        f"{change.key}: {one.container} is set to {one.new} already, and a tag that has moved is not "
-                        "seen as a change; nodes may go on with what they keep under it. Name the image by its digest, "
-                        "or accept it (image_revert_already: accept)"
+                        f"{change.key}: {one.container} {is_} set to {one.new} already{since}, and a tag that has "
+                        "moved is not seen as a change; nodes may go on with what they keep under it. Name the image "
+                        "by its digest, or accept it (image_revert_already: accept)"
                     )
-        if changes and not refusals and all(_runs_already(one, running.get(one.key, [])) for one in changes):
+        if changes and not refusals and all(_ran_already(one, before[one.key]) for one in changes):
             names = _sentence([one.key for one in changes])
             images = ", ".join(sorted({short(one.new) for change in changes for one in change.replaced}))
             refusals.append(
-                f"{images or 'What is asked for'} is what runs already: {names}. Name the image of the release before, "
-                "or accept it (image_revert_already: accept)"
+                f"{images or 'What is asked for'} is what {runs} already{since}: {names}. Name the image of the "
+                "release before, or accept it (image_revert_already: accept)"
             )
         return refusals
 
@@ -381,14 +405,17 @@ def _before(changes: Sequence[Change], running: Mapping[str, Sequence[pods.Pod]]
     return found
 
 
-def _runs_already(change: Change, running: Sequence[pods.Pod]) -> bool:
+def _as_begun(change: Change, before: Json) -> Change:
+    """The change as it would have been when the run began, by what :func:`_before` says of it."""
+    images = before.get("images") or {}
+    replaced = tuple(one._replace(old=images.get(one.container, "")) for one in change.replaced)
+    return replace(change, replaced=replaced, ran=before.get("ran") or {})
+
+
+def _ran_already(change: Change, before: Json) -> bool:
     if change.suspend is not None:
-        return not change.suspends
-    seen = pods.digests(change, running)
-    return all(
-        same(one.old, one.new) or ((target := parse(one.new)) is not None and seen[one.container] == [target.digest])
-        for one in change.replaced
-    )
+        return bool(before.get("suspend") == change.suspend)
+    return all(same(one.old, one.new) or one.container in change.unchanged for one in change.replaced)
 
 
 def _sentence(*groups: Sequence[str]) -> str:

@@ -37,6 +37,8 @@ _FLUX = {
 _TRACKED = "app.kubernetes.io/instance"
 #: The namespaces into which their own manuals install them.
 ARGO_HOME, FLUX_HOME = "argocd", "flux-system"
+#: The variables that name others.
+ARGO_PLACES, FLUX_PLACES = "image_revert_argocd_namespaces", "image_revert_flux_namespaces"
 _HERE = ("kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
 
 
@@ -47,8 +49,13 @@ class Where(NamedTuple):
     guessed: bool = False
 
     @classmethod
-    def named(cls, namespaces: Sequence[str] | None, home: str) -> Where:
-        """The plan's; ``None``: it says nothing."""
+    def named(cls, namespaces: Sequence[str] | None, home: str, variable: str) -> Where:
+        """The plan's; ``None``: it says nothing.
+
+        :raises BalikError: one is empty, which the API takes for all.
+        """
+        if not all(namespaces or ()):
+            raise BalikError(variable, "one is empty", "names; an empty list means none")
         return cls([home], True) if namespaces is None else cls(namespaces)
 
 
@@ -57,6 +64,7 @@ class Owner:
     """Something that writes workloads. ``path`` is empty where it does not stand in this cluster.
 
     ``fights``: it puts its own version back by itself. ``cannot``: why it cannot be held off from here.
+    ``instead``: what somebody can do by hand where it cannot.
     ``held``: the product whose rollback has done so already; empty also where somebody has switched it on again since.
     ``busy``: what it is doing just now, or was asked to do, whether it acts by itself or not.
     """
@@ -70,6 +78,7 @@ class Owner:
     busy: str = ""
     state: Json = field(default_factory=dict)
     workloads: list[str] = field(default_factory=list)
+    instead: str = ""
 
     @property
     def line(self) -> str:
@@ -115,10 +124,13 @@ def absent(cluster: Cluster, namespaces: Sequence[str]) -> list[str]:
     return refusals
 
 
-def _same_api(one: str, other: str) -> bool:
-    """Whether two addresses of an API are the same one."""
-    first, second = urlsplit(one), urlsplit(other)
-    return (first.hostname, first.port or 443) == (second.hostname, second.port or 443)
+def _api(address: object) -> tuple[str | None, int]:
+    """Host and port of an API's address; no host where it cannot be read, such as one with a placeholder."""
+    try:
+        parts = urlsplit(str(address))
+        return parts.hostname, parts.port or 443
+    except ValueError:
+        return None, 443
 
 
 class _Applications:
@@ -146,7 +158,8 @@ class _Applications:
     def _is_here(self, destination: Json) -> bool:
         """Whether this is certainly where an Application goes to; a cluster's name or another address may be, too."""
         if server := destination.get("server"):
-            return urlsplit(server).hostname in _HERE or _same_api(server, self._host)
+            there = _api(server)
+            return there[0] in _HERE or there == _api(self._host)
         return destination.get("name") in (None, "", "in-cluster")
 
     def _manager(self, key: _Key, labels: Mapping[str, str]) -> str:
@@ -228,11 +241,12 @@ class _Applications:
         raw = self._raw[key]
         path = path_of(*_ARGO, namespace, name)
         made_by = next((one for one in raw["metadata"].get("ownerReferences") or [] if one.get("controller")), None)
-        cannot = ""
+        cannot = instead = ""
         if made_by and made_by["kind"] == "ApplicationSet":
-            cannot = (
-                f"ApplicationSet {made_by['name']} made it and would switch auto-sync on again; let that leave "
-                "/spec/syncPolicy alone (ignoreApplicationDifferences)"
+            cannot = f"ApplicationSet {made_by['name']} made it and would switch auto-sync on again"
+            instead = (
+                "let that ApplicationSet leave /spec/syncPolicy alone (ignoreApplicationDifferences), switch auto-sync "
+                "off by hand and run again"
             )
         return Owner(
             f"Argo CD's Application {key}",
@@ -243,6 +257,7 @@ class _Applications:
             holder(path, raw),
             _busy(path, raw),
             _switch(path, raw),
+            instead=instead,
         )
 
 
@@ -281,9 +296,13 @@ def _helm(workload: Workload) -> Iterable[Owner]:
         yield Owner(f"Helm release {namespace}/{release}", "", "Release", False)
 
 
+def _is_application(path: str) -> bool:
+    return path.startswith(f"/apis/{_ARGO[0]}/")
+
+
 def _switch(path: str, raw: Json) -> Json:
     """The field that lets it act by itself, as it stands."""
-    if "/applications/" in path:
+    if _is_application(path):
         return {"automated": (raw["spec"].get("syncPolicy") or {}).get("automated")}
     return {"suspend": raw["spec"].get("suspend")}
 
@@ -298,7 +317,7 @@ def _acts(path: str, raw: Json) -> bool:
 def _busy(path: str, raw: Json) -> str:
     """What it is doing just now, or was asked to do, that may still write workloads; empty: nothing."""
     status = raw.get("status") or {}
-    if "/applications/" in path:
+    if _is_application(path):
         state = status.get("operationState") or {}
         if state.get("phase") in ("Running", "Terminating"):
             return f"a sync is under way ({state.get('message', '')})"
@@ -368,9 +387,11 @@ def judge(owners: Sequence[Owner], policy: str, product: str) -> tuple[list[str]
         elif policy == "accept":
             notes.append(f"{one.line} belongs to {one.name}, which may put the version back (accepted by the plan)")
         elif one.cannot:
+            why = f", and cannot be held off from here: {one.cannot}" if policy == "suspend" else f" ({one.cannot})"
+            instead = f", or {one.instead}" if one.instead else ""
             refusals.append(
-                f"{one.line} belongs to {one.name}, which would put the version back, and cannot be held off from "
-                f"here: {one.cannot}. Revert there, or set image_revert_owners: accept"
+                f"{one.line} belongs to {one.name}, which would put the version back{why}. Revert there{instead}, or "
+                "set image_revert_owners: accept"
             )
         elif policy == "suspend":
             first = f" ({one.busy}; its end will be waited for)" if one.busy else ""
@@ -433,7 +454,7 @@ def hold(cluster: Cluster, path: str, product: str) -> bool:
     if by:
         return False
     note = {"annotations": {HELD: json.dumps({"product": product, "was": _switch(path, raw)})}}
-    change = {"syncPolicy": {"automated": None}} if "/applications/" in path else {"suspend": True}
+    change = {"syncPolicy": {"automated": None}} if _is_application(path) else {"suspend": True}
     cluster.patch(path, {"metadata": note, "spec": change})
     return True
 
@@ -453,7 +474,7 @@ def wait_until_idle(cluster: Cluster, paths: Sequence[str], limit: float) -> Non
                     name_of(path),
                     f"it acts by itself no more, but {busy}",
                     do=f"End it (argocd app terminate-op {name}), then run again."
-                    if "/applications/" in path
+                    if _is_application(path)
                     else "See that its controller runs, and let that end; then run again.",
                 )
             time.sleep(1)
@@ -480,10 +501,10 @@ class Held:
 
 def _places(cluster: Cluster, argocd: Where, flux: Where) -> list[tuple[str, str, str, str]]:
     """Version, resource and namespace to look into, and the variable by which the plan names that; empty: guessed."""
-    kinds = [(*_ARGO, argocd, "image_revert_argocd_namespaces")] if cluster.offers(*_ARGO) else []
+    kinds = [(*_ARGO, argocd, ARGO_PLACES)] if cluster.offers(*_ARGO) else []
     for group, (_, resource, versions) in _FLUX.items():
         version = cluster.first_offered(group, versions, resource)
-        kinds += [(version, resource, flux, "image_revert_flux_namespaces")] if version else []
+        kinds += [(version, resource, flux, FLUX_PLACES)] if version else []
     return [
         (version, resource, one, "" if where.guessed else variable)
         for version, resource, where, variable in kinds

@@ -363,7 +363,8 @@ def _runs(change: Change, running: Sequence[Pod]) -> str:
         image = next(one.new for one in change.replaced if one.container == container)
         # The digest need not be said twice.
         new = [one for one in ids if not image.endswith(one)]
-        parts.append(f"{container} {short(image)}" + (f" ({short(', '.join(new))})" if new else ""))
+        told = short(", ".join(["as before", *new] if container in change.unchanged else new))
+        parts.append(f"{container} {short(image)}" + (f" ({told})" if told else ""))
     count = len(pods.staying(running))
     if not count:
         images = ", ".join(f"{one.container} {short(one.new)}" for one in change.replaced)

@@ -16,6 +16,8 @@ Json = dict[str, Any]
 
 #: How many lines of one message a person reads.
 _LINES = 20
+#: How many characters Kubernetes takes.
+_LONGEST = {"namespace": 63, "name": 253}
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Change:
 
     ``replaced`` holds each container that is meant, also where its image stands there already. ``suspend`` is the
     value that ``spec.suspend`` shall have, ``None`` where it is left alone. ``ran``: container → the content that ran
-    under another name before, which its tag must not bring again.
+    under another name before, which a tag must not bring again.
     """
 
     workload: Workload
@@ -70,6 +72,12 @@ class Change:
     def needed(self) -> bool:
         """Whether anything differs from what is configured."""
         return self.suspends or any(not same(one.old, one.new) for one in self.replaced)
+
+    @property
+    def unchanged(self) -> list[str]:
+        """Containers that go to the very digest that ran under another name before."""
+        digests = {one.container: target.digest for one in self.replaced if (target := parse(one.new))}
+        return [container for container, digest in digests.items() if digest and digest == self.ran.get(container)]
 
     @property
     def line(self) -> str:
@@ -155,6 +163,13 @@ def wanted_of(entries: Sequence[Mapping[str, Any]], images: tuple[str, ...], lim
             raise BalikError(
                 f"image_revert_workloads, entry {number}", f"{' and '.join(empty)}: empty", "each by its name"
             )
+        for key, longest in _LONGEST.items():
+            if len(entry[key]) > longest:
+                raise BalikError(
+                    f"image_revert_workloads, entry {number}, {key}",
+                    f"{entry[key][:40]}… has {len(entry[key])} characters",
+                    f"at most {longest}",
+                )
     wanted: dict[str, Wanted] = {}
     limits = limits_of(entries)
     for entry in entries:
@@ -162,6 +177,13 @@ def wanted_of(entries: Sequence[Mapping[str, Any]], images: tuple[str, ...], lim
         if kind not in KINDS:
             raise BalikError(f"workload {entry['name']}", f"kind {kind!r}", f"one of: {', '.join(KINDS)}")
         containers = {str(name): str(image) for name, image in (entry.get("containers") or {}).items()}
+        if containers and entry.get("image"):
+            raise BalikError(
+                f"image_revert_workloads, {key_of(kind, entry['namespace'], entry['name'])}",
+                "image and containers are both given",
+                "one of them",
+                "Name every container that shall go back in `containers`.",
+            )
         one = Wanted(
             kind,
             entry["namespace"],

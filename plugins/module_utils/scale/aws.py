@@ -2,13 +2,14 @@
 
 ``Launch`` and ``Terminate`` go on: a group whose ``Launch`` is suspended shrinks whenever an instance dies. What was
 suspended here stands in a tag of the group, written before the suspension and removed after the resumption, so that
-what was suspended before stays so, and a run that was killed in between is finished by the next.
+what was suspended before stays so, and a run that was killed in between is finished by the next. Where the tag is gone,
+the run's record knows it too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import BalikError
@@ -30,7 +31,7 @@ class AutoScaling:
     :param region: for messages.
     :param names: the groups by name.
     :param tags: or all groups that carry these tags.
-    :param frozen_in: the region that the record says this run froze groups of; empty where it does not.
+    :param recorded: what the record has of this run's freeze: ``before`` of :meth:`ready`; empty where there was none.
     """
 
     client: Any
@@ -41,16 +42,18 @@ class AutoScaling:
     names: Sequence[str] = ()
     tags: Mapping[str, str] | None = None
     dry: bool = False
-    frozen_in: str = ""
+    recorded: Mapping[str, Any] = field(default_factory=dict)
 
     def ready(self) -> Result:
         """Finds the groups; ``before`` holds what the freeze would replace."""
         groups = self._chosen()
-        before = {_name(group): _noted(group) or _to_suspend(group) for group in groups}
+        before = {_name(group): self._ours(group) or _to_suspend(group) for group in groups}
+        resting = [group for group in groups if not before[_name(group)]]
+        stay = f"; suspended already, and stays so after the thaw: {_named(resting)}" if resting else ""
         return {
             "changed": False,
-            "before": {"suspends": before, "region": self.region},
-            "says": f"{_groups(groups)} can be frozen in {self.region}",
+            "before": {"suspends": before, "region": self.region, "account": _account(groups[0])},
+            "says": f"{_groups(groups)} can be frozen in {self.region}{stay}",
         }
 
     def ready_to_thaw(self) -> Result:
@@ -64,15 +67,18 @@ class AutoScaling:
 
         :param only: just these, by name; those that are gone are left out.
         """
-        groups = self._chosen() if only is None else [group for group in self._all() if _name(group) in set(only)]
-        moving = [group for group in groups if _to_suspend(group)]
+        groups = (
+            self._chosen() if only is None else [one for one in self._all_of_the_record() if _name(one) in set(only)]
+        )
+        moving = [group for group in groups if self._moves(group)]
         if not self.dry:
             for group in moving:
-                name, processes = _name(group), _to_suspend(group)
+                name, processes, ours = _name(group), _to_suspend(group), self._ours(group)
                 # What an earlier call has begun to suspend is this freeze's own.
-                noted = [*_noted(group), *(each for each in processes if each not in _noted(group))]
+                noted = [*ours, *(each for each in processes if each not in ours)]
                 self._call("create_or_update_tags", Tags=[self._tag(name, " ".join([self.product, self.run, *noted]))])
-                self._call("suspend_processes", AutoScalingGroupName=name, ScalingProcesses=processes)
+                if processes:
+                    self._call("suspend_processes", AutoScalingGroupName=name, ScalingProcesses=processes)
         says = f"{_groups(groups)} {'would stand' if self.dry else 'stand'} still in {self.region}"
         return {"changed": bool(moving), "says": says, "evidence": {"frozen": len(groups)}}
 
@@ -80,6 +86,10 @@ class AutoScaling:
         groups = self._chosen()
         if moving := [group for group in groups if _to_suspend(group)]:
             raise BalikError(_named(moving), f"still scaled by {' and '.join(PROCESSES)}", "both suspended")
+        if lost := [group for group in groups if self._moves(group)]:
+            raise BalikError(
+                _named(lost), f"its tag {NOTE} is gone", "what the freeze wrote", "Run again: it comes back."
+            )
         return {"changed": False, "says": f"{_groups(groups)} stand still", "evidence": {"frozen": len(groups)}}
 
     def thaw(self) -> Result:
@@ -88,9 +98,10 @@ class AutoScaling:
         if not self.dry:
             for group in groups:
                 name = _name(group)
-                if processes := _noted(group):
+                if processes := self._ours(group):
                     self._call("resume_processes", AutoScalingGroupName=name, ScalingProcesses=processes)
-                self._call("delete_tags", Tags=[self._tag(name)])
+                if NOTE in _tags(group):
+                    self._call("delete_tags", Tags=[self._tag(name)])
         says = f"{_groups(groups)} {'would be' if self.dry else 'are'} scaled again in {self.region}"
         return {
             "changed": bool(groups),
@@ -105,7 +116,7 @@ class AutoScaling:
 
     def _chosen(self) -> list[Group]:
         """:raises BalikError: a named group is not there, no group carries the tags, or another product holds one."""
-        wanted, groups = dict(self.tags or {}), self._all()
+        wanted, groups = dict(self.tags or {}), self._all_of_the_record()
         if not self.names and not wanted:
             raise BalikError("scale_freeze_aws_groups", "names no group (and scale_freeze_aws_tags no tag)", "one")
         found = [
@@ -135,15 +146,45 @@ class AutoScaling:
         return found
 
     def _frozen(self) -> list[Group]:
-        """:raises BalikError: this run froze groups elsewhere, and they would be left so."""
-        if self.frozen_in not in ("", self.region):
+        """All that this product's freeze holds, by tag or, where that is gone, by the record."""
+        groups = self._all_of_the_record()
+        return [one for one in groups if _holder(one) == self.product or (not _holder(one) and self._ours(one))]
+
+    def _ours(self, group: Group) -> list[str]:
+        """The processes that this freeze has suspended, or was about to: by the tag; where that is gone, those of the
+        record that are suspended still."""
+        recorded = (self.recorded.get("suspends") or {}).get(_name(group), [])
+        if noted := _noted(group):
+            return noted
+        return [process for process in recorded if process not in _to_suspend(group)]
+
+    def _moves(self, group: Group) -> bool:
+        """Whether a freeze has something to do: suspend what scales it, or write the tag anew."""
+        return bool(_to_suspend(group)) or (not _noted(group) and bool(self._ours(group)))
+
+    def _all_of_the_record(self) -> list[Group]:
+        """All groups.
+
+        :raises BalikError: the record's freeze was in another region or account: what it holds would be left so.
+        """
+        region, account = (str(self.recorded.get(key) or "") for key in ("region", "account"))
+        if region not in ("", self.region):
             raise BalikError(
                 "scale_freeze_aws_region",
-                f"found {self.region}, and this run froze groups of {self.frozen_in}",
-                self.frozen_in,
+                f"found {self.region}, and this run froze groups of {region}",
+                region,
                 "Run again with the region of the freeze.",
             )
-        return [group for group in self._all() if _holder(group) == self.product]
+        groups = self._all()
+        here = _account(groups[0]) if groups else "one without any group"
+        if account not in ("", here):
+            raise BalikError(
+                "The account of AWS",
+                f"found {here} in {self.region}, and this run froze groups of {account}",
+                account,
+                "Run again with its credentials (scale_freeze_aws_profile).",
+            )
+        return groups
 
     def _all(self) -> list[Group]:
         groups: list[Group] = []
@@ -200,6 +241,11 @@ def session(region: str, profile: str, endpoint: str) -> tuple[Any, tuple[type[E
 
 def _name(group: Group) -> str:
     return str(group["AutoScalingGroupName"])
+
+
+def _account(group: Group) -> str:
+    """The number of the account that has it: ``arn:aws:autoscaling:REGION:ACCOUNT:…``."""
+    return str(group["AutoScalingGroupARN"]).split(":")[4]
 
 
 def _tags(group: Group) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import BalikError
 from ..kubernetes.client import JSON_PATCH, UNKNOWN, Cluster, Json, Refused, at_once, check_terms, path_of
+from ..kubernetes.identity import identity_of, must_be_the_recorded
 from ..kubernetes.permissions import Permission, require
 from . import kinds
 from .kinds import NOTE, Kind, Note, Values, note_of
@@ -72,6 +73,7 @@ class Freezer:
     :param recorded: what this run's record says it was about to freeze: its settings by ``Kind namespace/name``. A thaw
         looks for these too, wherever the plan says the autoscalers are by now; and where a note is gone from what
         stands as the freeze left it, these settings are the ones to give back.
+    :param began: in which cluster the record says that it froze them; see :func:`identity_of`.
     """
 
     cluster: Cluster
@@ -83,6 +85,7 @@ class Freezer:
     wanted: Sequence[str] = kinds.NAMES
     dry: bool = False
     recorded: Mapping[str, Values] = field(default_factory=dict)
+    began: Mapping[str, Any] = field(default_factory=dict)
 
     # Before
 
@@ -90,22 +93,15 @@ class Freezer:
         """Finds the autoscalers, and every reason why they could not be frozen; ``before`` has their settings."""
         self._permitted()
         chosen = self._chosen()
-        empty = [one for one in self.namespaces if not any(each.namespace == one for each in chosen)]
-        there = {one: self.cluster.has(one) for one in empty}
-        if absent := [one for one in empty if there[one] is False]:
-            raise BalikError(
-                "scale_freeze_namespaces",
-                f"{', '.join(absent)} does not exist ({self.cluster.name})",
-                do="Correct the name or the context.",
-            )
+        there = self._empty(chosen)
         pins = [one for one in chosen if one.kind.pins and not (one.note and one.is_still)]
         self._each(pins, self._replicas, "ready")
         before = {str(one): self._kept_settings(one) or one.kind.values(one.thing) for one in chosen}
         return {
             "changed": False,
-            "before": {"autoscalers": before},
+            "before": {"autoscalers": before, **identity_of(self.cluster, {str(one): one.thing for one in chosen})},
             "says": f"{_counted(chosen)} can be frozen ({', '.join(self._ways)})"
-            + "".join(f"; none in namespace {one}{UNKNOWN if there[one] is None else ''}" for one in empty),
+            + "".join(f"; none in namespace {one}{UNKNOWN if there[one] is None else ''}" for one in there),
         }
 
     def ready_to_thaw(self) -> Result:
@@ -303,18 +299,24 @@ class Freezer:
             yield from (Autoscaler(jobs[path], thing) for thing in things)
 
     def _chosen(self) -> list[Autoscaler]:
-        """:raises BalikError: one that is named is not there, there is none, or one is held by another product."""
+        """:raises BalikError: this is not the record's cluster, one that is named is not there, there is none, or
+        another product holds one."""
+        self._must_be_its_cluster()
+        if not all(self.names):
+            raise BalikError("scale_freeze_names", "one is empty", "each by its name")
         every = list(self._all(self.labels))
         chosen = [one for one in every if not self.names or {one.name, f"{one.namespace}/{one.name}"} & set(self.names)]
         there = {name for one in chosen for name in (one.name, f"{one.namespace}/{one.name}")}
         where = f"in {', '.join(self.namespaces)} of {self.cluster.name}"
         if missing := [name for name in self.names if name not in there]:
+            self._empty(every)
             raise BalikError(
                 f"scale_freeze_names: {', '.join(missing)}",
                 f"not {where}, which has {_listed(every) if every else 'none'}",
                 do="Correct the name, the namespace or the context.",
             )
         if not chosen:
+            self._empty(every)
             labelled = f" with labels {self.labels}" if self.labels else ""
             raise BalikError(
                 "scale-freeze",
@@ -339,6 +341,21 @@ class Freezer:
             )
         return self._kept(chosen)
 
+    def _empty(self, found: Sequence[Autoscaler]) -> dict[str, bool | None]:
+        """The namespaces of the plan in which nothing was found, and whether each exists (None: nobody knows).
+
+        :raises BalikError: one does not.
+        """
+        empty = [one for one in self.namespaces if not any(each.namespace == one for each in found)]
+        there = {one: self.cluster.has(one) for one in empty}
+        if absent := [one for one in empty if there[one] is False]:
+            raise BalikError(
+                "scale_freeze_namespaces",
+                f"{', '.join(absent)} does not exist ({self.cluster.name})",
+                do="Correct the name or the context.",
+            )
+        return there
+
     def _kept(self, chosen: list[Autoscaler]) -> list[Autoscaler]:
         """Without those that a ScaledObject owns and would put back: that one is to be frozen.
 
@@ -355,7 +372,14 @@ class Freezer:
             )
         return [one for one in chosen if str(one) not in owned]
 
+    def _must_be_its_cluster(self) -> None:
+        def uids() -> dict[str, str]:
+            return {str(one): str(one.thing["metadata"]["uid"]) for one in self._with_recorded._all()}
+
+        must_be_the_recorded(self.cluster, self.began, uids, "scale_freeze_kubeconfig, scale_freeze_context")
+
     def _named(self, names: set[str]) -> list[Autoscaler]:
+        self._must_be_its_cluster()
         return self._readable([one for one in self._with_recorded._all() if str(one) in names])
 
     @cached_property
@@ -370,8 +394,10 @@ class Freezer:
         """All that this product's freeze holds, whatever labels and names the plan has by now; and those of the record
         that are not there any more.
 
-        :raises BalikError: not one of the record is there: this may be another cluster.
+        :raises BalikError: this is another cluster than the record's; or not one of the record is there, so that it may
+            be.
         """
+        self._must_be_its_cluster()
         every = list(self._with_recorded._all())
         self._readable([one for one in every if self._may_be_ours(one)])
         there = {str(one) for one in every}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import BalikError
 from ..kubernetes.client import JSON_PATCH, Cluster, Json, Refused, at_once, path_of
+from ..kubernetes.identity import identity_of, must_be_the_recorded
 from ..kubernetes.permissions import Permission, require
 from ..kubernetes_revert.images import parse
+from . import kubernetes_owners as owners
 from . import kubernetes_page as made
 from .balancer import Balancer, File, State
 from .kubernetes_routes import (
@@ -52,6 +54,8 @@ class Routes(Balancer):
 
     :param page: the name of the page's Service, Deployment, ConfigMap and Secret, in each route's namespace.
     :param product: whose page it is; what another product has switched is left to that one.
+    :param recorded: the routes that this run has put the page up on, whatever the plan names by now.
+    :param left: those among ``routes`` that are not the plan's, see :meth:`with_left`.
     """
 
     cluster: Cluster
@@ -59,12 +63,42 @@ class Routes(Balancer):
     run: str
     routes: tuple[Route, ...]
     product: str = ""
+    recorded: tuple[Route, ...] = ()
+    left: tuple[Route, ...] = ()
 
     title = "Kubernetes"
 
     @property
     def namespaces(self) -> list[str]:
         return sorted({route.namespace for route in self.routes})
+
+    def must_be_where_it_began(self, began: Mapping[str, Any]) -> None:
+        """:param began: what the record has of the page that this run has put up; empty where it has not.
+        :raises BalikError: that is in another cluster, where it would stay.
+        """
+
+        def uids() -> dict[str, str]:
+            found = {str(route): self.cluster.find(self._path(route)) for route in self.recorded}
+            return {name: str(thing["metadata"]["uid"]) for name, thing in found.items() if thing}
+
+        given = "maintenance_page_kubernetes_kubeconfig, maintenance_page_kubernetes_context"
+        must_be_the_recorded(self.cluster, began, uids, given)
+
+    def with_left(self) -> Routes:
+        """The same, with those of the record that still show the page in places that the plan does not name."""
+        left = []
+        for route in self.recorded:
+            thing = self.cluster.find(self._path(route))
+            if thing is None:
+                continue
+            named = {place.pointer for mine in self.routes if str(mine) == str(route) for place in places(mine, thing)}
+            others = held_by_others(thing, self.product)
+            if any(
+                shows_page(place, self.page) and place.pointer not in named and place.at not in others
+                for place in places(route, thing)
+            ):
+                left.append(route)
+        return replace(self, routes=(*self.routes, *left), left=tuple(left))
 
     def read(self) -> State:
         """On where any of the places shows the page, kept where all do; those that another product holds count only
@@ -126,6 +160,24 @@ class Routes(Balancer):
                     if places:
                         says += f"; {name} also answers {', '.join(dict.fromkeys(places))}, and is not in the plan"
         return says
+
+    def taken_down_by(self, namespaces: Sequence[str], accept: bool) -> str:
+        """Argo CD and Flux, where they may take the page down again.
+
+        :param namespaces: where Argo CD's Applications stand.
+        :param accept: also where they certainly do.
+        :raises BalikError: they certainly do.
+        """
+        certain, perhaps = owners.judge(self.cluster, self.things(), namespaces, self.product)
+        if certain and not accept:
+            raise BalikError(
+                "; ".join(certain),
+                "it acts by itself",
+                "held off while the page is up",
+                "Hold it off before (argocd app set <name> --sync-policy none; flux suspend kustomization <name>), or "
+                "set maintenance_page_kubernetes_owners: accept, where it leaves the backends alone.",
+            )
+        return "".join(f"; {one}" for one in (*certain, *perhaps))
 
     def switch(self, on: bool) -> None:
         """:raises BalikError: some routes could not be switched; says which, and which were."""
@@ -197,15 +249,27 @@ class Routes(Balancer):
         return {
             place.upstream
             for route, thing in self.things()
-            if route.namespace == namespace and self._places(route, thing)
-            for place in originals(route, thing, self.page)
+            if route.namespace == namespace
+            for now, place in zip(self._places(route, thing), originals(route, thing, self.page))
+            if route not in self.left or shows_page(now, self.page)
         }
 
     def ports(self, namespace: str) -> dict[str, int]:
-        """Service → port of the page, as ``prepare`` assigned them; empty where it has not been there."""
+        """Service → port of the page, as ``prepare`` assigned them; empty where it has not been there.
+
+        :raises BalikError: they cannot be read.
+        """
         service = self.cluster.find(path_of("v1", "services", namespace, self.page)) or {"metadata": {}}
-        notes = service["metadata"].get("annotations") or {}
-        return {str(key): int(port) for key, port in json.loads(notes.get(made.UPSTREAMS) or "{}").items()}
+        note = (service["metadata"].get("annotations") or {}).get(made.UPSTREAMS) or "{}"
+        try:
+            return {str(key): int(port) for key, port in json.loads(note).items()}
+        except (ValueError, TypeError, AttributeError):
+            raise BalikError(
+                f"Service {namespace}/{self.page}",
+                f"its annotation {made.UPSTREAMS} cannot be read ({note[:80]!r})",
+                "the ports that `prepare` assigned",
+                "Delete this Service while the page is down, and run maintenance-page's `prepare`.",
+            ) from None
 
     def serving(self, namespace: str, service: str) -> int:
         """How many pods answer behind a Service."""
@@ -251,12 +315,16 @@ class KubernetesMaintenance(Maintenance):
 
     :param image: nginx, as the cluster can pull it.
     :param limit: seconds that the page's pods have to become ready.
+    :param argocd: the namespaces of Argo CD's Applications.
+    :param accept_owners: also where Argo CD or Flux would take the page down.
     """
 
     balancer: Routes
     image: str = ""
     replicas: int = 2
     limit: float = 120.0
+    argocd: tuple[str, ...] = ()
+    accept_owners: bool = False
 
     def prepare(self, page: Page, group: str = "") -> Result:
         """Makes the page's objects, and waits until its pods are ready."""
@@ -311,10 +379,15 @@ class KubernetesMaintenance(Maintenance):
                 )
             self._must_serve(namespace)
         word = "on" if state.is_fully(True) else "off"
-        notes = routes.several_hosts() + routes.past_the_page()
+        notes = routes.several_hosts() + routes.past_the_page() + _told_left(routes.with_left())
+        notes += routes.taken_down_by(self.argocd, self.accept_owners)
         return {
             "changed": False,
-            "before": {"page": word, "routes": [str(route) for route in routes.routes]},
+            "before": {
+                "page": word,
+                "routes": [str(route) for route in routes.routes],
+                **identity_of(routes.cluster, {str(route): thing for route, thing in routes.things()}),
+            },
             "evidence": {"page": word},
             "says": self._says(f"{_many(routes.routes)} can show the page, which is {word}{notes}"),
         }
@@ -325,10 +398,14 @@ class KubernetesMaintenance(Maintenance):
         return {**result, "says": f"{result['says']}{self.balancer.several_hosts()}"}
 
     def off(self, app_must_answer: bool) -> Result:
-        outside = self._require_app() if app_must_answer else []
-        result = self._with_others(super().off(app_must_answer) if self.door.url else self._switched(False))
+        every = replace(self, balancer=self.balancer.with_left())
+        outside = every._require_app() if app_must_answer else []
+        result = every._off(app_must_answer)
         more = "".join(f"; Service {one} is outside of the cluster and was not looked at" for one in outside)
-        return {**result, "says": f"{result['says']}{more}"}
+        return {**result, "says": f"{result['says']}{_told_left(every.balancer)}{more}"}
+
+    def _off(self, app_must_answer: bool) -> Result:
+        return self._with_others(super().off(app_must_answer) if self.door.url else self._switched(False))
 
     def _require_app(self) -> list[str]:
         """The Services that lead out of the cluster, of which the API does not know who answers.
@@ -357,7 +434,13 @@ class KubernetesMaintenance(Maintenance):
                 self._must_serve(namespace)
         return super().verify_on() if self.door.url else self._verified(True)
 
+    def see_on(self) -> Result:
+        return super().see_on() if self.door.url else self._verified(True)
+
     def verify_off(self) -> Result:
+        return replace(self, balancer=self.balancer.with_left())._verify_off()
+
+    def _verify_off(self) -> Result:
         return self._with_others(super().verify_off() if self.door.url else self._verified(False))
 
     def _with_others(self, result: Result) -> Result:
@@ -543,6 +626,12 @@ def _path(thing: Json) -> str:
 
 def _revision(thing: Json) -> str:
     return str(((thing.get("metadata") or {}).get("annotations") or {}).get(made.REVISION, ""))
+
+
+def _told_left(routes: Routes) -> str:
+    return "".join(
+        f"; {route} has the page by the record, and not by the plan: it goes down, too" for route in routes.left
+    )
 
 
 def _many(routes: Sequence[Route]) -> str:

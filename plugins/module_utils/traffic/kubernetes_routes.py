@@ -385,6 +385,12 @@ def _pointer(*parts: str | int) -> str:
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
 
 
+def recorded_routes(names: Sequence[str]) -> tuple[Route, ...]:
+    """The routes that a record names (``Ingress shop/hub``), each once and whole."""
+    parts = (name.replace("/", " ").split(" ") for name in dict.fromkeys(names))
+    return tuple(Route(kind, namespace, name) for kind, namespace, name in parts)
+
+
 def check_routes(given: Sequence[Mapping[str, Any]]) -> tuple[Route, ...]:
     """The plan's ``maintenance_page_kubernetes_routes``.
 

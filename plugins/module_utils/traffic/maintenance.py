@@ -186,6 +186,16 @@ class Maintenance:
             "says": self._says(says),
         }
 
+    def see_on(self) -> Result:
+        """Reads only that visitors still have the page: what gets past it may hang while the application is changed."""
+        if self.dry:
+            return {"changed": False, "says": self._says("the page is not looked at in check mode")}
+        self._must_stand(True)
+        last, good, _ = self.door.wait(lambda answer: answer.is_page, self.within)
+        if not good:
+            raise BalikError(self.door.url, _last(last), f"503 with {MARKER}", self._look(last))
+        return {"changed": False, "says": self._says("the page is still on")}
+
     def verify_off(self) -> Result:
         """Reads again: the switch is off and the application answers below 500, at once or soon.
 

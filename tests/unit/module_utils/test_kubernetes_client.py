@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError, Unreachable
-from ansible_collections.balik.rollback.plugins.module_utils.kubernetes.client import Cluster
+from ansible_collections.balik.rollback.plugins.module_utils.kubernetes.client import Cluster, check_terms
 
 from tests.servers.loopback import free_port
 
@@ -82,3 +82,19 @@ def test_one_that_gives_a_token_is_taken(tmp_path: Path) -> None:
     login = {"apiVersion": api, "command": "echo", "args": [answer], "interactiveMode": "Never"}
     with pytest.raises(Unreachable, match="does not answer"):
         Cluster.connect(kubeconfig(tmp_path, {"exec": login})).get("/version")
+
+
+@pytest.mark.parametrize("term", ["app", f"app={'v' * 63}", f"{'p' * 253}/{'n' * 63}", "a.example/part-of=Hub_2.0"])
+def test_a_term_that_may_be_a_label(term: str) -> None:
+    check_terms([term], "image_revert_labels")
+
+
+@pytest.mark.parametrize(
+    "term", [f"app={'v' * 64}", "n" * 64, f"{'p' * 254}/app", "app=-x", "app=x-", "App/x", f"app={'v' * 5000}"]
+)
+def test_a_term_that_cannot_is_named_and_why(term: str) -> None:
+    with pytest.raises(
+        BalikError, match=r"image_revert_labels: '.*' can be no label .*; expected at most 63"
+    ) as caught:
+        check_terms(["app", term], "image_revert_labels")
+    assert len(str(caught.value)) < 500
