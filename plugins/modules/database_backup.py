@@ -46,6 +46,11 @@ options:
     description: The database. What is fetched must be of it, where its manifest says of which it is.
     type: str
     default: ""
+  accept:
+    description: "C(database NAME): what is fetched may be of that one, too. Other differences are not looked at here."
+    type: list
+    elements: str
+    default: []
   limit:
     description: How long it may take.
     type: str
@@ -135,6 +140,7 @@ OPTIONS: dict[str, Any] = {
     "place": {"type": "str", "required": True},
     "folder": {"type": "path", "default": ""},
     "database": {"type": "str", "default": ""},
+    "accept": {"type": "list", "elements": "str", "default": []},
     "limit": {"type": "str", "default": "2h"},
     "lock_limit": {"type": "str", "default": "10s"},
     "ignore_space": {"type": "bool", "default": False},
@@ -155,7 +161,8 @@ def act(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     if remote and not given["folder"]:
         raise BalikError("folder", "not set", f"a folder of this host for what {place.title} has or gets")
     if given["state"] == "fetched":
-        found = fetch(place, name, given["golive"], Path(given["folder"]), deadline, given["database"], check_mode)
+        folder = Path(given["folder"])
+        found = fetch(place, name, given["golive"], folder, deadline, given["database"], check_mode, given["accept"])
         return {
             "changed": found.changed,
             "path": str(found.path),

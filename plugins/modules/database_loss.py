@@ -57,6 +57,11 @@ options:
     type: str
     choices: [auto, always, never]
     default: auto
+  accept:
+    description: "C(database NAME): by its manifest, the backup may be of that one, too."
+    type: list
+    elements: str
+    default: []
   limit:
     description: How long the comparison may take; V(0) for no comparison.
     type: str
@@ -151,6 +156,7 @@ OPTIONS: dict[str, Any] = {
     "backup": {"type": "str", "default": ""},
     "live": {"type": "bool", "default": False},
     "folder": {"type": "path", "default": ""},
+    "accept": {"type": "list", "elements": "str", "default": []},
     **PLACE,
     "exact": {"type": "str", "choices": ["auto", "always", "never"], "default": "auto"},
     "limit": {"type": "str", "default": "2m"},
@@ -170,7 +176,9 @@ def brought(options: dict[str, Any], dry: bool) -> str:
     """
     place, name = place_of(options["backup"], Options(options["ssh_options"], options["s3"] or {}))
     deadline = Deadline(parse_duration(options["limit"], "rollback_loss.limit"), setting="rollback_loss: {limit: …}")
-    found = fetch(place, name, options["golive"], Path(options["folder"]), deadline, dry=dry)
+    found = fetch(
+        place, name, options["golive"], Path(options["folder"]), deadline, options["database"], dry, options["accept"]
+    )
     if dry and found.changed:
         raise BalikError("the backup", found.says)
     return str(found.path)

@@ -225,7 +225,10 @@ from ansible_collections.balik.rollback.plugins.module_utils.database.arguments 
     CONNECTION,
     access_of,
 )
-from ansible_collections.balik.rollback.plugins.module_utils.database.task import Task  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.database.task import (  # noqa: E402
+    Task,
+    application,
+)
 from ansible_collections.balik.rollback.plugins.module_utils.errors import (  # noqa: E402
     BalikError,
     SchemaUnfit,
@@ -277,7 +280,7 @@ OPTIONS: dict[str, Any] = {
 
 def task(options: dict[str, Any]) -> Task:
     return Task(
-        access=access_of(options, f"balik {options['run']}"),
+        access=access_of(options, application(options["run"], options["database"])),
         database=options["database"],
         run=options["run"],
         source=options["backup"],

@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access
 from ansible_collections.balik.rollback.plugins.module_utils.database.restore import Task
+from ansible_collections.balik.rollback.plugins.module_utils.database.task import application
 
 from tests.servers.postgresql import Server, postgresql
 
@@ -138,14 +139,15 @@ def databases(server: Server) -> list[str]:
 
 
 def task(server: Server, tmp_path: Path, source: Path, **more: Any) -> Task:
-    access = Access(server.host, server.port, "postgres", application=f"balik {RUN}")
+    access = Access(server.host, server.port, "postgres", application=application(RUN, DATABASE))
     given: dict[str, Any] = {
         "jobs": 1,
         "limit": 60,
+        "folder": str(tmp_path / "now"),
         "checks": [{"query": "SELECT count(*) FROM documents", "expect": 4000}],
         **more,
     }
-    return Task(access, DATABASE, RUN, source=str(source), folder=str(tmp_path / "now"), **given)
+    return Task(access, DATABASE, RUN, source=str(source), **given)
 
 
 def seen(server: Server, database: str = DATABASE) -> dict:

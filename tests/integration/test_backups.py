@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -25,7 +26,8 @@ from ansible_collections.balik.rollback.plugins.module_utils.backups.places impo
 from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access, Deadline
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
 
-from tests.integration.database_restores import small_disk
+from tests.integration.database_restores import small_disk, wait_for
+from tests.integration.roles_in_a_play import ROOT, play
 from tests.servers.moto import moto
 from tests.servers.postgresql import Server, postgresql
 from tests.servers.sshd import Sshd, sshd
@@ -118,6 +120,21 @@ def test_a_backup_is_made_with_a_manifest_that_is_true(server, tmp_path, ending,
     with pytest.raises(BalikError, match="exists already; expected a free name"):
         make(place)
     assert read_manifest(path) == manifest, "what was there is as it was"
+
+
+@pytest.mark.parametrize("ending", [".sql", ".sql.gz", ".dir"])
+def test_a_second_one_of_a_name_leaves_the_first_one_alone(server, tmp_path, ending):
+    place = wanted(server, tmp_path, f"pre-golive-snapshot-YYYYMMDD{ending}")
+    with ThreadPoolExecutor(1) as pool:
+        with psycopg.connect(server.dsn("hub")) as holder:
+            holder.execute("LOCK TABLE documents")
+            first = pool.submit(make, place)
+            wait_for(lambda: list(tmp_path.glob("*.part-*")), "the first one is being written")
+            with pytest.raises(BalikError, match=rf"{ending}: another process is making it"):
+                make(place)
+        path = Path(first.result()["path"])
+    assert not list(tmp_path.glob("*.part-*"))
+    assert fetch(*place_of(str(path)), LAUNCH, tmp_path, limit(), "hub").manifest
 
 
 def test_rows_that_come_while_it_is_made_are_in_neither_file_nor_manifest(server, tmp_path):
@@ -267,6 +284,32 @@ def test_each_difference_from_the_manifest_is_named(made, tmp_path, spoil):
             fetch(place, asked, LAUNCH, tmp_path, limit(), "hub")
 
 
+def test_the_backup_of_another_database_is_refused_by_its_manifest(server, made, tmp_path):
+    server.psql("CREATE DATABASE other TEMPLATE hub")
+    at = {"login_host": server.host, "login_port": server.port, "login_user": "postgres"}
+    plan = {
+        "db_restore_database": "other",
+        "db_restore_backup": str(made),
+        "db_restore_backup_dir": str(tmp_path / "now"),
+        **{f"db_restore_{key}": value for key, value in at.items()},
+    }
+    says = (
+        r"database is other, hub in the manifest; .* If other was called so then, list 'database hub' in db_restore_acc"
+    )
+    with pytest.raises(AssertionError, match=says):
+        play(tmp_path, [("db-restore", "check")], plan, {})
+    accepted = play(tmp_path, [("db-restore", "check")], {**plan, "db_restore_accept": ["database hub"]}, {})
+    assert "would be restored from" in accepted[0]["says"]
+    asked = {"state": "told", "database": "other", "backup": str(made), "limit": "0", **at}
+    for accept in ([], ["database hub"]):
+        command = ["ansible", "localhost", "-c", "local", "-m", "balik.rollback.database_loss", "-a"]
+        told = subprocess.run(
+            [*command, json.dumps({**asked, "accept": accept})], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert ("database is other, hub in the manifest" in told.stdout) is not bool(accept)
+    server.psql("DROP DATABASE other")
+
+
 @pytest.mark.parametrize("kind", ["ssh", "s3"])
 def test_a_spoiled_manifest_of_another_place_is_named(made, remote, endpoint, tmp_path, kind):
     place, name = place_at(kind, tmp_path / f"spoiled {kind}", remote, endpoint)
@@ -384,6 +427,30 @@ def test_a_file_that_is_another_by_now_is_fetched_anew(made, remote, tmp_path, b
     found = fetch(place, made.name, LAUNCH, here, limit())
     assert found.changed
     assert found.path.read_bytes() == text
+
+
+def test_names_in_a_place_may_hold_anything(made, remote, tmp_path):
+    place, pattern = place_at("ssh", tmp_path / "vault", remote, "")
+    store(place, made, limit())
+    for name in ("a\tb", "a\nb\t1", "a b"):
+        (tmp_path / "vault" / name).write_text("x")
+    assert {each.name for each in place.list()} >= {"a\tb", "a\nb\t1", "a b", made.name}
+    assert fetch(place, pattern, LAUNCH, tmp_path / "here", limit()).changed
+
+
+@pytest.mark.parametrize(
+    ("folder", "says"),
+    [
+        ("/etc/passwd", "/etc/passwd: no folder; expected a folder, for /etc/passwd/from-"),
+        ("/proc/nope", "/proc/nope: cannot be made: No such file"),
+        ("backups/now", "db_restore_backup_dir: found 'backups/now', a relative path"),
+    ],
+)
+def test_a_folder_that_cannot_be_one_is_named(made, remote, tmp_path, folder, says):
+    place, pattern = place_at("ssh", tmp_path / "vault", remote, "")
+    store(place, made, limit())
+    with pytest.raises(BalikError, match=says):
+        fetch(place, pattern, LAUNCH, Path(folder), limit())
 
 
 @pytest.mark.parametrize("kind", ["ssh", "s3"])

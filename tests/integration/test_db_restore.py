@@ -6,12 +6,14 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import psycopg
 import pytest
-from ansible_collections.balik.rollback.plugins.module_utils.database import filling, sessions, verification
+from ansible_collections.balik.rollback.plugins.module_utils.database import filling, sessions, tables, verification
 from ansible_collections.balik.rollback.plugins.module_utils.database.access import find_programs
 from ansible_collections.balik.rollback.plugins.module_utils.database.restore import (
     Task,
@@ -20,7 +22,9 @@ from ansible_collections.balik.rollback.plugins.module_utils.database.restore im
     undo,
     verify,
 )
+from ansible_collections.balik.rollback.plugins.module_utils.database.task import application
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError, Unreachable
+from ansible_collections.balik.rollback.plugins.module_utils.loss.statement import Asked, statement
 
 from tests.integration import database_restores
 from tests.integration.database_restores import (
@@ -222,7 +226,8 @@ def test_an_answer_is_what_is_expected_to_its_last_digit(live, dumps, tmp_path, 
             verification.hold(job, DATABASE)
 
 
-def test_an_event_trigger_neither_forbids_the_proof_nor_writes_what_the_backup_has_not(live, dumps, tmp_path):
+@pytest.mark.parametrize("enabled", ["", "ALTER EVENT TRIGGER watched ENABLE ALWAYS;"])
+def test_an_event_trigger_neither_forbids_the_proof_nor_writes_what_the_backup_has_not(live, dumps, tmp_path, enabled):
     end = "\n--\n-- PostgreSQL database dump complete"
     trigger = """
 CREATE FUNCTION public.watched() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN
@@ -231,9 +236,24 @@ IF current_query() LIKE '%amcheck%' THEN RAISE 'no DDL in production'; END IF; E
 CREATE EVENT TRIGGER watched ON ddl_command_end EXECUTE FUNCTION public.watched();
 """
     live.psql("CREATE EXTENSION pgcrypto", DATABASE)
-    done = restore(task(live, tmp_path, edited(dumps, tmp_path / "x.sql", end, f"\n{trigger}{end}")))
+    done = restore(task(live, tmp_path, edited(dumps, tmp_path / "x.sql", end, f"\n{trigger}{enabled}{end}")))
     assert (done["evidence"]["amcheck"], done["evidence"]["extensions_added"]) == ("sound", ["pgcrypto"])
     assert live.psql("SELECT count(*) FROM written", DATABASE) == "0"
+    assert live.psql("SELECT evtenabled FROM pg_event_trigger", DATABASE) == ("A" if enabled else "O")
+
+
+@pytest.mark.parametrize("enabled", ["", "ALTER EVENT TRIGGER frozen ENABLE ALWAYS;"])
+def test_a_failed_copy_with_a_subscription_and_a_forbidding_event_trigger_is_dropped(live, dumps, tmp_path, enabled):
+    end = "\n--\n-- PostgreSQL database dump complete"
+    frozen = f"""
+CREATE SUBSCRIPTION feed CONNECTION 'dbname=nowhere' PUBLICATION p WITH (connect = false, slot_name = 'feed');
+CREATE FUNCTION public.no() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'no DDL in production'; END$$;
+CREATE EVENT TRIGGER frozen ON ddl_command_start EXECUTE FUNCTION public.no(); {enabled}
+"""
+    job = task(live, tmp_path, edited(dumps, tmp_path / "x.sql", end, f"\n{frozen}{end}"))
+    wrong = [{"query": "SELECT 1", "expect": 2}]
+    with untouched(live), pytest.raises(BalikError, match=r"found 1; expected 2(?!.*is still there)"):
+        restore(replace(job, checks=wrong))
 
 
 @pytest.mark.parametrize(
@@ -278,6 +298,13 @@ def test_a_role_without_the_rights_is_told_and_one_with_them_is_enough(live, dum
     live.psql(f"ALTER ROLE restorer CREATEDB; GRANT {quoted(OWNER)}, pg_signal_backend, clerk, app TO restorer")
     live.psql(f"ALTER TABLE bad_release OWNER TO {quoted(OWNER)}", DATABASE)
     check(job)
+    live.psql(f"ALTER DATABASE {quoted(DATABASE)} CONNECTION LIMIT 4")
+    with (
+        untouched(live),
+        pytest.raises(BalikError, match=r"LIMIT 4, .*; expected at least 5.* Set db_restore_jobs to 3"),
+    ):
+        check(replace(job, jobs=4))
+    job = replace(job, jobs=3, source=str(dumps / "s.dump"))
     assert restore(job)["changed"]
     assert seen(live)["row"][5:] == (4000, None)
 
@@ -325,7 +352,13 @@ def test_nothing_answers_and_nothing_is_there(live, dumps, tmp_path):
     [
         ({"tables": ["public.documents"]}, r"db_restore_scope: database, .*db_restore_tables \(public.documents\) set"),
         ({"drop_tables": ["public.x"]}, r"and db_restore_drop_tables .*.* Set db_restore_scope to tables"),
-        ({"accept": ["another product", "xx"]}, r"db_restore_accept: found xx; expected extension NAME, encoding NAME"),
+        ({"settings": {"maintenance_work_memm": "1GB"}}, r"db_restore_session_settings: .*\"maintenance_work_memm\""),
+        ({"settings": {"work_mem": "lots"}}, r"db_restore_session_settings: .* parameter \"work_mem\""),
+        ({"folder": "backups/now"}, r"db_restore_backup_dir: found 'backups/now', a relative path; expected /folder"),
+        (
+            {"accept": ["another product", "xx"]},
+            r"db_restore_accept: found xx; expected NAME after extension, encoding, schema",
+        ),
     ],
 )
 @pytest.mark.parametrize("act", [check, restore])
@@ -534,9 +567,52 @@ def test_two_at_once(live, dumps, tmp_path):
     job = task(live, tmp_path, slow)
     with started(job) as process:
         wait_for(lambda: BESIDE in databases(live), "the first one works")
-        with pytest.raises(BalikError, match=rf"balik {RUN} \(pid \d+\) since .* is restoring it"):
-            restore(job)
+        live.psql("CREATE DATABASE maintenance")
+        for way in ("postgres", "maintenance"):
+            with pytest.raises(BalikError, match=rf"balik {RUN} \w+ \(pid \d+\) since 20.* is restoring it"):
+                restore(replace(job, maintenance=way))
         assert process.poll() is None
+
+
+@contextmanager
+def idle_limit(server: Server) -> Iterator[None]:
+    """The server ends sessions that wait for longer than half a second."""
+    for setting in ("idle_session_timeout", "idle_in_transaction_session_timeout"):
+        server.psql(f"ALTER SYSTEM SET {setting} = '500ms'")
+    server.psql("SELECT pg_reload_conf()")
+    try:
+        wait_for(lambda: server.psql("SHOW idle_session_timeout") == "500ms", "the server ends idle sessions")
+        yield
+    finally:
+        server.psql("ALTER SYSTEM RESET ALL")
+        server.psql("SELECT pg_reload_conf()")
+
+
+def test_what_the_server_sets_against_idle_sessions_does_not_end_the_work(live, dumps, tmp_path):
+    slow = edited(dumps, tmp_path / "x.sql", "\nALTER TABLE ONLY", "\nSELECT pg_sleep(1);\nALTER TABLE ONLY")
+    job = task(live, tmp_path, slow)
+    asked = Asked(job.access, DATABASE, RUN, str(slow), limit=60, exact="always")
+    with idle_limit(live):
+        assert {each["how"] for each in statement(asked)["tables"]} == {"key", "new"}
+        assert restore(job)["changed"]
+        parts = replace(job, run="tables", tables=["public.documents"], checks=[])
+        live.psql("DELETE FROM documents", DATABASE)
+        assert tables.restore(parts)["changed"]
+    assert seen(live)["row"][5:] == (4000, None)
+
+
+@pytest.mark.parametrize("other", ["accounts", "akun 法"])
+def test_two_databases_of_one_server_in_one_run_do_not_disturb_each_other(live, dumps, tmp_path, other):
+    slow = edited(dumps, tmp_path / "x.sql", "\nALTER TABLE ONLY", "\nSELECT pg_sleep(1);\nALTER TABLE ONLY")
+    job = task(live, tmp_path, slow)
+    live.psql(f"CREATE DATABASE {quoted(other)} TEMPLATE known_good")
+    access = replace(job.access, application=application(RUN, other))
+    with started(job) as process:
+        wait_for(lambda: BESIDE in databases(live), "the first one works")
+        assert restore(replace(job, access=access, database=other, source=str(dumps / "s.dump")))["changed"]
+        assert process.poll() is None, said(process)
+        assert process.wait(LIMIT) == 0, said(process)
+    assert seen(live)["row"][5:] == seen(live, other)["row"][5:] == (4000, None)
 
 
 def test_what_an_earlier_start_still_finishes_is_not_done_again(live, dumps, tmp_path):

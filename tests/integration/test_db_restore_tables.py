@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from ansible_collections.balik.rollback.plugins.module_utils.database import restore, tables
 from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access
-from ansible_collections.balik.rollback.plugins.module_utils.database.task import Task
+from ansible_collections.balik.rollback.plugins.module_utils.database.task import Task, application
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
 
 from tests.integration.database_restores import dump, small_disk, wait_for
@@ -102,7 +102,7 @@ def live(server: Server) -> Iterator[Server]:
 
 @pytest.fixture
 def job(live: Server, snapshots: Path, tmp_path: Path) -> Task:
-    access = Access(live.host, live.port, "postgres", application=f"balik {RUN}")
+    access = Access(live.host, live.port, "postgres", application=application(RUN, DATABASE))
     return Task(
         access, DATABASE, RUN, source=str(snapshots / "s.sql"), folder=str(tmp_path / "now"), limit=60, jobs=1,
         tables=RESTORED, drop_tables=NEW, lock_limit=3,
@@ -187,6 +187,19 @@ def test_tables_come_back_and_new_ones_go_and_all_can_be_undone(live, snapshots,
         "tables.dump", "tables.dump.sha256", "dropped.dump", "dropped.dump.sha256", "tables.json",
         "tables-restored.dump", "tables-restored.dump.sha256", f"info_pekerjaan-{RUN}.of",
     }  # fmt: skip
+
+
+def test_a_second_undo_of_a_run_keeps_beside_what_the_first_kept(live, job):
+    kept = []
+    for user in (1, 2):
+        tables.restore(job)
+        live.psql(f"INSERT INTO leaderboard (user_id, points) VALUES ({user}, 7777)", DATABASE)
+        kept += tables.undo(job)["evidence"]["kept"]
+    assert [Path(path).name.rpartition("-tables")[2] for path in kept] == ["-restored.dump", "-restored-2.dump"]
+    for user, path in enumerate(kept, 1):
+        command = [live.bin / "pg_restore", "-f", "-", path]
+        archive = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert [line.split("\t")[1] for line in archive.splitlines() if "\t7777" in line] == [str(user)]
 
 
 def test_tables_that_cannot_be_compared_are_named(live, job, tmp_path):
@@ -718,7 +731,8 @@ def test_what_an_earlier_start_still_finishes_is_not_done_again(live, job, act):
     job = replace(job, lock_limit=60)
     if act == "undo":
         tables.restore(job)
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'select pg_try_advisory_lock%'"
+    asks = "query LIKE 'select pg_try_advisory_lock%' OR query LIKE '%where l.locktype = ''advisory''%'"
+    waiting = f"SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND ({asks})"
     with closing(psycopg.connect(live.dsn(DATABASE))) as reader, ThreadPoolExecutor(1) as pool:
         reader.execute("SELECT count(*) FROM badges")
         with started(job, act) as process:

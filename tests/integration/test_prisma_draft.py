@@ -121,6 +121,26 @@ def test_what_prisma_writes_wrongly_is_left_to_a_person_and_the_others_are_draft
     assert "down.sql, line" in " ".join(sql.read(drafts[quoted].partition("\n")[2], ["public"]).problems)
 
 
+def test_who_writes_one_meanwhile_keeps_it(server: Server, tmp_path: Path) -> None:
+    prisma, shadow = made(server, tmp_path / "project", "7.10.0")
+    mine = prisma.migrations / INIT / "down.sql"
+    # Somebody writes theirs while Prisma is at work.
+    (prisma.folder / "node_modules").unlink()
+    package = Path("node_modules", "prisma", "package.json")
+    (prisma.folder / package).parent.mkdir(parents=True)
+    shutil.copy(prisma.home / package, prisma.folder / package)
+    program = prisma.folder / "node_modules" / ".bin" / "prisma"
+    program.parent.mkdir()
+    program.write_text(f"""#!/bin/sh\necho '-- mine' > '{mine}'\nexec '{prisma.program}' "$@"\n""")
+    program.chmod(0o755)
+    project = Project(prisma.folder, prisma.migrations, address.read(shadow), shadow, environment=prisma.environment)
+    done = write(project, check_mode=False)
+    assert done["says"].startswith(f"drafted {BOARD}; ")
+    assert done["says"].endswith(f"; written by somebody else meanwhile: {INIT}")
+    assert done["drafts"] == [str(prisma.migrations / BOARD / "down.sql")]
+    assert mine.read_text() == "-- mine\n"
+
+
 def test_a_shadow_database_with_anything_in_it_is_refused(server: Server, tmp_path: Path) -> None:
     prisma, shadow = made(server, tmp_path / "project", "7.10.0")
     server.psql("CREATE TABLE customers (name text)", shadow.rpartition("/")[2])

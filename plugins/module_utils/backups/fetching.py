@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..database.access import Deadline
 from ..database.backup import kind_of, listed_sum, verify_checksum
-from ..database.space import human
+from ..database.space import human, whole_path
 from ..errors import BalikError
 from .choosing import Candidate, Choice, choose, is_pattern
 from .manifest import ENDING, agree, parse_manifest, verify
@@ -54,34 +54,47 @@ def _manifest(place: Place, name: str, known: set[str]) -> dict[str, Any] | None
 
 
 def folder_of(place: Place, folder: Path) -> Path:
-    """Where in ``folder`` the files of a place stand: those of another place, of the same name, are others."""
+    """Where in ``folder`` the files of a place stand: those of another place, of the same name, are others.
+
+    :raises BalikError: ``folder`` is a relative path.
+    """
     if isinstance(place, Local):
         return place.folder
+    whole_path(folder)
     return folder / f"from-{hashlib.sha256(place.identity.encode()).hexdigest()[:16]}"
 
 
 def fetch(
-    place: Place, pattern: str, golive: str, folder: Path, deadline: Deadline, database: str = "", dry: bool = False
+    place: Place,
+    pattern: str,
+    golive: str,
+    folder: Path,
+    deadline: Deadline,
+    database: str = "",
+    dry: bool = False,
+    accept: Sequence[str] = (),
 ) -> Found:
     """The backup that is meant, in the place's own folder below ``folder``, or where it lies if that is on this host.
 
     What was fetched before, and is what the place has now, is not fetched again: by its manifest, its ``.sha256``, or
     size and time. What broke off is gone on with where one of the first two can prove the whole.
 
+    :param database: of which its manifest must say it is.
     :param dry: only say what would be fetched.
+    :param accept: ``database NAME``: it may be of that one, too.
     :raises BalikError: it is not what its manifest says, does not fit on the disk, or does not come in time.
     """
     candidate, says = look(place, pattern, golive)
     folder = folder_of(place, folder)
     final = folder / candidate.name
     if isinstance(place, Local):
-        manifest, said = verify(final, kind_of(final), database)
+        manifest, said = verify(final, kind_of(final), database, accept)
         return Found(final, manifest, f"{says}; {said}", False)
     beside = {ending: place.read(candidate.name + ending) for ending in (ENDING, _SUM)}
     provable = beside[ENDING] is not None or bool(listed_sum(beside[_SUM] or "", candidate.name))
     if final.exists():
         try:
-            manifest, said = _proved(final, candidate, beside, database)
+            manifest, said = _proved(final, candidate, beside, database, accept)
             _of_the_time(final, candidate, provable)
         except BalikError as error:
             says = f"{says}, other than what was fetched before ({error.found})"
@@ -103,7 +116,7 @@ def fetch(
     while True:
         place.fetch(candidate.name, part, deadline)
         try:
-            manifest, said = _proved(part, candidate, beside, database)
+            manifest, said = _proved(part, candidate, beside, database, accept)
             break
         except BalikError:
             part.unlink()
@@ -119,7 +132,7 @@ def fetch(
 
 
 def _proved(
-    path: Path, candidate: Candidate, beside: Mapping[str, str | None], database: str
+    path: Path, candidate: Candidate, beside: Mapping[str, str | None], database: str, accept: Sequence[str]
 ) -> tuple[dict[str, Any] | None, str]:
     """A file on this host compared with what the place has and says of it now; the manifest, and a sentence.
 
@@ -131,7 +144,7 @@ def _proved(
     text = beside[ENDING]
     if text is not None:
         manifest = parse_manifest(text, candidate.name + ENDING, candidate.name)
-        return manifest, agree(path, manifest, kind_of(path), database)
+        return manifest, agree(path, manifest, kind_of(path), database, accept)
     checksum = listed_sum(beside[_SUM] or "", candidate.name)
     return None, f"it has no manifest; {verify_checksum(path, checksum)}" if checksum else "it has no manifest"
 

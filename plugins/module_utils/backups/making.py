@@ -87,16 +87,10 @@ def make(wanted: Wanted, dry: bool = False) -> dict[str, Any]:
             "says": f"would back up {wanted.database} ({human(about['size'])}) as {final}{late}",
         }
     private(final.parent)
-    for stale in final.parent.glob(f"{final.name}.part-*"):
-        _remove(stale)
-    part = final.with_name(f"{final.name}.part-{os.getpid()}")
-    try:
+    with _part_of(final) as part:
         manifest = _dumped(wanted, database, final, part, deadline)
         manifest.update(server_version=about["version"].split()[0], statistics_since=about["since"])
         _publish(part, final, manifest)
-    except BaseException:
-        _remove(part)
-        raise
     rows = sum(each["rows"] or 0 for each in manifest["tables"].values())
     size, moment = human(manifest["size"]), manifest["taken"]
     says = f"{wanted.database} is backed up as {final}: {size}, {rows:,} rows, of {moment}{late}"
@@ -189,8 +183,7 @@ def _packed(
 ) -> None:
     if not shutil.which(packer[0]):
         raise BalikError(packer[0], "not installed on this host", do=f"Run: apt-get install {packer[0]}")
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as err2:
+    with part.open("wb") as file, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as err2:
         dumping = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err, env=environment
         )
@@ -229,6 +222,44 @@ def _publish(part: Path, final: Path, manifest: dict[str, Any]) -> None:
                 beside.unlink(missing_ok=True)
             raise
         _sync(final.parent)
+
+
+@contextmanager
+def _part_of(final: Path) -> Iterator[Path]:
+    """A new file or folder for what is written, which is removed again if that fails; it is locked meanwhile, so that
+    nobody takes it for what a killed start left, which is removed here.
+
+    :raises BalikError: somebody else is making this backup.
+    """
+    part = final.with_name(f"{final.name}.part-{os.getpid()}")
+    with _alone_in(final.parent):
+        for left in final.parent.glob(f"{final.name}.part-*"):
+            try:
+                handle = os.open(left, os.O_RDONLY)
+            except FileNotFoundError:
+                continue  # finished or given up just now
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BalikError(
+                    str(final), "another process is making it", "nobody else", "Wait for it, and look at its result."
+                ) from None
+            finally:
+                os.close(handle)
+            _remove(left)
+        if final.name.endswith(".dir"):
+            part.mkdir(mode=0o700)
+        else:
+            part.touch(mode=0o600, exist_ok=False)
+        handle = os.open(part, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield part
+    except BaseException:
+        _remove(part)
+        raise
+    finally:
+        os.close(handle)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +173,7 @@ def differences(manifest: Mapping[str, Any], **found: Any) -> list[str]:
     return said
 
 
-def verify(path: Path, kind: str, database: str = "") -> tuple[dict[str, Any] | None, str]:
+def verify(path: Path, kind: str, database: str = "", accept: Sequence[str] = ()) -> tuple[dict[str, Any] | None, str]:
     """A backup compared with its manifest; the manifest, and a sentence.
 
     :raises BalikError: they differ, and in what.
@@ -181,22 +181,23 @@ def verify(path: Path, kind: str, database: str = "") -> tuple[dict[str, Any] | 
     manifest = read_manifest(path)
     if manifest is None:
         return None, "it has no manifest"
-    return manifest, agree(path, manifest, kind, database)
+    return manifest, agree(path, manifest, kind, database, accept)
 
 
-def agree(path: Path, manifest: Mapping[str, Any], kind: str, database: str = "") -> str:
+def agree(path: Path, manifest: Mapping[str, Any], kind: str, database: str = "", accept: Sequence[str] = ()) -> str:
     """A sentence for a backup that is as a manifest says.
 
+    :param accept: ``database NAME``: it may be of that one, too.
     :raises BalikError: it is not, and in what.
     """
-    wrong = differences(manifest, kind=kind, database=database or None, **sums(path))
+    was = f"database {manifest['database']}"
+    wanted = None if was in accept else database or None
+    wrong = differences(manifest, kind=kind, database=wanted, **sums(path))
     if wrong:
-        raise BalikError(
-            str(path),
-            "; ".join(wrong),
-            f"as {manifest['file']}{ENDING} says",
-            "Take another copy, or an earlier backup.",
-        )
+        do = "Take another copy, or an earlier backup."
+        if wanted and wanted != manifest["database"]:
+            do += f" If {wanted} was called so then, list '{was}' in db_restore_accept."
+        raise BalikError(str(path), "; ".join(wrong), f"as {manifest['file']}{ENDING} says", do)
     rows = sum(each.get("rows") or 0 for each in (manifest.get("tables") or {}).values())
     return f"as its manifest says: taken {manifest['taken']}, {rows:,} rows"
 

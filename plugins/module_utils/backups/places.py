@@ -224,18 +224,18 @@ class Ssh:
             ) from None
 
     def list(self) -> list[Candidate]:
-        done = self._shell(f"find {_quoted(self.folder)}/ -maxdepth 1 -type f -printf '%f\\t%s\\t%T@\\n'")
+        done = self._shell(f"find {_quoted(self.folder)}/ -maxdepth 1 -type f -printf '%f\\0%s\\0%T@\\0'")
         if done.returncode:
             raise Unreachable(
                 self.title,
                 f"its files cannot be listed: {_complaint(done.stderr)}",
                 do="Try it by hand: ssh " + self._target,
             )
-        found = []
-        for line in done.stdout.decode("utf-8", "replace").splitlines():
-            name, size, written = line.split("\t")
-            found.append(Candidate(name, int(size), datetime.fromtimestamp(float(written), timezone.utc)))
-        return found
+        told = iter(done.stdout.decode("utf-8", "replace").split("\0"))  # which no name has in it
+        return [
+            Candidate(name, int(size), datetime.fromtimestamp(float(written), timezone.utc))
+            for name, size, written in zip(told, told, told)
+        ]
 
     def read(self, name: str) -> str | None:
         path = _quoted(f"{self.folder}/{name}")
@@ -418,9 +418,21 @@ def _told(title: str, missing: bool = False) -> Iterator[None]:
 
 
 def private(folder: Path) -> None:
-    """Makes a folder for its owner only, and so what is missing above it."""
-    for each in (*reversed(folder.parents), folder):
-        each.mkdir(mode=0o700, exist_ok=True)
+    """Makes a folder for its owner only, and so what is missing above it.
+
+    :raises BalikError: it cannot be made.
+    """
+    try:
+        for each in (*reversed(folder.parents), folder):
+            each.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        found = "no folder" if isinstance(error, FileExistsError) else f"cannot be made: {error.strerror}"
+        raise BalikError(
+            str(error.filename),
+            found,
+            f"a folder, for {folder}",
+            "Name another folder (db_restore_backup_dir), or let its user make this one.",
+        ) from None
 
 
 def taken(name: str, title: str) -> BalikError:

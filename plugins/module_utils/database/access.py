@@ -35,7 +35,14 @@ _VARIABLES = {
     "client_encoding": "PGCLIENTENCODING",
 }
 # What a role or the server sets for everybody must not end, or forbid, hours of work.
-_OURS = {"statement_timeout": "0", "lock_timeout": "0", "default_transaction_read_only": "off"}
+_OURS = {
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "default_transaction_read_only": "off",
+}
+# From a server's major version on; an older one lets nobody in who asks for it.
+_OURS_SINCE = {14: "idle_session_timeout", 17: "transaction_timeout"}
 # A server that is busy, starting or down says other things; in other languages each is taken for that.
 _NOT_ADMITTED = re.compile(
     r"authentication failed|no password supplied|(role|database) .*does not exist|no pg_hba\.conf entry"
@@ -76,6 +83,8 @@ class Access:
     sslmode: str = ""
     sslrootcert: str = ""
     application: str = "balik"
+    #: The server's major version, once somebody has asked it.
+    major: list[int] = field(default_factory=list, repr=False, compare=False)
 
     def _keywords(self) -> dict[str, Any]:
         given = {
@@ -97,9 +106,10 @@ class Access:
         host = self.host or os.environ.get("PGHOST") or "the local socket"
         return f"PostgreSQL at {host}:{self.port}" if self.port else f"PostgreSQL at {host}"
 
-    def connect(self, database: str) -> psycopg.Connection[Any]:
+    def connect(self, database: str, settings: Mapping[str, str] | None = None) -> psycopg.Connection[Any]:
         """A connection in autocommit mode.
 
+        :param settings: for this session only.
         :raises Unreachable: the server did not answer; how it was tried.
         :raises NotAdmitted: it answered, and let nobody in.
         """
@@ -108,7 +118,17 @@ class Access:
                 "Python's psycopg 3", "not installed on this host", do="Run: apt-get install python3-psycopg"
             )
         try:
-            return psycopg.connect(dbname=database, autocommit=True, options=_options(_OURS), **self._keywords())
+            connection = psycopg.connect(
+                dbname=database,
+                autocommit=True,
+                options=_options({**self._ours(), **(settings or {})}),
+                **self._keywords(),
+            )
+            if not self.major:
+                self.major.append(connection.info.server_version // 10000)
+                for setting, value in self._ours().items():
+                    connection.execute("select set_config(%s, %s, false)", [setting, value])
+            return connection
         except psycopg.OperationalError as error:
             raise refusal(error)(
                 self.where,
@@ -116,12 +136,23 @@ class Access:
                 do="Check that the server runs, and db_restore_login_*.",
             ) from None
 
+    def _ours(self) -> dict[str, str]:
+        return own_settings(self.major[0] if self.major else 0)
+
     def environment(self, database: str, settings: Mapping[str, str] | None = None) -> dict[str, str]:
         """The environment for one of PostgreSQL's programs; ``settings`` hold for its sessions only."""
         given = {_VARIABLES[key]: value for key, value in self._keywords().items()}
         environment = {**os.environ, **given, "PGDATABASE": database, "LC_ALL": "C.UTF-8"}
-        options = _options({**_OURS, **(settings or {})})
+        options = _options({**self._ours(), **(settings or {})})
         return {**environment, "PGOPTIONS": f"{os.environ.get('PGOPTIONS', '')} {options}".strip()}
+
+
+def own_settings(major: int) -> dict[str, str]:
+    """What a session of this project sets against everybody's time-outs and defaults.
+
+    :param major: the server's major version; 0 while it is not known.
+    """
+    return {**_OURS, **{name: "0" for since, name in _OURS_SINCE.items() if major >= since}}
 
 
 def _options(settings: Mapping[str, str]) -> str:

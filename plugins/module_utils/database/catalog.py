@@ -168,9 +168,22 @@ def comment_on(name: str, comment: str | None) -> sql.Composed:
     return sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), sql.Literal(comment))
 
 
+# Where what somebody makes in a database is listed first; what needs one of these is not looked for.
+_MADE = (
+    "class",
+    "proc",
+    "type",
+    "namespace",
+    "extension",
+    "publication",
+    "foreign_data_wrapper",
+    "collation",
+    "ts_dict",
+)
 #: Whether nobody has made anything in a database since it was created; what PostgreSQL brings has lower numbers.
-IS_EMPTY = "SELECT NOT EXISTS ({}) AS empty".format(
-    " UNION ALL ".join(f"SELECT FROM {each} WHERE oid >= 16384" for each in ("pg_class", "pg_proc", "pg_type"))
+#: Those of large objects are chosen by whoever makes them.
+IS_EMPTY = "SELECT NOT EXISTS ({} UNION ALL SELECT FROM pg_largeobject_metadata) AS empty".format(
+    " UNION ALL ".join(f"SELECT FROM pg_{each} WHERE oid >= 16384" for each in _MADE)
 )
 
 

@@ -14,6 +14,7 @@ from . import topology
 from .access import first_line
 from .catalog import Database
 from .script import Contents
+from .space import whole_path
 from .task import Task, scalar
 
 try:
@@ -40,7 +41,7 @@ where (nspname, relname) in ({TABLES}) and row_security_active(c.oid) order by 1
 """
 _SEES_ALL = "select rolsuper or rolbypassrls from pg_roles where rolname = current_user"
 _WRITES = re.compile(r'"Node Type": "(?:ModifyTable|LockRows)"')
-_ACCEPTABLE = re.compile(rf"{ANOTHER_PRODUCT}|{WITHOUT_INDEXES}|(extension|encoding|schema|role) \S.*")
+_ACCEPTABLE = re.compile(rf"{ANOTHER_PRODUCT}|{WITHOUT_INDEXES}|(extension|encoding|schema|role|database) \S.*")
 
 
 def server_fits(admin: Connection[Any], live: Database, task: Task, rename: bool = True) -> int:
@@ -53,9 +54,13 @@ def server_fits(admin: Connection[Any], live: Database, task: Task, rename: bool
         raise BalikError(
             "db_restore_accept",
             f"found {', '.join(unknown)}",
-            f"extension NAME, encoding NAME, schema NAME, role NAME, {WITHOUT_INDEXES} or {ANOTHER_PRODUCT}",
+            f"NAME after extension, encoding, schema, role or database; {WITHOUT_INDEXES} or {ANOTHER_PRODUCT}",
             "Write it as the message about the difference names it, or take it out.",
         )
+    if task.folder:
+        whole_path(Path(task.folder))
+    if task.settings:
+        _taken(task)
     major = admin.info.server_version // 10000
     if major < OLDEST_SERVER:
         raise BalikError(task.access.where, f"version {major}", f"PostgreSQL {OLDEST_SERVER} or newer")
@@ -76,6 +81,14 @@ def server_fits(admin: Connection[Any], live: Database, task: Task, rename: bool
         raise BalikError(
             f"role {user} on {task.access.where}", f"lacks {', '.join(lacking)}", "these, or a superuser", "Grant them."
         )
+    limit, sessions = live.row["datconnlimit"], task.workers + 1
+    if 0 <= limit < sessions and not superuser:
+        raise BalikError(
+            f"database {live.name}",
+            f"CONNECTION LIMIT {limit}, which holds for role {user}",
+            f"at least {sessions}, for {task.workers} jobs and one that leads them",
+            f"Set db_restore_jobs to {limit - 1}." if limit > 1 else "Raise it, or restore as a superuser.",
+        )
     if not scalar(admin, _SEES_ALL):
         with task.access.connect(live.name) as now:
             _sees_all(user, [row[0] for row in now.execute(_HIDDEN)], f"database {live.name}")
@@ -92,6 +105,19 @@ def _sees_all(user: str, hidden: Sequence[str], where: str) -> None:
             "a role that sees all rows, to dump and to compare them",
             f'For the rollback: ALTER ROLE "{user}" BYPASSRLS; and NOBYPASSRLS afterwards. Or restore as a superuser.',
         )
+
+
+def _taken(task: Task) -> None:
+    """Whether a session may have the plan's settings."""
+    try:
+        task.access.connect(task.maintenance, task.settings).close()
+    except BalikError as error:
+        raise BalikError(
+            "db_restore_session_settings",
+            error.found,
+            "settings that a session of this server and role may have",
+            "Correct them, or take them out.",
+        ) from None
 
 
 def opening(name: str) -> str:

@@ -71,6 +71,11 @@ select kind, name, nspname, relname, case grantee when 0 then null else pg_get_u
          select from aclexplode(acldefault(type, owner)) d where d.grantee = 0 and d.privilege_type = a.privilege_type))
 from objects, aclexplode(coalesce(acl, acldefault(type, owner))) a
 """
+# Without those of the extensions, which come back with them.
+_SCHEMAS = f"""
+select nspname::text from pg_namespace o where {_MINE % "'pg_namespace'"}
+and not exists (select from pg_extension e where e.extnamespace = o.oid)
+"""
 _MAY_ACT_AS = """
 select r.rolname, a.rolname from pg_roles r, pg_roles a
 where not r.rolsuper and r.rolname = any(%s::text[]) and a.rolname = any(%s::text[])
@@ -146,7 +151,12 @@ def foreseen(
     """
     if not contents.names:
         return []
-    _schemas({name[0] for name in tables}, contents.schemas | {name[0] for name in contents.names}, what, task.accept)
+    _schemas(
+        [row[0] for row in _read(live, _SCHEMAS)],
+        contents.schemas | {name[0] for name in contents.names},
+        what,
+        task.accept,
+    )
     powers = [_Power(*row) for row in _read(live, _POWERS)]
     given = [each for each in powers if each.given and (each.schema, each.relation) in contents.names]
     lost: list[_Power] = []

@@ -50,7 +50,7 @@ def _drop(admin: Connection[Any], task: Task, name: str) -> None:
     """Drops the database ``name``, if it is there, whoever uses it; publishers keep the slots of its subscriptions."""
     if find(admin, name):
         if subscriptions := [each for each, _ in topology.subscriptions(admin, name)]:
-            with task.access.connect(name) as copy:
+            with task.access.connect(name) as copy, unwatched(copy):
                 for each in map(sql.Identifier, subscriptions):  # the slot is the live database's
                     copy.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(each))
                     copy.execute(sql.SQL("ALTER SUBSCRIPTION {} SET (slot_name = NONE)").format(each))
@@ -89,8 +89,7 @@ def same_extensions(task: Task, live: str, name: str) -> list[str]:
 
     :raises BalikError: a version differs, and the server has no way from one to the other.
     """
-    with task.access.connect(live) as now, task.access.connect(name) as copy:
-        unwatched(copy)
+    with task.access.connect(live) as now, task.access.connect(name) as copy, unwatched(copy):
         there = {row[0]: row[2] for row in copy.execute(_EXTENSIONS)}
         added = []
         for extension, schema, version in now.execute(_EXTENSIONS).fetchall():

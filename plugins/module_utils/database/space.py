@@ -42,6 +42,17 @@ def estimate(live: int, script: int) -> int:
     return _EMPTY + min(max(live, int(script * 0.8)), script * 2) if script else live
 
 
+def whole_path(folder: Path) -> None:
+    """Refuses a folder that each process would take for another.
+
+    :raises BalikError: it is a relative path.
+    """
+    if not folder.is_absolute():
+        raise BalikError(
+            "db_restore_backup_dir", f"found {str(folder)!r}, a relative path", "/folder", "Write the whole path."
+        )
+
+
 def check(admin: Connection[Any], host: str, live: Database, script: int, path: Path, folder: str, ignore: bool) -> str:
     """Says what is needed and what is free.
 

@@ -8,6 +8,7 @@ asks the server what became of it: committed, or as if it had never been.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -776,7 +777,7 @@ def _take_back(task: Task, state: _State, programs: Programs, deadline: Deadline
                 f"{', '.join(there)} in {task.database}", "there again", "not there", "Rename it, then run again."
             )
         lock(live, task.access, task.database, wanted, "EXCLUSIVE")
-        kept = _keep(task, live, wanted, [], programs, deadline, "-restored")
+        kept = _keep(task, live, wanted, [], programs, deadline, _free(task))
         changes = _changes_back(live, wanted, before)
         lock(live, task.access, task.database, wanted, "ACCESS EXCLUSIVE")
         xid = scalar(live, "select pg_current_xact_id()::text")
@@ -794,6 +795,12 @@ def _take_back(task: Task, state: _State, programs: Programs, deadline: Deadline
         state.write(undone=xid)
     _tidy(task, wanted)
     return {"kept": kept, "restored": {name: found["rows"][0] for name, found in before.items() if "rows" in found}}
+
+
+def _free(task: Task) -> str:
+    """The part of a name that no earlier undo of this run has its archive under."""
+    parts = ("-restored" if count == 1 else f"-restored-{count}" for count in itertools.count(1))
+    return next(part for part in parts if not place(task, f"-tables{part}.dump").exists())
 
 
 def _changes_back(

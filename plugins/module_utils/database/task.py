@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +18,9 @@ from .catalog import Database, Names, find, names
 
 try:
     import psycopg
+    from psycopg import sql
 except ImportError:  # said by `check`, on the host where it is missing
-    psycopg = None  # type: ignore[assignment]
+    psycopg = sql = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -26,6 +28,16 @@ if TYPE_CHECKING:
 _SYSTEM = ("postgres", "template0", "template1")
 # Seconds that a session may take to end whose client was killed.
 _ENDING = 5.0
+# They fire whatever the session says.
+_ALWAYS = "select evtname from pg_event_trigger where evtenabled = 'A'"
+# Who else has the lock. It is one of the database of which it is asked: whoever works by another
+# db_restore_maintenance_database has it there. When a session began is not everybody's to know.
+_HOLDER = """
+select a.pid, a.application_name, coalesce(to_char(a.backend_start, '" since "YYYY-MM-DD HH24:MI:SS TZ'), '')
+from pg_locks l join pg_stat_activity a using (pid)
+where l.locktype = 'advisory' and l.granted and l.classid = %s and l.objid = hashtext(%s)::oid
+and l.pid <> pg_backend_pid()
+"""
 _LOCK_SPACE = 0x62616C69  # "bali"
 
 Result = dict[str, Any]
@@ -91,6 +103,18 @@ class Task:
         return self.jobs or min(os.cpu_count() or 1, 8)
 
 
+def application(run: str, database: str) -> str:
+    """How the sessions that restore one database of a run are called; a run may restore others at the same time.
+
+    >>> application("20260110T130000Z-3f9a", "hub")
+    'balik 20260110T130000Z-3f9a hub'
+    """
+    name = f"balik {run} {database}"
+    if len(name) <= 63 and name.isascii() and name.isprintable():
+        return name
+    return f"balik {run} {hashlib.sha256(database.encode()).hexdigest()[:12]}"  # the server would cut or change it
+
+
 @contextmanager
 def server(task: Task) -> Iterator[tuple[Connection[Any], Names]]:
     """A connection to the server itself, with PostgreSQL's errors told as ours."""
@@ -116,10 +140,18 @@ def scalar(connection: Connection[Any], query: str, *values: object) -> Any:
     return row[0] if row else None
 
 
-def unwatched(connection: Connection[Any]) -> None:
+@contextmanager
+def unwatched(connection: Connection[Any]) -> Iterator[None]:
     """No event trigger of a copy sees what we create in it: it would write what the backup has not, or forbid it."""
+    always = []
     with suppress(psycopg.errors.InsufficientPrivilege):  # who may not is no superuser, and restores no such trigger
         connection.execute("SET session_replication_role = replica")
+        always = [sql.Identifier(row[0]) for row in connection.execute(_ALWAYS)]
+        for each in always:  # which none of them sees
+            connection.execute(sql.SQL("ALTER EVENT TRIGGER {} DISABLE").format(each))
+    yield
+    for each in always:  # a copy with which something failed is dropped
+        connection.execute(sql.SQL("ALTER EVENT TRIGGER {} ENABLE ALWAYS").format(each))
 
 
 def live_database(admin: Connection[Any], task: Task) -> Database:
@@ -174,17 +206,18 @@ def alone(admin: Connection[Any], task: Task) -> None:
     Before anything else is read: that earlier start may come to its end while we wait for it.
     """
     until = time.monotonic() + _ENDING
-    while not scalar(admin, "select pg_try_advisory_lock(%s, hashtext(%s))", _LOCK_SPACE, task.database):
-        if time.monotonic() < until:
-            time.sleep(0.1)
-            continue
-        holder = admin.execute(
-            "select a.pid, a.application_name, a.backend_start from pg_locks l join pg_stat_activity a using (pid)"
-            " where l.locktype = 'advisory' and l.granted and l.classid = %s and l.objid = hashtext(%s)::oid",
-            [_LOCK_SPACE, task.database],
-        ).fetchone()
-        who = "somebody" if not holder else f"{holder[1]} (pid {holder[0]}) since {holder[2]:%Y-%m-%d %H:%M:%S %Z}"
-        raise BalikError(f"database {task.database}", f"{who} is restoring it", "nobody else", "Wait for them.")
+    which = [_LOCK_SPACE, task.database]
+    while True:
+        got = scalar(admin, "select pg_try_advisory_lock(%s, hashtext(%s))", *which)
+        holder = admin.execute(_HOLDER, which).fetchone()
+        if got and not holder:
+            break
+        if time.monotonic() >= until:
+            who = f"{holder[1]} (pid {holder[0]}){holder[2]}" if holder else "somebody"
+            raise BalikError(f"database {task.database}", f"{who} is restoring it", "nobody else", "Wait for them.")
+        if got:
+            scalar(admin, "select pg_advisory_unlock(%s, hashtext(%s))", *which)
+        time.sleep(0.1)
     admin.execute(
         "select pg_terminate_backend(pid) from pg_stat_activity"
         " where application_name = %s and pid <> pg_backend_pid() and usename = current_user",

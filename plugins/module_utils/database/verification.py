@@ -58,6 +58,8 @@ and not exists (select from unnest(%s::text[]) b where to_regclass(b) = c.oid
   or to_regclass(b) in (select relid from pg_partition_ancestors(c.oid)))
 order by 1
 """
+# COPY takes no rows out of one; its partitions' rows stand under its name where the dump was made so.
+_PARTITIONED = "select b from unnest(%s::text[]) b join pg_class c on c.oid = to_regclass(b) where c.relkind = 'p'"
 _AMCHECK = "select default_version from pg_available_extensions where name = 'amcheck'"
 _OUR_SCHEMA = "balik_amcheck"
 
@@ -111,8 +113,11 @@ def same_rows(
     for block in contents.blocks:
         by_table.setdefault(block.table, []).append(block)
     settings = {**_AS_DUMPED, "client_encoding": contents.encoding or "UTF8"}
-    large = [block for block in contents.blocks if block.rows > _SMALL and len(by_table[block.table]) == 1]
-    small = [block for block in contents.blocks if block.rows <= _SMALL and len(by_table[block.table]) == 1]
+    with task.access.connect(copy) as connection:
+        partitioned = {row[0] for row in connection.execute(_PARTITIONED, [list(by_table)])}
+    alone = [each[0] for table, each in by_table.items() if len(each) == 1 and table not in partitioned]
+    large = [block for block in alone if block.rows > _SMALL]
+    small = [block for block in alone if block.rows <= _SMALL]
     with ThreadPoolExecutor(task.workers) as pool:
         begun = [
             pool.submit(_sum_alone, task.access, copy, block, programs, deadline, settings)
@@ -251,7 +256,7 @@ def _same_values(
     deadline: Deadline,
 ) -> None:
     """Compares as values what differs as text."""
-    with task.access.connect(copy) as connection:
+    with task.access.connect(copy) as connection, unwatched(connection):
         _set(connection, {**_AS_DUMPED, "client_encoding": contents.encoding or "UTF8"})
         staged = Staged(connection, unsure.__contains__)
         backup.inspect(path, kind, programs, deadline, sink=staged)
@@ -303,16 +308,16 @@ def amcheck(task: Task, copy: str, programs: Programs, deadline: Deadline) -> st
         if not scalar(connection, "select current_setting('is_superuser')::bool"):
             return "not done: it takes a superuser"
         mine = not scalar(connection, "select true from pg_extension where extname = 'amcheck'")
-        unwatched(connection)
-        if mine:
-            connection.execute(f"CREATE SCHEMA {_OUR_SCHEMA}")  # type: ignore[arg-type]
-            connection.execute(f"CREATE EXTENSION amcheck SCHEMA {_OUR_SCHEMA}")  # type: ignore[arg-type]
         flags = ["--heapallindexed"] if task.amcheck == "heapallindexed" else []
         command = [str(program), "-w", "-j", str(task.workers), *flags, "--database", _pattern(copy)]
-        run(command, task.access.environment(task.maintenance), deadline, f"pg_amcheck of {copy}")
-        if mine:
-            connection.execute("DROP EXTENSION amcheck")
-            connection.execute(f"DROP SCHEMA {_OUR_SCHEMA}")  # type: ignore[arg-type]
+        with unwatched(connection):
+            if mine:
+                connection.execute(f"CREATE SCHEMA {_OUR_SCHEMA}")  # type: ignore[arg-type]
+                connection.execute(f"CREATE EXTENSION amcheck SCHEMA {_OUR_SCHEMA}")  # type: ignore[arg-type]
+            run(command, task.access.environment(task.maintenance), deadline, f"pg_amcheck of {copy}")
+            if mine:
+                connection.execute("DROP EXTENSION amcheck")
+                connection.execute(f"DROP SCHEMA {_OUR_SCHEMA}")  # type: ignore[arg-type]
     return "sound, every heap tuple indexed" if flags else "sound"
 
 

@@ -240,6 +240,7 @@ def reach(access: Access, maintenance: str, deadline: Deadline, folder: str = ""
     """
     first = Psql(access, maintenance, deadline, folder or _any_programs())
     major = int(first.one("SELECT current_setting('server_version_num')::int / 10000 AS major")["major"])
+    access.major[:] = [major]
     return replace(first, programs=str(find_programs(major, folder).folder)), major
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..database.access import Deadline, first_line, refusal
+from ..database.access import Deadline, first_line, own_settings, refusal
 from ..errors import BalikError
 from ..units import format_duration
 from .address import Address
@@ -38,6 +38,22 @@ ORDER BY 5 DESC LIMIT 5
 """
 
 
+# What a value takes at most: by a type of fixed length, or by the length that the column gives it. What a name means in
+# two schemas must be so in both.
+_SIZES = """
+SELECT relname, attname, max(size) FROM (
+    SELECT c.relname, a.attname, CASE
+        WHEN t.typlen > 0 THEN t.typlen
+        WHEN t.oid IN ('varchar'::regtype, 'bpchar'::regtype) AND a.atttypmod > 4 THEN a.atttypmod * 4
+        WHEN t.oid = 'numeric'::regtype AND a.atttypmod > 4 THEN ((a.atttypmod - 4) >> 16) / 2 + 12
+        WHEN t.oid IN ('inet'::regtype, 'cidr'::regtype) THEN 24 END AS size
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_type t ON t.oid = a.atttypid
+    WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
+) found
+GROUP BY relname, attname HAVING bool_and(size IS NOT NULL)
+"""
+
+
 def connect(address: Address, run: str, setting: str = "prisma_down_url") -> Connection[Any]:
     """A connection in autocommit mode, with its own settings.
 
@@ -51,7 +67,7 @@ def connect(address: Address, run: str, setting: str = "prisma_down_url") -> Con
             "Python's psycopg 3", "is not installed for the Python that runs the step", do="Install psycopg[binary]."
         )
     # A role's or the database's own time-outs must not end, nor a read-only default forbid, what is limited here.
-    ours = "-c statement_timeout=0 -c lock_timeout=0 -c default_transaction_read_only=off -c row_security=off"
+    ours = " ".join(f"-c {name}={value}" for name, value in {**own_settings(0), "row_security": "off"}.items())
     keywords = {**address.keywords, "options": f"{address.keywords.get('options', '')} {ours}".strip()}
     try:
         connection = psycopg.connect(
@@ -71,6 +87,8 @@ def connect(address: Address, run: str, setting: str = "prisma_down_url") -> Con
             if pooled
             else f"Check that the server runs, and {setting}.",
         ) from None
+    for name, value in own_settings(connection.info.server_version // 10000).items():
+        connection.execute("SELECT set_config(%s, %s, false)", [name, value])
     # Each statement sees what others have committed by then: what is copied under a lock is all that stands there.
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     return connection
@@ -101,6 +119,11 @@ def read_rows(connection: Connection[Any], schema: str) -> list[Row]:
         )
     rows = connection.execute(f"SELECT {_COLUMNS} FROM {table} ORDER BY started_at").fetchall()  # type: ignore[arg-type]
     return [Row(*row) for row in rows]
+
+
+def sizes(connection: Connection[Any]) -> dict[tuple[str, str], int]:
+    """How many bytes a value takes at most, by table and column, of those that have such a limit."""
+    return {(table, column): size for table, column, size in connection.execute(_SIZES).fetchall()}
 
 
 def holders(connection: Connection[Any], only_prisma: bool = False) -> list[str]:

@@ -71,11 +71,13 @@ class Way:
 
     :param losses: by migration; with ``rows`` where they were counted.
     :param left: what stays because it is purely additive.
+    :param disturbs: by migration, why the old release could not live with it; of what only adds, nothing.
     """
 
     history: History
     down: list[Migration]
     left: list[Migration]
+    disturbs: Mapping[str, list[str]]
     scripts: Mapping[str, Script]
     losses: Mapping[str, list[Loss]]
     problems: list[str]
@@ -144,7 +146,7 @@ def verify(task: Task) -> Json:
         history = compare(
             read_folder(task.migrations), database.read_rows(connection, task.address.schema), task.to, task.order
         )
-    down, left = _leave(history, task)
+        down, left = _leave(history, task, _disturbing(connection, history))
     if down or history.problems:
         names = ", ".join(one.name for one in reversed(down))
         found = [f"applied (again): {names}; something may have run `migrate deploy`"] if down else []
@@ -224,7 +226,8 @@ def _explore(connection: Connection[Any], task: Task, counting: bool) -> Way:
     with database.telling(connection, at, "Nothing was touched.", task.lock_timeout):
         rows = database.read_rows(connection, schema)
         history = compare(read_folder(task.migrations), rows, task.to, task.order)
-        down, left = _leave(history, task)
+        disturbs = _disturbing(connection, history)
+        down, left = _leave(history, task, disturbs)
         problems, notes = list(history.problems), list(history.notes)
         major = connection.info.server_version // 10000
         scripts = {one.name: sql.read(one.down, task.named, major) for one in down}
@@ -236,7 +239,7 @@ def _explore(connection: Connection[Any], task: Task, counting: bool) -> Way:
         problems += [f"{name}: {one.says}" for name, found in losses.items() for one in found if one.kind == "view"]
         problems += _unsure_outside(connection, task, scripts)
         if counting:
-            problems += [words for one in down if (words := _unwilling(task, one, losses[one.name], down))]
+            problems += [words for one in down if (words := _unwilling(task, one, losses[one.name], down, disturbs))]
         elsewhere = database.others(connection)
     if down:
         seen = workload.look(task.places)
@@ -249,14 +252,21 @@ def _explore(connection: Connection[Any], task: Task, counting: bool) -> Way:
             notes.append(f"also connected: {', '.join(elsewhere)}")
         if any(not one.harmless for found in losses.values() for one in found):
             problems += _writable(task.kept)
-    return Way(history, down, left, scripts, losses, problems, notes)
+    return Way(history, down, left, disturbs, scripts, losses, problems, notes)
 
 
-def _leave(history: History, task: Task) -> tuple[list[Migration], list[Migration]]:
+def _disturbing(connection: Connection[Any], history: History) -> dict[str, list[str]]:
+    # A type that goes back to what it was says nothing of how long a value may be afterwards.
+    retyped = {each for one in history.down for each in sql.retyped(one.up)}
+    sizes = {each: size for each, size in database.sizes(connection).items() if each not in retyped}
+    return {one.name: sql.additive(one.up, sizes) for one in history.down}
+
+
+def _leave(history: History, task: Task, disturbs: Mapping[str, list[str]]) -> tuple[list[Migration], list[Migration]]:
     """What goes down, and what may stay on top of the target because it only adds; both newest first."""
     down = list(history.down)
     left: list[Migration] = []
-    while task.leave_additive and down and not sql.additive(down[-1].up):
+    while task.leave_additive and down and not disturbs[down[-1].name]:
         left.insert(0, down.pop())
     return down, left
 
@@ -301,7 +311,9 @@ def _losses(connection: Connection[Any], task: Task, script: Script, counting: b
         _search_path(connection, task)
         for statement in script.statements:
             for one in loss.of(connection, statement):
-                found.append(loss.count(connection, one, task.count_limit) if counting else one)
+                # Whether rows can be found again by a column whose type changes, `main` has to know, too.
+                asked = counting or one.kind == "values"
+                found.append(loss.count(connection, one, task.count_limit) if asked else one)
     return found
 
 
@@ -339,7 +351,13 @@ def _unsure_outside(connection: Connection[Any], task: Task, scripts: Mapping[st
                     yield f"{name}: down.sql, line {statement.line}: {one.says}: no transaction can take it back"
 
 
-def _unwilling(task: Task, migration: Migration, losses: Sequence[Loss], down: Sequence[Migration]) -> str:
+def _unwilling(
+    task: Task,
+    migration: Migration,
+    losses: Sequence[Loss],
+    down: Sequence[Migration],
+    disturbs: Mapping[str, list[str]],
+) -> str:
     """Why a migration that destroys something is not taken down without a yes; empty where it may be.
 
     :param down: all that go, newest first: what only adds can be left only where nothing below it must go.
@@ -347,13 +365,13 @@ def _unwilling(task: Task, migration: Migration, losses: Sequence[Loss], down: S
     lost = [one.sentence for one in losses if not one.harmless]
     if not lost or migration.name in task.destroys:
         return ""
-    reasons = sql.additive(migration.up)
+    reasons = disturbs[migration.name]
     words = (
         f"{migration.name} would destroy {'; '.join(lost)}. If it shall: prisma_down_destroys: [{migration.name}]; "
         f"it is kept in {task.kept} first."
     )
     older = down[down.index(migration) + 1 :]
-    below = next((one.name for one in reversed(older) if sql.additive(one.up)), "")
+    below = next((one.name for one in reversed(older) if disturbs[one.name]), "")
     if not reasons and below:
         return f"{words} It only adds, but cannot be left: {below} below it goes, which does not only add"
     if not reasons:
@@ -397,16 +415,17 @@ def _go_down(
         state = f"What stands outside of its transaction may be done, the rest of {one.name} is as it was."
     kept = Kept.begin(task.kept, one.name)
     gone: list[Loss] = []
+    passing = loss.changing(each for found in way.losses.values() for each in found)
     try:
         with database.telling(connection, at, state, task.lock_timeout), _transaction(connection, task, deadline):
             _unchanged(connection, task, way, done)
             for statement in script.inside:
                 at[:] = [f"{one.name}, down.sql line {statement.line}: {statement.short}"]
                 database.limits(connection, task.lock_timeout, deadline)
-                gone += _carry_out(connection, task, one, statement, kept, state)
+                gone += _carry_out(connection, task, one, statement, passing, kept, state)
             at[:] = [one.name]
             rows = way.history.rows[one.name]
-            _forget(connection, task.address.schema, one.name, rows)
+            _end(connection, task.address.schema, one, rows, state)
             number = connection.execute("SELECT txid_current()").fetchone()
             folder = kept.close([{**row.as_kept(), "logs": row.logs} for row in rows], one.name, *(number or (0,)))
     except BalikError as error:
@@ -418,7 +437,8 @@ def _go_down(
         "name": one.name,
         "seconds": database.since(began),
         "statements": len(script.statements),
-        "lost": {each.says: each.rows for each in gone if not each.harmless},
+        # Of what was unknown before, the server's counters have shown since that it took nothing but what is kept.
+        "lost": {each.says: each.rows for each in gone if each.rows},
         "kept": folder,
     }
 
@@ -437,33 +457,52 @@ def _unchanged(connection: Connection[Any], task: Task, way: Way, done: Sequence
 
 
 def _carry_out(
-    connection: Connection[Any], task: Task, one: Migration, statement: Statement, kept: Kept, state: str
+    connection: Connection[Any],
+    task: Task,
+    one: Migration,
+    statement: Statement,
+    passing: set[tuple[str, str]],
+    kept: Kept,
+    state: str,
 ) -> list[Loss]:
     """Runs a statement, and keeps what it destroys. Where the server counted more than that, it is taken back."""
     before = watch.look(connection)
-    lost = _keep(connection, task, one, statement, kept, state)
+    lost = _keep(connection, task, one, statement, passing, kept, state)
     covered = watch.covered(connection, statement, lost)
     if not any(each.takes for each in lost):
         connection.execute(statement.text)  # type: ignore[arg-type]
+    _compare(connection, before, covered, f"{one.name}, down.sql line {statement.line}: {statement.short}", state)
+    return lost
+
+
+def _compare(
+    connection: Connection[Any], before: Mapping[int, watch.Table], covered: watch.Covered, what: str, state: str
+) -> None:
+    """:raises BalikError: more went since ``before`` than is kept, or nobody can see that."""
     uncounted = [] if watch.counts(connection) else ["track_counts is off, so nobody can see what it took"]
     if wrong := watch.compare(before, watch.look(connection), covered) + uncounted:
         raise BalikError(
-            f"{one.name}, down.sql line {statement.line}: {statement.short}",
+            what,
             f"did more than was kept: {', '.join(wrong)}",
             "nothing that is lost but what was kept first",
             f"{state} A trigger, a rule, a view or a function did it: switch it off in the down.sql (ALTER TABLE … "
             "DISABLE TRIGGER …), and write what it does as statements.",
         )
-    return lost
 
 
 def _keep(
-    connection: Connection[Any], task: Task, one: Migration, statement: Statement, kept: Kept, state: str
+    connection: Connection[Any],
+    task: Task,
+    one: Migration,
+    statement: Statement,
+    passing: set[tuple[str, str]],
+    kept: Kept,
+    state: str,
 ) -> list[Loss]:
     """Writes what a statement is about to destroy, with the tables locked so that nothing is added meanwhile. A DELETE
     or UPDATE whose rows only it knows is carried out by that, and comes last."""
     lost = []
-    for found in sorted(loss.of(connection, statement), key=lambda each: bool(each.takes)):
+    for found in sorted(loss.of(connection, statement, passing), key=lambda each: bool(each.takes)):
         if found.select:
             mode = "SHARE ROW EXCLUSIVE" if found.kind == "rows" else "ACCESS EXCLUSIVE"
             connection.execute(f"LOCK TABLE {found.relation} IN {mode} MODE")  # type: ignore[arg-type]
@@ -521,6 +560,17 @@ def _drop_invalid(connection: Connection[Any], node: Any) -> None:
         connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")  # type: ignore[arg-type]
 
 
+def _end(connection: Connection[Any], schema: str, one: Migration, rows: Sequence[Row], state: str) -> None:
+    """Takes the migration out of Prisma's bookkeeping, and lets all run now that was put off to the COMMIT: for that
+    nothing was kept, and after the COMMIT it could not be taken back."""
+    before = watch.look(connection)
+    bookkeeping = loss.tree(connection, database.quote_bookkeeping(schema))
+    _forget(connection, schema, one.name, rows)
+    connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    covered = watch.Covered([(bookkeeping, len(rows))], set(), set(), set())
+    _compare(connection, before, covered, f"{one.name}: a trigger that was put off to the end of its down.sql", state)
+
+
 def _forget(connection: Connection[Any], schema: str, name: str, rows: Sequence[Row]) -> None:
     """Deletes all of a migration's rows. One that is left as rolled back makes `migrate status` 6 say "up to date"."""
     table = database.quote_bookkeeping(schema)
@@ -576,7 +626,7 @@ def _found(way: Way) -> list[Json]:
         {
             "name": one.name,
             "lost": {each.says: each.rows for each in way.losses[one.name] if not each.harmless},
-            "additive": not sql.additive(one.up),
+            "additive": not way.disturbs[one.name],
         }
         for one in way.down
     ]

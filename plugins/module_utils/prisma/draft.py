@@ -79,45 +79,62 @@ class Project:
         file = self.folder / "node_modules" / "prisma" / "package.json"
         try:
             version = str(json.loads(file.read_text())["version"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             raise BalikError(
                 f"{file}", "is not there", "Prisma in the project's node_modules", "Run `npm install` in the project."
             ) from None
-        major = int(version.partition(".")[0])
-        if major not in (6, 7):
+        major = version.partition(".")[0]
+        if major not in ("6", "7"):
             raise BalikError(f"Prisma in {self.folder}", f"version {version}", "6 or 7")
-        return major
+        return int(major)
 
 
 def write(project: Project, check_mode: bool) -> dict[str, Any]:
-    """Writes each missing down.sql; none that is there is touched.
+    """Writes each missing down.sql; none that is there is touched, also one that comes meanwhile.
 
-    :raises BalikError: the shadow database is not empty or cannot be reached, or Prisma's own words.
+    :raises BalikError: the shadow database is not empty or cannot be reached, Prisma's own words, or no place to write.
     """
     sql.require()
     migrations = read_folder(str(project.migrations), "prisma_draft_project")
     missing = [number for number, one in enumerate(migrations) if one.down is None]
     if not missing:
         return {"changed": False, "says": "each migration has its down.sql", "drafts": [], "diff": {}}
+    for number in missing:
+        file = migrations[number].folder / "down.sql"
+        if file.is_symlink():
+            raise BalikError(f"{file}", "is a link that leads nowhere", "a down.sql, or none", "Mend or remove it.")
     _empty(project.shadow)
     drafts = {migrations[number]: draft(project, migrations, number) for number in missing}
-    for one, text in drafts.items() if not check_mode else ():
-        # Exclusively: whoever has written one meanwhile keeps it.
-        with (one.folder / "down.sql").open("x") as file:
-            file.write(text)
-    names = ", ".join(one.name for one in drafts)
+    came = [] if check_mode else [one for one, text in drafts.items() if not _written(one.folder / "down.sql", text)]
+    drafts = {one: text for one, text in drafts.items() if one not in came}
+    names = ", ".join(one.name for one in drafts) or "nothing"
     marks = sum(text.count(LOOK) for text in drafts.values())
     hard = [one.name for one, text in drafts.items() if _BY_HAND in text]
     by_hand = f"; to be written by hand: {', '.join(hard)}, which cannot be read" if hard else ""
+    others = f"; written by somebody else meanwhile: {', '.join(one.name for one in came)}" if came else ""
     return {
-        "changed": True,
-        "says": f"{'would draft' if check_mode else 'drafted'} {names}; {marks} places to look at{by_hand}",
+        "changed": bool(drafts),
+        "says": f"{'would draft' if check_mode else 'drafted'} {names}; {marks} places to look at{by_hand}{others}",
         "drafts": [str(one.folder / "down.sql") for one in drafts],
         "diff": {
             "before": "",
             "after": "\n".join(f"-- {one.name}/down.sql\n{text}" for one, text in drafts.items()),
         },
     }
+
+
+def _written(file: Path, text: str) -> bool:
+    """Whether a draft was written: whoever has written the file meanwhile keeps it."""
+    try:
+        with file.open("x") as opened:
+            opened.write(text)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise BalikError(
+            f"{file}", f"cannot be written: {error.strerror}", do="Drafts that were written by then stay. Run again."
+        ) from None
+    return True
 
 
 def draft(project: Project, migrations: Sequence[Migration], number: int) -> str:

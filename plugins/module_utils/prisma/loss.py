@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -76,14 +76,26 @@ SELECT n.nspname, c.relname,
              WHERE i.indrelid = c.oid AND i.indisprimary AND a.attrelid = c.oid ORDER BY k.nth)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s
 """
-# Of the table, and of those whose partition or heir it is.
+# By which a row is found again: the primary key, else a unique key that takes no NULL.
+_KEYS = """
+SELECT array_agg(a.attname::text ORDER BY k.nth)
+FROM pg_index i, unnest(i.indkey) WITH ORDINALITY k(num, nth), pg_attribute a
+WHERE i.indrelid = to_regclass(%s) AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+  AND a.attrelid = i.indrelid AND a.attnum = k.num
+  AND k.nth <= coalesce((to_jsonb(i) ->> 'indnkeyatts')::int, i.indnatts)
+GROUP BY i.indexrelid, i.indisprimary HAVING bool_and(a.attnotnull)
+ORDER BY i.indisprimary DESC, count(*), i.indexrelid
+"""
+# Of the table, and of those whose partition or heir it is; all of them, or those of a column.
 _SEQUENCES = """
 WITH RECURSIVE up(oid) AS (
-    SELECT to_regclass(%s)::oid UNION SELECT i.inhparent FROM pg_inherits i JOIN up ON i.inhrelid = up.oid
+    SELECT to_regclass(%(relation)s)::oid UNION SELECT i.inhparent FROM pg_inherits i JOIN up ON i.inhrelid = up.oid
 )
 SELECT s.oid::regclass::text FROM pg_depend d JOIN up ON d.refobjid = up.oid
   JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+  JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
 WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+  AND %(column)s::text IN ('', a.attname::text)
 """
 _PROGRAMS = """
 SELECT 'trigger ' || tgname FROM pg_trigger WHERE tgrelid = %(oid)s AND NOT tgisinternal AND tgenabled <> 'D'
@@ -113,23 +125,42 @@ WITH RECURSIVE down(oid) AS (
 )
 SELECT oid FROM down WHERE oid IS NOT NULL
 """
-# A partition's foreign key is its parent's, and is altered there.
+# A partition's foreign key is its parent's, and is altered there. Unique keys of columns whose values come back are
+# away meanwhile, with what refers to them: one row may get the value that another one still has.
 _HELD = """
 WITH RECURSIVE up(oid) AS (
     SELECT one::regclass::oid FROM unnest(ARRAY[{names}]) AS one
   UNION
     SELECT i.inhparent FROM pg_inherits i JOIN up ON i.inhrelid = up.oid
+), filled(oid, attnum) AS (
+    SELECT a.attrelid, a.attnum FROM unnest(ARRAY[{relations}]::text[], ARRAY[{columns}]::text[]) AS one(relation, name)
+      JOIN pg_attribute a ON a.attrelid = one.relation::regclass AND a.attname = one.name
+), keys(oid) AS (
+    SELECT DISTINCT i.indexrelid FROM pg_index i JOIN filled ON filled.oid = i.indrelid
+    WHERE i.indisunique AND (filled.attnum = ANY (i.indkey) OR EXISTS (
+        SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+           AND d.refclassid = 'pg_class'::regclass AND d.refobjid = filled.oid AND d.refobjsubid = filled.attnum))
 )
-SELECT format('ALTER TABLE %s ALTER CONSTRAINT %I DEFERRABLE INITIALLY DEFERRED', conrelid::regclass, conname)
+SELECT 1 AS nth, format('ALTER TABLE %s ALTER CONSTRAINT %I DEFERRABLE INITIALLY DEFERRED', conrelid::regclass, conname)
            AS before,
        format('ALTER TABLE %s ALTER CONSTRAINT %I NOT DEFERRABLE', conrelid::regclass, conname) AS after
 FROM pg_constraint k JOIN up ON k.conrelid = up.oid
 WHERE contype = 'f' AND NOT condeferrable AND coalesce(to_jsonb(k) ->> 'conparentid', '0') = '0'
 UNION ALL
-SELECT format('ALTER TABLE %s DISABLE TRIGGER %I', tgrelid::regclass, tgname),
+SELECT 1, format('ALTER TABLE %s DISABLE TRIGGER %I', tgrelid::regclass, tgname),
        format('ALTER TABLE %s ENABLE %sTRIGGER %I', tgrelid::regclass,
               CASE tgenabled WHEN 'A' THEN 'ALWAYS ' WHEN 'R' THEN 'REPLICA ' ELSE '' END, tgname)
 FROM pg_trigger WHERE tgrelid = ANY (ARRAY[{names}]::regclass[]) AND NOT tgisinternal AND tgenabled <> 'D'
+UNION ALL
+SELECT CASE contype WHEN 'f' THEN 2 ELSE 3 END,
+       format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname),
+       format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass, conname, pg_get_constraintdef(k.oid))
+FROM pg_constraint k JOIN keys ON k.conindid = keys.oid
+WHERE contype IN ('f', 'p', 'u') AND coalesce(to_jsonb(k) ->> 'conparentid', '0') = '0'
+UNION ALL
+SELECT 3, format('DROP INDEX %s', oid::regclass), pg_get_indexdef(oid) FROM keys
+WHERE NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = keys.oid AND contype IN ('p', 'u'))
+ORDER BY nth
 """
 
 
@@ -146,7 +177,8 @@ class Loss:
     :param takes: the statement itself, written so that it gives back what it destroys: it runs once, and what is kept
         is what is lost.
     :param guess: ``select`` runs functions that may do anything, or answer otherwise the next time: it is not asked.
-    :param keys: the columns by which a row is found again; empty where the table has no primary key.
+    :param keys: the columns by which a row is found again, which go down and come back with it as they are; empty where
+        there are none.
     :param rows: ``None`` is unknown, and never 0.
     """
 
@@ -174,14 +206,23 @@ class Loss:
         return self.rows == 0
 
 
-def of(connection: Connection[Any], statement: Statement) -> list[Loss]:
+def of(connection: Connection[Any], statement: Statement, passing: Iterable[tuple[str, str]] = ()) -> list[Loss]:
     """All that a statement may destroy now; nothing is counted yet. Functions that are not known to be harmless are
-    unknown losses of their own."""
+    unknown losses of their own.
+
+    :param passing: tables and columns by which no row is found again, beside those that the statement itself takes.
+    """
     strange = [name for name in statement.calls if not _function(connection, name)[0]]
     found = [Loss("unknown", "", f"what the function {name} does") for name in strange]
     for threat in statement.threats:
         found += find(connection, threat, statement)
-    return found
+    without = {*passing, *changing(one for one in found if one.kind == "column")}
+    return [_with_keys(connection, one, without) if one.kind in ("column", "values") else one for one in found]
+
+
+def changing(losses: Iterable[Loss]) -> set[tuple[str, str]]:
+    """The tables and columns whose values are not, or may not be, the same after going down and up again."""
+    return {(one.relation, one.columns[-1]) for one in losses if one.kind in ("column", "values") and not one.harmless}
 
 
 def _function(connection: Connection[Any], name: str) -> tuple[bool, bool]:
@@ -308,8 +349,11 @@ def _whole(connection: Connection[Any], oid: int, kind: str, says: str) -> Loss:
 
 
 def _counters(connection: Connection[Any], loss: Loss) -> dict[str, list[Any]]:
-    """How far the table's own sequences are, which go with it."""
-    names = [name for (name,) in connection.execute(_SEQUENCES, [loss.relation]).fetchall()]
+    """How far the table's or column's own sequences are, which go with it."""
+    if loss.kind not in ("table", "column"):
+        return {}
+    asked = {"relation": loss.relation, "column": loss.columns[-1] if loss.kind == "column" else ""}
+    names = [name for (name,) in connection.execute(_SEQUENCES, asked).fetchall()]
     return {
         name: list(connection.execute(f"SELECT last_value, is_called FROM {name}").fetchone() or ())  # type: ignore[arg-type]
         for name in names
@@ -338,12 +382,26 @@ def _column(connection: Connection[Any], threat: Threat, oid: int) -> list[Loss]
 
 
 def _values(connection: Connection[Any], oid: int, column: str, changed: str = "") -> Loss:
-    schema, name, _columns, keys = _described(connection, oid)
+    """With all of the table's columns, the lost one last."""
+    schema, name, columns, _keys = _described(connection, oid)
     relation, value = quoted(schema, name), quoted(column)
-    columns = tuple(dict.fromkeys([*(keys or _columns), column]))
-    select = f"SELECT {_list(columns)} FROM {relation} WHERE {changed or f'{value} IS NOT NULL'}"
-    says = f"values of column {relation}.{value}"
-    return Loss("values" if changed else "column", relation, says, select, changed, columns, tuple(keys))
+    loss = Loss("values" if changed else "column", relation, f"values of column {relation}.{value}", changed=changed)
+    return _selecting(loss, [*(one for one in columns if one != column), column])
+
+
+def _selecting(loss: Loss, columns: Sequence[str], keys: Sequence[str] = ()) -> Loss:
+    condition = loss.changed or f"{quoted(columns[-1])} IS NOT NULL"
+    select = f"SELECT {_list(columns)} FROM {loss.relation} WHERE {condition}"
+    return replace(loss, select=select, columns=(*columns,), keys=(*keys,))
+
+
+def _with_keys(connection: Connection[Any], loss: Loss, without: set[tuple[str, str]]) -> Loss:
+    """A column's loss with a key of the table and the column itself, where there is a key without certain columns."""
+    column = loss.columns[-1]
+    passing = {column, *(one for relation, one in without if relation == loss.relation)}
+    found = connection.execute(_KEYS, [loss.relation]).fetchall()
+    keys: list[str] = next((one for (one,) in found if passing.isdisjoint(one)), [])
+    return _selecting(loss, [*keys, column], keys) if keys else loss
 
 
 def _described(connection: Connection[Any], oid: int) -> tuple[str, str, list[str], list[str]]:
@@ -421,7 +479,7 @@ class Kept:
                 lines, digest = self._copy(connection, loss.select, name)
         except OSError as error:
             raise self._unwritten(error) from error
-        loss = replace(loss, rows=lines, sequences=_counters(connection, loss) if loss.kind == "table" else {})
+        loss = replace(loss, rows=lines, sequences=_counters(connection, loss))
         if lines:
             self.losses.append((loss, name, digest))
         else:
@@ -511,22 +569,20 @@ def script(items: Sequence[Mapping[str, Any]], migration: str) -> str:
         f"-- What {migration} held before it went down. Run in this folder, after the migration was applied again:"
     ]
     lines += ["-- psql -v ON_ERROR_STOP=1 --single-transaction -f restore.sql DATABASE", ""]
-    filled = [
-        item["relation"] for item in items if item["kind"] == "table" or (item["kind"] == "column" and item["keys"])
-    ]
+    filled = [item for item in items if item["kind"] == "table" or (item["kind"] == "column" and item["keys"])]
     if filled:
         lines += [
             "-- Until all is there: no foreign key is checked, and no trigger of your own runs.",
             "SET CONSTRAINTS ALL IMMEDIATE;",
         ]
-        lines += [f"CREATE TEMPORARY TABLE balik_held AS {held(filled)};", "SELECT before FROM balik_held \\gexec"]
+        lines += [f"CREATE TEMPORARY TABLE balik_held AS {held(filled)};"]
+        lines += ["SELECT before FROM balik_held ORDER BY nth \\gexec"]
         lines += ["SET CONSTRAINTS ALL DEFERRED;", ""]
     for number, item in enumerate(items):
         columns = ", ".join(quoted(one) for one in item["columns"])
         lines.append(f"-- {item['says']}: {item['rows']} rows")
         if item["kind"] == "table":
             lines.append(f"\\copy {item['relation']} ({columns}) FROM '{item['file']}'")
-            lines += [f"{counted(name, state)};" for name, state in item["sequences"].items()]
         else:
             lines += [
                 f"CREATE TEMPORARY TABLE kept_{number} AS SELECT {columns} FROM {item['relation']} WITH NO DATA;",
@@ -538,26 +594,35 @@ def script(items: Sequence[Mapping[str, Any]], migration: str) -> str:
                 lines.append(
                     f"-- Compare kept_{number} with {item['relation']}, and take from it what is to come back."
                 )
+        lines += [f"{counted(name, state)};" for name, state in item["sequences"].items()]
         lines.append("")
     if filled:
         lines += [
             "SET CONSTRAINTS ALL IMMEDIATE;",
-            "SELECT after FROM balik_held \\gexec",
+            "SELECT after FROM balik_held ORDER BY nth DESC \\gexec",
             "DROP TABLE balik_held;",
             "",
         ]
     return "\n".join(lines)
 
 
-def held(relations: Sequence[str]) -> str:
-    """The query of the statements that hold foreign keys and own triggers of tables back while rows are put into them
-    (``before``), and of those that make them as they were (``after``). Their owner may run them; what refers to what,
-    in which order or in a circle, does not matter then.
+def held(items: Sequence[Mapping[str, Any]]) -> str:
+    """The query of the statements that hold foreign keys, own triggers and unique keys of what is filled back
+    (``before``, in the order of ``nth``), and of those that make them as they were (``after``, in the opposite one).
+    Their owner may run them; what refers to what, in which order or in a circle, does not matter then.
 
-    :param relations: tables that are there, as SQL writes them.
+    :param items: of the manifest: tables, and columns whose values find their rows; all are there.
     """
-    names = ", ".join("'" + one.replace("'", "''") + "'" for one in dict.fromkeys(relations))
-    return _HELD.format(names=names)
+    columns = [item for item in items if item["kind"] == "column"]
+    return _HELD.format(
+        names=_texts(dict.fromkeys(item["relation"] for item in items)),
+        relations=_texts(item["relation"] for item in columns),
+        columns=_texts(item["columns"][-1] for item in columns),
+    )
+
+
+def _texts(texts: Iterable[str]) -> str:
+    return ", ".join("'" + one.replace("'", "''") + "'" for one in texts)
 
 
 def counted(sequence: str, state: Sequence[Any]) -> str:

@@ -40,6 +40,8 @@ def put_back(connection: Connection[Any], schema: str, up: str, saved: Mapping[s
     back, by_hand = [], [f"{each['says']} ({folder}/{each['file']})" for each in manifest["items"] if not _comes(each)]
     if folder:
         back = _fill(connection, folder, [each for each in manifest["items"] if _comes(each)])
+    for sequence, state in (pair for each in manifest["items"] for pair in each["sequences"].items()):
+        connection.execute(loss.counted(sequence, state))  # type: ignore[arg-type]
     table = quote_bookkeeping(schema)
     logs = {row["id"]: row.get("logs") for row in manifest.get("rows") or []}
     for row in saved["rows"]:
@@ -120,8 +122,8 @@ def _comes(item: Mapping[str, Any]) -> bool:
 def _fill(connection: Connection[Any], folder: Path, items: Sequence[Mapping[str, Any]]) -> list[str]:
     """Puts kept rows and values back, exactly: foreign keys are checked when all is there, own triggers do not run."""
     connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
-    held = connection.execute(loss.held([item["relation"] for item in items])).fetchall() if items else []  # type: ignore[arg-type]
-    for before, _ in held:
+    held = connection.execute(loss.held(items)).fetchall() if items else []  # type: ignore[arg-type]
+    for _, before, _ in held:
         connection.execute(before)
     connection.execute("SET CONSTRAINTS ALL DEFERRED")
     tables = [item for item in items if item["kind"] == "table"]
@@ -130,8 +132,6 @@ def _fill(connection: Connection[Any], folder: Path, items: Sequence[Mapping[str
     for number, item in enumerate(items):
         if item["kind"] == "table":
             _copy(connection, item["relation"], item["columns"], folder / item["file"])
-            for sequence, state in item["sequences"].items():
-                connection.execute(loss.counted(sequence, state))  # type: ignore[arg-type]
             back.append(f"{item['says']}: {item['rows']} rows")
         else:
             there = _column(connection, folder, item, f"balik_kept_{number}")
@@ -140,7 +140,7 @@ def _fill(connection: Connection[Any], folder: Path, items: Sequence[Mapping[str
             )
             back.append(f"{item['says']}: {rows}")
     connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
-    for _, after in held:
+    for _, _, after in reversed(held):
         connection.execute(after)
     for item in tables:
         row = connection.execute(f"SELECT count(*) FROM ONLY {item['relation']}").fetchone()  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ comment for a statement, or a text for a comment.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,9 @@ NOTHING = "-- balik: nothing to undo"
 BOOKKEEPING = "_prisma_migrations"
 #: From this major version on, a value can be added to an enum within a transaction.
 ENUM_IN_TRANSACTION = 12
+# A row of a B-tree takes 2704 bytes with its own head, and other kinds of index no less. Each value may begin at a
+# multiple of eight.
+_INDEX_ROW, _ALIGNED = 2600, 8
 _ALWAYS_ALLOWED = ("pg_catalog", "information_schema")
 # What a migration may call and still only add: PostgreSQL's own functions that change nothing.
 _HARMLESS = {
@@ -222,21 +225,43 @@ def quoted(*parts: str) -> str:
     return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
 
 
-def additive(text: str) -> list[str]:
+def additive(text: str, sizes: Mapping[tuple[str, str], int]) -> list[str]:
     """Why a release that does not know this ``migration.sql`` could not work on top of it; empty when it could.
 
     Conservative: what is not known to be harmless to the old code is a reason.
+
+    :param sizes: how many bytes a value takes at most, by table and column, of those that have such a limit.
     """
     try:
         statements = split(text)
     except BalikError as error:
         return [str(error)]
     made: set[str] = set()
-    reasons = []
+    reasons, sizes = [], dict(sizes)
     for one in statements:
-        if why := _disturbs(one.node, made):
+        if why := _disturbs(one.node, made, sizes):
             reasons.append(f"line {one.line}: {one.short}: {why}")
+        sizes.update(_unwritten(one.node))
     return reasons
+
+
+def retyped(text: str) -> Iterator[tuple[str, str]]:
+    """The tables and columns to which a ``migration.sql`` gives another type."""
+    try:
+        statements = split(text)
+    except BalikError:
+        return
+    for one in statements:
+        for command in one.node.cmds if isinstance(one.node, ast.AlterTableStmt) else ():
+            if command.subtype == enums.AlterTableType.AT_AlterColumnType:
+                yield one.node.relation.relname, command.name
+
+
+def _unwritten(node: Any) -> Iterator[tuple[tuple[str, str], int]]:
+    """The columns that a statement adds, which the old code does not write."""
+    for one in node.cmds if isinstance(node, ast.AlterTableStmt) else ():
+        if one.subtype == enums.AlterTableType.AT_AddColumn and not one.missing_ok:
+            yield (node.relation.relname, one.def_.colname), 0
 
 
 # What is refused
@@ -535,9 +560,16 @@ def _by_texts(command: Any, created: set[str]) -> bool:
     new, value = command.def_.typeName, command.def_.raw_default
     if quoted(*(part.sval for part in new.names)) not in created:
         return False
-    while isinstance(value, ast.TypeCast):
+    while isinstance(value, ast.TypeCast) and _keeps_text(value.typeName, created):
         value = value.arg
     return isinstance(value, ast.ColumnRef) and value.fields[-1].sval == command.name
+
+
+def _keeps_text(named: Any, created: set[str]) -> bool:
+    """Whether a cast leaves a value's text as it is, or fails: varchar(1) cuts it off."""
+    names = _strings(named.names)
+    whole = names[-1] in ("text", "varchar") and names[:-1] in ([], ["pg_catalog"])
+    return (whole and not named.typmods) or quoted(*names) in created
 
 
 def _name_of(node: Any) -> str:
@@ -547,16 +579,16 @@ def _name_of(node: Any) -> str:
 # What the old code can live with
 
 
-def _disturbs(node: Any, made: set[str]) -> str:
+def _disturbs(node: Any, made: set[str], sizes: Mapping[tuple[str, str], int]) -> str:
     """Why a statement of a ``migration.sql`` may disturb code that does not know it; ``made``: the tables that the
-    migration itself has made, with which it can do what it likes."""
+    migration itself has made, with which it can do what it likes; ``sizes`` as in :func:`additive`."""
     if isinstance(node, ast.CreateStmt):
         return _creating(node, made)
     if isinstance(node, ast.AlterTableStmt):
         reasons = (_altering(one, _of(node.relation) in made, made) for one in node.cmds)
         return next(filter(None, (_strange(node), *reasons)), "")
     if isinstance(node, ast.IndexStmt) and _of(node.relation) not in made:
-        return _indexing(node)
+        return _indexing(node, sizes)
     if isinstance(node, ast.InsertStmt):
         foreign = any(_of(one.relation) not in made for one in walk(node) if isinstance(one, _WRITING))
         return "writes into a table of the old code" if foreign else _strange(node)
@@ -581,13 +613,21 @@ def _strange(node: Any) -> str:
     return next((f"calls {quoted(*one)}, which may do anything" for one in strange), "")
 
 
-def _indexing(node: Any) -> str:
-    """A plain index takes whatever the old code writes; a unique one, or one on an expression, may not."""
+def _indexing(node: Any, sizes: Mapping[tuple[str, str], int]) -> str:
+    """A plain index takes whatever the old code writes; a unique one, or one on an expression or on what may be long,
+    may not."""
     if node.unique:
         return "a unique index may refuse what the old code writes"
     expressions = (*(one.expr for one in node.indexParams if one.expr is not None), node.whereClause)
     if not all(isinstance(one, _TAKES_ALL) and not _fails(one) for one in walk(expressions)):
         return "an index on an expression may refuse what the old code writes"
+    elements = (*node.indexParams, *(node.indexIncludingParams or ()))
+    columns = [one.name for one in elements if one.name]
+    columns += [_strings(one.fields)[-1] for one in walk(expressions[:-1]) if isinstance(one, ast.ColumnRef)]
+    table = node.relation.relname
+    room = sum(sizes.get((table, one), _INDEX_ROW) + _ALIGNED for one in columns)
+    if room > _INDEX_ROW and node.accessMethod != "hash":
+        return "an index may refuse what the old code writes where that is too long for it"
     return ""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
 from ansible_collections.balik.rollback.plugins.module_utils.prisma import address, sql
-from ansible_collections.balik.rollback.plugins.module_utils.prisma.draft import LOOK, Project, marked
+from ansible_collections.balik.rollback.plugins.module_utils.prisma.draft import LOOK, Project, marked, write
 
 BY_PRISMA = """
 -- AlterEnum
@@ -70,6 +70,33 @@ def test_what_prisma_does_not_see_is_no_draft_that_could_be_run() -> None:
     text = marked("-- This is an empty migration.\n\n", "UPDATE a SET b = 1;")
     assert "UPDATE a SET b = 1: changes rows; the draft does not put them back" in text
     assert any("has no statement" in problem for problem in sql.read(text, ["public"]).problems)
+
+
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [
+        ('{"version": "next"}', "version next; expected 6 or 7"),
+        ('{"version": "5.22.0"}', "version 5.22.0; expected 6 or 7"),
+        ("[]", "Run `npm install` in the project"),
+    ],
+)
+def test_a_prisma_that_was_never_tried_is_refused(tmp_path: Path, package: str, words: str) -> None:
+    url = "postgresql://me@localhost/shadow"
+    file = tmp_path / "node_modules" / "prisma" / "package.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(package)
+    with pytest.raises(BalikError, match=words):
+        print(Project(tmp_path, tmp_path, address.read(url), url).major)
+
+
+def test_a_link_that_leads_nowhere_is_no_missing_draft(tmp_path: Path) -> None:
+    url = "postgresql://me@localhost/shadow"
+    folder = tmp_path / "20260101000000_init"
+    folder.mkdir()
+    (folder / "migration.sql").write_text("SELECT 1;")
+    (folder / "down.sql").symlink_to(tmp_path / "nowhere.sql")
+    with pytest.raises(BalikError, match=r"_init/down\.sql: is a link that leads nowhere"):
+        write(Project(tmp_path, tmp_path, address.read(url), url), check_mode=True)
 
 
 def test_no_time_at_all_is_no_limit() -> None:
