@@ -9,7 +9,7 @@ from ..module_utils import run as runs
 from ..module_utils.errors import BalikError
 from ..module_utils.printable import one_line
 from ..module_utils.units import utc_now
-from ..plugin_utils.action import RollbackAction, lost_words, too_long
+from ..plugin_utils.action import RollbackAction, lost_words, no_text, too_long
 
 KIND_OF = {answer: kind for kind, answers in runs.ANSWERS.items() for answer in answers}
 
@@ -52,7 +52,8 @@ class ActionModule(RollbackAction):
         if body["answer"] == runs.GO and body["role"] not in self._asked(body["remedy"]):
             says += f" (written down; nobody asked {title}, so it decides nothing but to take back a No-Go of theirs)"
         elif kind == "decision" and not found:
-            says += " (no rollback is running; this counts for one that begins within the plan's `valid` time)"
+            place = self.record.place
+            says += f" (no rollback is running by the record {place}; it counts for one within the plan's `valid` time)"
         elif kind == "decision" and found and found.decided:
             says += f" (run {found.id} is decided already: {found.decided['reason']}."
             if body["answer"] == runs.NO_GO:
@@ -70,6 +71,8 @@ class ActionModule(RollbackAction):
 
     def _missing(self, arguments: dict[str, Any]) -> Iterator[BalikError]:
         """Of role, answer and reason, those that cannot be read."""
+        for name in ("decide_role", "decide_answer", "decide_reason", "decide_by", "decide_item", "decide_remedy"):
+            yield from no_text(name, self.task_vars.get(name) or "")
         if arguments["role"] not in self.plan.people:
             yield BalikError("decide_role", f"found {arguments['role']!r}", f"one of {', '.join(self.plan.people)}")
         if arguments["answer"] not in KIND_OF:

@@ -64,7 +64,9 @@ class ActionModule(RollbackAction):
         found = measure(self)
         for verdict in found.verdicts:
             self.say(f"{MARKS[verdict.verdict]}  {verdict.says}: {verdict.reason}")
-        scope = self.wished_scope() or found.touches or ("backend",)
+        # Asked for without a word about what is wrong: the application, where the plan has a remedy for that.
+        usual = tuple(part for part in ("backend",) if any(part in each.covers for each in self.plan.remedies.values()))
+        scope = self.wished_scope() or found.touches or usual
         remedy = self.plan.remedy(scope, self.variables.get("rollback_remedy"))
         result = {
             "verdict": found.verdict,

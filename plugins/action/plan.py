@@ -10,13 +10,18 @@ from typing import Any
 from ansible import context
 
 from ..module_utils.errors import BalikError
-from ..module_utils.plan import PlanRefused
+from ..module_utils.plan import INTERNAL_PREFIXES, PlanRefused
 from ..module_utils.run import WORDS
 from ..module_utils.smoke import check_checks
 from ..module_utils.units import iso, utc_now
-from ..plugin_utils.action import RollbackAction, lost_words, step_roles, too_long
+from ..plugin_utils.action import RollbackAction, lost_words, no_text, step_roles, too_long
 from ..plugin_utils.settings import Problem, StepSettings
 
+#: What a call may wish.
+TEXTS = (
+    *("rollback_reason", "rollback_break_glass", "rollback_role", "rollback_by"),
+    *("rollback_scope", "rollback_remedy", "rollback_procedure"),
+)
 #: Seconds by which a launch may lie in the future: clocks differ.
 CLOCKS_DIFFER = 600
 
@@ -61,6 +66,14 @@ class ActionModule(RollbackAction):
         """What this call wishes, and dates that have not come."""
         problems = list(lost_words(self.task_vars))
         now = utc_now()
+        # The flow's own facts, of which there is none at its first task.
+        for prefix in INTERNAL_PREFIXES:
+            for name in self.variables.starting_with(prefix):
+                problems.append(self.with_place(BalikError(name, "it is no key of a plan", do="Remove it.")))
+        for name in TEXTS:
+            problems += no_text(name, self.variables.get(name) or "")
+        if problems:
+            return problems
         for name in ("rollback_reason", "rollback_break_glass", "rollback_by"):
             problems += too_long(name, str(self.variables.get(name, "")))
         checks: list[Callable[[], object]] = []

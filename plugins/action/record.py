@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
 from ..module_utils import run as runs
 from ..module_utils.errors import BalikError
+from ..module_utils.messages import VISITORS
 from ..module_utils.record import Entry
 from ..module_utils.units import format_duration, iso, utc_now
 from ..plugin_utils.action import RollbackAction
-from .run import VISITORS
 
 FROZEN = (
     "AUTOSCALERS ARE FROZEN since {since} (run {run}): {says}. Nothing scales up under load until scale-thaw is done"
@@ -32,6 +33,12 @@ class ActionModule(RollbackAction):
     def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if arguments["state"] == "verified":
             return self._verify(arguments["head"])
+        if not (self.recorded_by[1] or self.record_file.exists() or self.outcome_kept()):
+            # Looking makes no record.
+            says = f"{self.plan.product} has never been rolled back: there is no record {self.record_file}"
+            self.say(says)
+            status = {"product": self.plan.product, "run": None, "outcome": None}
+            return {"status": status, "entries": [], "says": says}
         self.believe_record()
         if arguments["state"] == "entries":
             self.flag("verify")  # what is neither true nor false was meant to be one
@@ -46,6 +53,8 @@ class ActionModule(RollbackAction):
         return self._status()
 
     def _verify(self, head: str) -> dict[str, Any]:
+        if head and not re.fullmatch("[0-9a-f]{64}", head):
+            raise BalikError("record_head", f"found {head!r}", "64 hex digits, as an outcome or a report has them")
         found = self.record.verify(head or self.head_kept())
         if not found.whole:
             raise BalikError(
@@ -90,6 +99,9 @@ class ActionModule(RollbackAction):
         }
         for line in self._lines(newest, lock, waiting):
             self.say(line)
+        held = runs.still_held(entries)
+        if newest and held not in (None, newest.id):
+            self.say(f"run {held} held the traffic, and has not given it back")
         if frozen:
             self.say(FROZEN.format(**frozen))
         if held_off:
@@ -110,7 +122,7 @@ class ActionModule(RollbackAction):
             took = f" in {format_duration(step.seconds)}" if step.seconds is not None else ""
             lines.append(f"{step.phase}: {step.name}: {step.state}{took}")
         if run.page:
-            lines.append(VISITORS[run.page])
+            lines.append(VISITORS["en"][run.page])
         if run.outcome:
             lines.append(f"outcome: {run.outcome}: {run.outcome_body['reason']}")
         else:

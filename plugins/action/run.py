@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 from ..module_utils import run as runs
 from ..module_utils.errors import BalikError
 from ..module_utils.files import write_whole
-from ..module_utils.record import Lock, Record, RecordUnavailable
+from ..module_utils.messages import VISITORS
+from ..module_utils.record import Lock, Record, RecordUnavailable, is_dsn, see_that_it_can_be_made
 from ..module_utils.units import format_duration, iso, utc_now
 from ..plugin_utils.action import LEASE, RollbackAction
 
@@ -18,11 +19,8 @@ WORDS = {
     runs.NOT_DECIDED: "NOT DECIDED",
     runs.FAILED: "FAILED",
 }
-VISITORS = {
-    runs.ON: "visitors see the maintenance page",
-    runs.OFF: "visitors have the application; the maintenance page is off",
-    runs.UNKNOWN: "it is not certain whether visitors see the maintenance page or the application; look there",
-}
+#: What each outcome keeps of the one before until it has its own.
+KEPT = ("record", "record_fingerprint", "record_head")
 
 
 class ActionModule(RollbackAction):
@@ -58,6 +56,8 @@ class ActionModule(RollbackAction):
     # Opening
 
     def _open(self) -> dict[str, Any]:
+        if self.no_record():
+            see_that_it_can_be_made(self.record_file)
         missing = self.believe_record()
         if not self.check_mode and (taken := self._lock()):
             self.say(f"took over the lock of {taken.holder}, which had it since {iso(taken.since)}")
@@ -175,8 +175,9 @@ class ActionModule(RollbackAction):
         if not self.holds_lock():
             # It was taken over: the run's end is for whoever has it now to say.
             return {"good": False, "held": True, "says": f"{WORDS[runs.FAILED]}: {reason}"}
-        found = self.run_of(run)
-        self.tell(outcome, run, {"remedy": (found.decided or {}).get("remedy", ""), "reason": reason})
+        found = self._with_lost_end(self.run_of(run), reason)
+        facts = {"remedy": (found.decided or {}).get("remedy", ""), "reason": reason}
+        self.tell(outcome, run, {**facts, "visitors": VISITORS[self.plan.language][found.page_at_end or ""]})
         body = {"outcome": outcome, "reason": reason, "by": self.operator}
         self.append("outcome", body, run)
         summary = {
@@ -187,19 +188,33 @@ class ActionModule(RollbackAction):
             "reason": reason,
             "verdict": (found.verdict or {}).get("verdict"),
             "remedy": (found.decided or {}).get("remedy"),
-            "page": found.page,
+            "page": found.page_at_end,
             "opened": iso(found.opened_at),
             "closed": iso(utc_now()),
             "steps": {step.name: {"state": step.state, "seconds": step.seconds} for step in found.steps_in_order},
             "report": str(self.state_dir / "reports" / run / "report.html"),
             "record": self.record.place,
+            "record_fingerprint": self.record_fingerprint,
             "record_head": self.record.head(),
         }
         self._write_outcome(summary)
         self.record.release(self.holder)
         says = f"{WORDS[outcome]}: {reason}"
-        visitors = VISITORS.get(found.page or "", "") if outcome == runs.FAILED else ""
+        certain = outcome != runs.FAILED and found.page_at_end != runs.UNKNOWN
+        visitors = "" if certain or not found.page_at_end else VISITORS["en"][found.page_at_end]
         return {"changed": True, "good": outcome in runs.GOOD, "says": says, "visitors": visitors, **summary}
+
+    def _with_lost_end(self, found: runs.Run, reason: str) -> runs.Run:
+        """The run with what a step has left of the page and could not write down itself, since the record was away: the
+        next call has to know who has the application."""
+        if not runs.has_no_end(found, runs.PAGE_DOWN):
+            return found
+        hosts = self.step_hosts(runs.PAGE_DOWN)
+        left = {host: self.task_vars["hostvars"][host].get("rollback_step_left") or {} for host in hosts}
+        if any(left.values()):
+            body = {"phase": "restore", "step": runs.PAGE_DOWN, "stage": "main or verify", "left": left}
+            self.append("step-failed", {**body, "failures": dict.fromkeys(hosts, reason)}, found.id)
+        return self.run_of(found.id)
 
     def _unrecorded(self, arguments: dict[str, Any], error: RecordUnavailable) -> dict[str, Any]:
         """The record cannot be reached at the end: the file and the last lines say how it ended, as far as is known."""
@@ -208,7 +223,7 @@ class ActionModule(RollbackAction):
         summary = {"product": self.recorded_by[0], "run": arguments["run"] or None, "outcome": runs.FAILED}
         self._write_outcome({**summary, "reason": reason, "page": runs.UNKNOWN})
         says = f"{WORDS[runs.FAILED]}: {reason}"
-        return {"good": False, "says": says, "visitors": VISITORS[runs.UNKNOWN], "outcome": runs.FAILED}
+        return {"good": False, "says": says, "visitors": VISITORS["en"][runs.UNKNOWN], "outcome": runs.FAILED}
 
     def _never_opened(self, outcome: str, reason: str) -> dict[str, Any]:
         """The plan or the call was refused, or the lock is somebody else's. That is not for the record."""
@@ -223,16 +238,15 @@ class ActionModule(RollbackAction):
 
     def _somebody_runs(self) -> bool:
         """Whether somebody else's run is going on: what was refused is no news of it."""
-        path = self.state_dir / "record.sqlite"
-        place = str(self.variables.get("rollback_record_dsn") or (path if path.exists() else ""))
-        if not place:
+        dsn = str(self.variables.get("rollback_record_dsn") or "")
+        if not (is_dsn(dsn) or (not dsn and self.record_file.exists())):
             return False
         try:
-            with Record(place, str(self.variables.get("rollback_product"))) as record:
+            with Record(dsn or str(self.record_file), str(self.variables.get("rollback_product"))) as record:
                 lock = record.lock()
         except BalikError:
             return False
-        return lock is not None and not lock.holder.is_gone() and not lock.holder.same_process(self.holder)
+        return lock is not None and lock.is_held() and not lock.holder.same_process(self.holder)
 
     def _write_outcome(self, summary: dict[str, Any]) -> None:
         """Write ``outcome.json`` so that a reader sees the old or the new one, never half of it.
@@ -240,7 +254,7 @@ class ActionModule(RollbackAction):
         Until a run ends with a head of its own, the one that was kept stays: it shows that the record's end is there.
         """
         path = self.outcome_file
-        kept = {key: value for key, value in self.outcome_kept().items() if key in ("record", "record_head")}
+        kept = {key: value for key, value in self.outcome_kept().items() if key in KEPT}
         text = json.dumps(self.scrubbed({**kept, **summary}), indent=2, ensure_ascii=False) + "\n"
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

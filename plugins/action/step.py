@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
+from ..module_utils import run as runs
 from ..module_utils.errors import BalikError
 from ..module_utils.plan import PHASES
+from ..module_utils.record import RecordUnavailable
 from ..module_utils.units import format_duration, parse_duration
 from ..plugin_utils.action import LEASE, RollbackAction
 
-MOMENTS = ("ready", "looked", "confirmed", "checked", "finished")
+MOMENTS = ("ready", "looked", "confirmed", "checked", "seen", "finished")
 #: Characters of what a check said that the operator is shown; the record has all of it.
 LONGEST_SHOWN = 4000
 
@@ -95,9 +98,13 @@ class ActionModule(RollbackAction):
             todo = "confirm"
         else:
             todo = "begin" if self.step in self._ready_steps() else "do"
+        hosts = self.step_hosts(self.step)
+        if todo != "skip" and self.step in (runs.PAGE_UP, runs.PAGE_DOWN):
+            self._require_all_with_page(run, hosts)
         return {
             "todo": todo,
-            "hosts": self.step_hosts(self.step),
+            "hosts": hosts,
+            "page_hosts": self._page_hosts(run),
             "saved": before.saved if before else {},
             "run_saved": {
                 host: {name: step.saved[host] for name, step in run.steps.items() if host in step.saved}
@@ -105,13 +112,45 @@ class ActionModule(RollbackAction):
             },
         }
 
+    def _require_all_with_page(self, run: runs.Run, hosts: list[str]) -> None:
+        """:raises BalikError: a host that got the page from this run is not among these, so that it would keep it."""
+        left = _left_out(run, hosts) if run.page != runs.OFF else []
+        known = [host for host in left if host == "localhost" or host in self.task_vars["groups"]["all"]]
+        variable = f"{self.step.replace('-', '_')}_hosts"
+        if known:
+            raise BalikError(
+                variable,
+                f"{', '.join(known)} got the page from this run, and {self.step} would leave it as it is",
+                "every host that has the page",
+                f"Let {variable} match it again; or take it out of the inventory, if it is gone for good.",
+            )
+        if left:
+            gone = ", ".join(left)
+            self.say(f"{self.step}: WARNING: not in the inventory any more, but got the page from this run: {gone}")
+
+    def _page_hosts(self, run: runs.Run) -> list[str]:
+        """Where the page is to be looked at before this step: nowhere if this run has it not up, or gives the traffic
+        back."""
+        kept_from_visitors = self.phase in ("revert", "verify") and run.page == runs.ON and not self.check_mode
+        return self.step_hosts(runs.PAGE_UP) if kept_from_visitors else []
+
+    def _seen(self) -> dict[str, Any]:
+        """After a look at the page of a run: write down that it is gone, and stop."""
+        if failures := self._failures():
+            raise self._failed(
+                runs.SEEN, failures, "The page is gone in the middle of the rollback, and it goes no further."
+            )
+        return {}
+
     def _confirmed(self) -> dict[str, Any]:
         """After ``verify`` of a step that was done: skip it if it holds everywhere, else do it again."""
         failures = self._failures()
         if failures:
             self.say(f"{self.step}: done before, but no longer so: {_listed(failures)}")
             return {"todo": "do"}
-        self.say(f"{self.step}: done before, and it still holds")
+        # Not all roles look in a check run.
+        holds = "whether it still holds is seen in the run" if self.check_mode else "and it still holds"
+        self.say(f"{self.step}: done before, {holds}")
         return {"todo": "skip"}
 
     def _checked(self) -> dict[str, Any]:
@@ -134,9 +173,9 @@ class ActionModule(RollbackAction):
 
     def _finished(self) -> dict[str, Any]:
         """After ``main`` and ``verify``: write *done*, or *failed* and stop; nothing if the lock was taken over."""
-        self.keep_lock()
         if failures := self._failures():
             raise self._failed("main or verify", failures)
+        self.keep_lock()
         hosts = self._hosts()
         says = {host: self._result(host, "main").get("says", "") for host in hosts}
         if self.check_mode:
@@ -150,20 +189,27 @@ class ActionModule(RollbackAction):
             }
             for host in hosts
         }
-        body = {"phase": self.phase, "step": self.step, "says": says, "evidence": evidence}
+        body: dict[str, Any] = {"phase": self.phase, "step": self.step, "says": says, "evidence": evidence}
+        if self.step == runs.PAGE_DOWN and (gone := _left_out(self.run_of(self.run_id), hosts)):
+            body["gone"] = gone
+            self.say(f"{self.step}: WARNING: where the page is on {', '.join(gone)} nobody could see")
         self.append("step-done", body, self.run_id)
         took = format_duration(self.run_of(self.run_id).steps[self.step].seconds or 0)
         self.say(f"{self.step}: done in {took}. {_listed({h: s for h, s in says.items() if s})}")
         return {"changed": True, "says": says}
 
     def _failed(self, stage: str, failures: dict[str, str], so_far: str = "") -> BalikError:
-        """Write *failed*; what to tell of it."""
+        """Write *failed*; what to tell of it, also where it cannot be written."""
         body: dict[str, Any] = {"phase": self.phase, "step": self.step, "stage": stage, "failures": failures}
         left = {host: self._result(host, "left") for host in self._hosts()}
         if any(left.values()):
             body["left"] = left
-        self.append("step-failed", body, self.run_id)
         found = _listed(failures) if len(set(failures.values())) > 1 else next(iter(failures.values()))
+        try:
+            self.append("step-failed", body, self.run_id)
+        except RecordUnavailable as error:
+            found = f"{found.removesuffix('.')}; that is not written down: {error.what}: {error.found}"
+            so_far = so_far or error.do
         return BalikError(f"{self.step} failed on {', '.join(failures)}", found, do=so_far)
 
     def _hosts(self) -> list[str]:
@@ -211,3 +257,9 @@ def _listed(texts: dict[str, str]) -> str:
     for host, text in texts.items():
         hosts.setdefault(text.removeprefix(f"{host}: "), []).append(host)
     return "; ".join(text if names == ["localhost"] else f"{', '.join(names)}: {text}" for text, names in hosts.items())
+
+
+def _left_out(run: runs.Run, hosts: Sequence[str]) -> list[str]:
+    """Those that got the page from a run, and are not among these hosts."""
+    up = run.steps.get(runs.PAGE_UP)
+    return [host for host in up.saved if host not in hosts] if up else []

@@ -6,8 +6,9 @@ import time
 from typing import Any, ClassVar
 
 from ..module_utils.criteria import SAFE, UNKNOWN, UNSAFE, Evaluation
+from ..module_utils.record import RecordUnavailable
 from ..module_utils.units import format_duration, utc_now
-from ..plugin_utils.action import RollbackAction
+from ..plugin_utils.action import LEASE, RollbackAction
 from .criteria import measure
 
 #: How many more looks a watch takes whose last one saw nothing.
@@ -62,8 +63,9 @@ class ActionModule(RollbackAction):
             if found.verdict == UNSAFE or left + grace <= 0:
                 break
             self.say(f"watch: {found.verdict}, {format_duration(max(left, 0))} to go")
-            self.keep_lock()
-            time.sleep(min(every, left) if left > 0 else every)
+            pause = min(every, left) if left > 0 else every
+            self.keep_lock(pause + LEASE)
+            time.sleep(pause)
         verdict, reason = found.verdict, found.reason
         if verdict == SAFE and blind * 2 > looks:
             verdict, reason = UNKNOWN, f"safe at the end, but {blind} of {looks} times nothing could be seen"
@@ -74,7 +76,14 @@ class ActionModule(RollbackAction):
     ) -> dict[str, Any]:
         seconds = time.monotonic() - began
         seen = {"verdict": verdict, "reason": reason, "looks": looks, "unseen": unseen, "seconds": round(seconds, 1)}
-        self.append("watched", {**found.as_dict(), **seen}, self.run_id)
+        unwritten = ""
+        try:
+            self.append("watched", {**found.as_dict(), **seen}, self.run_id)
+        except RecordUnavailable:
+            # What does harm is taken from visitors all the same.
+            if verdict != UNSAFE:
+                raise
+            unwritten = ", which could not be written down"
         times = "once" if looks == 1 else f"{looks} times"
-        says = f"watched for {format_duration(seconds)}, {times}: {verdict}: {reason}"
+        says = f"watched for {format_duration(seconds)}, {times}: {verdict}: {reason}{unwritten}"
         return {"changed": True, "verdict": verdict, "says": says}

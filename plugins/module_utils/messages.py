@@ -31,6 +31,21 @@ _UNSENT = (OSError, smtplib.SMTPException, http.client.HTTPException, ValueError
 
 #: What a text may have filled in, by ``<name>``; ``asked`` also knows ``<loss>``.
 NAMES = ("product", "release", "stable", "remedy", "reason", "run")
+#: Where the visitors are at a run's end, by language and by where its maintenance page is.
+VISITORS = {
+    "en": {
+        "on": "visitors see the maintenance page",
+        "off": "visitors have the application; the maintenance page is off",
+        "unknown": "it is not certain whether visitors see the maintenance page or the application; look there",
+        "": "visitors have what they had before: the rollback did not touch the traffic",
+    },
+    "id": {
+        "on": "pengguna melihat halaman maintenance",
+        "off": "pengguna memakai aplikasi; halaman maintenance tidak tampil",
+        "unknown": "belum pasti apakah pengguna melihat halaman maintenance atau aplikasi; silakan periksa",
+        "": "pengguna tetap seperti sebelumnya: lalu lintas tidak disentuh",
+    },
+}
 _NAME = re.compile(r"<(\w[\w -]*)>")
 _SCHEMES = ("smtp", "smtps", "smtp+starttls")
 _LABEL = r"\w([\w-]*\w)?"
@@ -39,7 +54,7 @@ _HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?|[0-9a-f.]*:[0-9a-f:.]+(%\w+)?")  
 
 def names_for(moment: str) -> tuple[str, ...]:
     """What may be filled into the message of a moment."""
-    return (*NAMES, "loss") if moment == "asked" else NAMES
+    return (*NAMES, "loss" if moment == "asked" else "visitors")
 
 
 def names_in(text: str) -> Iterator[str]:

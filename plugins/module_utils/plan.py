@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
 from typing import Any
+from urllib.parse import urlsplit
 
 from .criteria import SCOPES, Criterion, check_criterion, parse_criterion
 from .errors import BalikError
 from .messages import mail_server, names_for, names_in
+from .record import is_dsn
 from .units import format_duration, parse_duration, parse_time
 
 PREFIX = "rollback_"
@@ -30,8 +32,17 @@ RUN_VARIABLES = (
     *("rollback_remedy", "rollback_procedure", "rollback_reason", "rollback_scope", "rollback_by", "rollback_role"),
     *("rollback_break_glass", "rollback_take_lock", "rollback_fresh", "rollback_traffic_back"),
 )
+#: The phase of each of this project's own steps: a database is not restored under visitors, and no page goes up when
+#: all else is over. ``smoke-test`` may stand in any.
+PHASE_OF = {
+    **dict.fromkeys(("maintenance-page", "scale-freeze"), "hold"),
+    **dict.fromkeys(("image-revert", "prisma-down", "db-restore"), "revert"),
+    **dict.fromkeys(("scale-thaw", "traffic-restore", "gitops-resume"), "restore"),
+}
 #: Where the record and the reports stand.
 PLACE_VARIABLES = ("rollback_state_dir", "rollback_record_dsn", "rollback_record_key")
+#: Characters of a name: files and folders are called after it.
+LONGEST_SLUG = 100
 #: What the wrapper and the flow hand to steps.
 INTERNAL_PREFIXES = ("rollback_step", "rollback_run_")
 
@@ -255,11 +266,12 @@ class _Reader:
             "loss": self.loss(),
             "smtp": self.top("rollback_smtp", _mail_server, ""),
             "mail_from": self.top("rollback_mail_from", _text, "balik@localhost"),
-            "record_dsn": self.top("rollback_record_dsn", _secret, ""),
+            "record_dsn": self.top("rollback_record_dsn", _dsn, ""),
             "record_key": self.top("rollback_record_key", _secret, ""),
         }
         self.refuse_unknown()
         self.refuse_unsafe_order(values)
+        self.refuse_uncovered(values)
         if not values["smtp"]:
             for person in people.values():
                 if set(person.reach or {}) == {"email"}:
@@ -289,8 +301,9 @@ class _Reader:
             )
             people[role] = Person(role=role, **row)
         for person in people.values():
-            if person.escalates_to is not None and person.escalates_to not in people:
-                self.problem(f"rollback_people.{person.role}.escalates_to", person.escalates_to, _one_of(people))
+            if person.escalates_to is not None and person.escalates_to not in set(people) - {person.role}:
+                others = [role for role in people if role != person.role]
+                self.problem(f"rollback_people.{person.role}.escalates_to", person.escalates_to, _one_of(others))
         return people
 
     def criteria(self) -> tuple[Criterion, ...]:
@@ -323,12 +336,13 @@ class _Reader:
         }
         found = [Procedure(**self.table(data, where, keys)) for data, where in self.listed("rollback_procedures")]
         self.refuse_twins("rollback_procedures", [procedure.name for procedure in found])
+        self.refuse_gaps(found)
         return tuple(found)
 
     def remedies(self) -> dict[str, Remedy]:
         keys = {
             "says": (_text, ""),
-            "covers": (_choices(SCOPES), _REQUIRED),
+            "covers": (_some_choices(SCOPES), _REQUIRED),
             "takes": (_duration, _REQUIRED),
             "revert": (self.some_step_names, _REQUIRED),
             "go": (self.role_names, ()),
@@ -384,6 +398,32 @@ class _Reader:
 
     # Rules that span keys
 
+    def refuse_gaps(self, procedures: Sequence[Procedure]) -> None:
+        """A release's age for which there is no procedure is found out when it is too late to write one. After the last
+        one's end there may be none: so old a release is not rolled back."""
+        reached = 0.0
+        for one in sorted(procedures, key=lambda each: each.since or 0.0):
+            if one.since is None or one.until is None:
+                return
+            if one.since >= one.until:
+                found = f"{one.name} ends before it begins"
+                self.problems.append(BalikError("rollback_procedures", found, "until later than since"))
+            elif one.since > reached:
+                since, end = (format_duration(seconds * self.speed) for seconds in (one.since, reached))
+                ages = f"{end} to {since} ago" if reached else f"less than {since} ago"
+                found = f"none is for a release launched {ages}"
+                self.problems.append(BalikError("rollback_procedures", found, "one for each age, without a gap"))
+            reached = max(reached, one.until)
+
+    def refuse_uncovered(self, values: Mapping[str, Any]) -> None:
+        """All criteria may be unsafe at once."""
+        touched = {part for criterion in values["criteria"] for part in criterion.touches}
+        covers = [each.covers for each in values["remedies"].values()]
+        if all(covers) and not any(touched <= each for each in covers):
+            parts = ", ".join(sorted(touched))
+            found = f"none covers {parts} together, which rollback_criteria touch"
+            self.problems.append(BalikError("rollback_remedies", found, f"one with covers: [{parts}]"))
+
     def refuse_unknown(self) -> None:
         known = {name.removeprefix(PREFIX): name for name in self.seen}
         for name in self.variables:
@@ -394,14 +434,14 @@ class _Reader:
     def refuse_unsafe_order(self, values: Mapping[str, Any]) -> None:
         phases = {f"rollback_{phase}": values[phase] or () for phase in ("hold", "verify", "restore")}
         reverts = {f"rollback_remedies.{each.name}.revert": each.revert or () for each in values["remedies"].values()}
-        early = {where: steps for where, steps in {**phases, **reverts}.items() if where != "rollback_restore"}
         told = set()
-        for where, steps in early.items():
-            for name in ("traffic-restore", "scale-thaw"):
-                if name in steps:
+        for where, steps in {**phases, **reverts}.items():
+            phase = where.rpartition("_" if where in phases else ".")[2]
+            for name in dict.fromkeys(steps):
+                if phase != PHASE_OF.get(name, phase):
                     told.add(name)
-                    found = f"found {name}, before the restore phase"
-                    self.problems.append(BalikError(where, found, "it in rollback_restore only"))
+                    right = "revert of a remedy" if PHASE_OF[name] == "revert" else f"rollback_{PHASE_OF[name]}"
+                    self.problems.append(BalikError(where, f"found {name}, in the wrong phase", f"it in {right} only"))
             if "scale-freeze" in steps and "scale-thaw" not in phases["rollback_restore"]:
                 found = "found scale-freeze, and nothing would let the autoscalers go again"
                 self.problems.append(BalikError(where, found, "scale-thaw in rollback_restore"))
@@ -565,6 +605,18 @@ def _secret(value: Any, where: str) -> str:
     return str(value)
 
 
+def _dsn(value: Any, where: str) -> str:
+    dsn = _secret(value, where)
+    if dsn and not is_dsn(dsn):
+        raise BalikError(
+            where,
+            "it cannot be read (and is not shown: it may hold a password)",
+            "postgresql://user:password@host/database, or host=… dbname=…",
+            "For a record in a file leave it away, and name the file's folder with rollback_state_dir.",
+        )
+    return dsn
+
+
 def _mail_server(value: Any, where: str) -> str:
     address = _secret(value, where)  # may name a user and a password
     if address:
@@ -589,12 +641,13 @@ def _text_with(names: Sequence[str]) -> Check:
 
 def is_slug(value: str) -> bool:
     """Whether a text is good as a name of files and folders."""
-    return bool(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", value))
+    return len(value) <= LONGEST_SLUG and bool(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", value))
 
 
 def _slug(value: Any, where: str) -> str:
     if not isinstance(value, str) or not is_slug(value):
-        raise BalikError(where, f"found {value!r}", "small letters, digits and hyphens, such as lawyers-hub")
+        expected = f"small letters, digits and hyphens, at most {LONGEST_SLUG}, such as lawyers-hub"
+        raise BalikError(where, f"found {value!r}", expected)
     return str(value)
 
 
@@ -616,6 +669,15 @@ def _choice(options: Sequence[str]) -> Check:
 def _choices(options: Sequence[str]) -> Check:
     def check(value: Any, where: str) -> tuple[str, ...]:
         return tuple(_choice(options)(item, where) for item in _texts(value, where))
+
+    return check
+
+
+def _some_choices(options: Sequence[str]) -> Check:
+    def check(value: Any, where: str) -> tuple[str, ...]:
+        if found := _choices(options)(value, where):
+            return found
+        raise BalikError(where, f"found {value!r}", f"at least one of {', '.join(options)}")
 
     return check
 
@@ -673,6 +735,14 @@ _REACH = {
 }
 
 
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # half an IPv6 address, or a port that is no number
+        return False
+
+
 def _reach(value: Any, where: str) -> dict[str, str]:
     ways = ", ".join(_REACH)
     if not isinstance(value, Mapping) or not value:
@@ -681,6 +751,7 @@ def _reach(value: Any, where: str) -> dict[str, str]:
         if way not in _REACH:
             raise BalikError(f"{where}.{way}", "it is no way to reach a person", _one_of(_REACH))
         pattern, example = _REACH[way]
-        if not isinstance(address, str) or not pattern.fullmatch(address.strip()):
+        right = isinstance(address, str) and pattern.fullmatch(address.strip())
+        if not right or (way == "webhook" and not _is_url(address.strip())):
             raise BalikError(f"{where}.{way}", f"found {address!r}", example)
     return {way: address.strip() for way, address in value.items()}

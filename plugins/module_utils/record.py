@@ -33,7 +33,8 @@ BUSY_SECONDS = 10
 #: How long a server that has cut the connection, since it restarts, is waited for.
 RETURN_SECONDS = 30
 
-_DSN = re.compile(r"://|\b(dbname|host|hostaddr|service)\s*=")
+#: How libpq's two forms of a connection string begin.
+_DSN = re.compile(r"\s*(postgres(ql)?://|\w+\s*=)")
 _TABLES = (
     """CREATE TABLE balik_entries (
       product TEXT NOT NULL, seq INTEGER NOT NULL, at TEXT NOT NULL, run TEXT NOT NULL, kind TEXT NOT NULL,
@@ -88,6 +89,10 @@ class Holder:
         """Whether the process has certainly ended; False where that cannot be known from here."""
         return self.machine == _this_machine() and _born(self.pid) != self.born
 
+    def is_alive(self) -> bool:
+        """Whether the process certainly lives; False where that cannot be known from here."""
+        return self.machine == _this_machine() and 0 != self.born == _born(self.pid)
+
     def same_process(self, other: Holder) -> bool:
         return (self.machine, self.pid, self.born) == (other.machine, other.pid, other.born)
 
@@ -97,12 +102,17 @@ class Holder:
 
 @dataclass(frozen=True)
 class Lock:
-    """A product's lock: until ``until`` nobody else may work on it. Times are aware, in UTC."""
+    """A product's lock: while its holder lives, and where that cannot be known until ``until``, nobody else may work on
+    it. Times are aware, in UTC."""
 
     product: str
     holder: Holder
     since: datetime
     until: datetime
+
+    def is_held(self) -> bool:
+        """Whether its holder lives, or may live and has a lease."""
+        return self.holder.is_alive() or (self.until > utc_now() and not self.holder.is_gone())
 
 
 @dataclass(frozen=True)
@@ -136,7 +146,8 @@ class Record:
     def __init__(self, place: str, product: str, key: str = "") -> None:
         self.product = product
         self._key = key.encode()
-        self._postgresql = bool(_DSN.search(place))
+        self._within = False
+        self._postgresql = is_dsn(place)
         self.place = _without_password(place) if self._postgresql else str(Path(place).expanduser())
         self._errors = _psycopg(self.place).Error if self._postgresql else sqlite3.Error
         try:
@@ -145,11 +156,7 @@ class Record:
             else:
                 self._open_sqlite()
         except (OSError, self._errors) as error:
-            raise RecordUnavailable(
-                f"record {self.place}",
-                f"cannot be opened: {_first_line(error)}",
-                do="Mend that, or name another place with rollback_record_dsn or rollback_state_dir.",
-            ) from error
+            raise _not_opened(self.place, _first_line(error)) from error
 
     def __enter__(self) -> Record:
         return self
@@ -259,7 +266,7 @@ class Record:
     def acquire(self, holder: Holder, lease: float, take_over: bool = False) -> Lock | None:
         """Take the lock, or renew it, for ``lease`` seconds.
 
-        A lock whose lease is over, or whose process has ended, is taken over.
+        A lock whose process has ended is taken over; so is one whose lease is over, unless its process surely lives.
 
         :param take_over: take it whoever holds it: for a person who knows that the holder is no more.
         :return: the lock that was taken over from somebody else, or None.
@@ -274,14 +281,16 @@ class Record:
                     raise
                 held = None
             own = held is not None and held.holder.same_process(holder)
-            if held and not own and not take_over and held.until > now and not held.holder.is_gone():
+            if held and not own and not take_over and held.is_held():
+                until = f"The lease ends at {iso(held.until)[:19]}Z unless renewed. If that process is certainly dead,"
+                if held.holder.is_alive():
+                    until = "That process lives, and keeps it until it ends. To take it all the same,"
                 raise BalikError(
                     self.product,
                     f"{held.holder} has held the lock since {iso(held.since)[:19]}Z "
                     f"({format_duration((now - held.since).total_seconds())} ago)",
-                    do="Talk to them; `ansible-playbook playbooks/status.yml` shows how far they are. The lease ends "
-                    f"at {iso(held.until)[:19]}Z unless renewed. If that process is certainly dead, run again with "
-                    "-e rollback_take_lock=true.",
+                    do=f"Talk to them; `ansible-playbook playbooks/status.yml` shows how far they are. {until} run "
+                    "again with -e rollback_take_lock=true.",
                 )
             since = held.since if held and own else now
             self._execute("DELETE FROM balik_locks WHERE product = ?", self.product)
@@ -303,7 +312,10 @@ class Record:
     def _open_sqlite(self) -> None:
         path = Path(self.place)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        # Only a file that is not there yet: closing one gives up the locks that this process has on it in SQLite, and
+        # the next process that closes the record would take the log away under an open one.
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         self._connection: Any = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         self._write_ahead()
         # FULL: an entry that was appended is on the disk even if the machine loses power.
@@ -348,7 +360,10 @@ class Record:
         return self._connection.execute(query.replace("?", "%s") if self._postgresql else query, values)
 
     def _begin(self, query: str, *values: Any) -> Any:
-        """Run what comes first of something; where the server has cut the connection, on a new one."""
+        """Run what comes first of something; where the server has cut the connection, on a new one. Not within a
+        transaction, which is over then, and its lock somebody else's."""
+        if self._within:
+            return self._execute(query, *values)
         until = time.monotonic() + RETURN_SECONDS
         while True:
             try:
@@ -380,6 +395,7 @@ class Record:
                 self._begin(f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{BUSY_SECONDS}s'")
             else:
                 self._begin("BEGIN IMMEDIATE")
+            self._within = True
             try:
                 if self._postgresql:
                     self._execute("SELECT pg_advisory_xact_lock(hashtext(?))", "balik " + self.product)
@@ -388,6 +404,8 @@ class Record:
                 with suppress(self._errors):  # the database may have done it itself; the first error is the one to tell
                     self._connection.execute("ROLLBACK")
                 raise
+            finally:
+                self._within = False
             self._connection.execute("COMMIT")
         except self._errors as error:
             raise self._broken(doing, error) from error
@@ -408,6 +426,26 @@ class Record:
         if self._key:
             return hmac.new(self._key, message, hashlib.sha256).hexdigest()
         return hashlib.sha256(message).hexdigest()
+
+
+def see_that_it_can_be_made(place: Path) -> None:
+    """See, and make nothing, that a record can be made in a file where there is none yet.
+
+    :raises RecordUnavailable: its folder cannot be made or written to.
+    """
+    above = next(each for each in place.parents if os.access(each, os.F_OK))
+    if not above.is_dir():
+        raise _not_opened(str(place), f"{above} is no folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise _not_opened(str(place), f"{above} may not be written to")
+
+
+def _not_opened(place: str, why: str) -> RecordUnavailable:
+    return RecordUnavailable(
+        f"record {place}",
+        f"cannot be opened: {why}",
+        do="Mend that, or name another place with rollback_record_dsn or rollback_state_dir.",
+    )
 
 
 def _psycopg(place: str) -> Any:
@@ -438,6 +476,11 @@ def _readable(dsn: str, place: str) -> str:
     return dsn
 
 
+def is_dsn(text: str) -> bool:
+    """Whether a text is a connection string of PostgreSQL, as far as its beginning tells."""
+    return bool(_DSN.match(text))
+
+
 def _without_password(dsn: str) -> str:
     """The DSN for messages. What is cut off may be more than the password, and is never less."""
     if "://" in dsn:
@@ -460,9 +503,11 @@ def _this_machine() -> str:
 
 
 def _born(pid: int) -> int:
-    """When the process began, in the kernel's ticks; 0 where there is none, or none that can be seen."""
+    """When the process began, in the kernel's ticks; 0 where there is none, none that can be seen, or one that has
+    ended and that its parent has not noticed yet."""
     try:
-        # The name in parentheses may hold anything; the start is the 20th field after it.
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        # The name in parentheses may hold anything; the state is the first field after it, and the start the 20th.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return 0 if fields[0] == "Z" else int(fields[19])
     except (OSError, IndexError, ValueError):
         return 0

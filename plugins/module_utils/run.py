@@ -36,11 +36,13 @@ UNSAFE = "unsafe"
 SAFE = "safe"
 #: What a person may say, by what it is about.
 ANSWERS = {"decision": (GO, NO_GO), "sign-off": (SIGN_OFF, REFUSE), "statement": (UNSAFE, SAFE)}
+#: The stage at which a page is found gone that was up.
+SEEN = "seen"
 #: What the functions below look for in entries, beside the plan's names.
 WORDS = (
     *(*FINAL, FAILED, *PHASES, *itertools.chain(*ANSWERS.values()), *ANSWERS),
     *("answer", "decided", "failures", "outcome", "procedure", "product", "reason", "release", "remedy", "started"),
-    *("unknown", "verdict", "watched", "watching", "left", "stage"),
+    *("unknown", "verdict", "watched", "watching", "left", "gone", "stage", SEEN),
 )
 
 #: The step that holds autoscalers still, and the one that lets them go, which gives no visitor anything back.
@@ -86,12 +88,14 @@ class PageTime:
 class Run:
     """One rollback from its opening to its outcome, over as many calls as it took. ``page`` is on, off or unknown; None
     where the run did not touch it. ``back_since`` is when visitors got the application back; None while that is not
-    certain. ``first_back`` is when they got it back first, whatever came after it."""
+    certain. ``first_back`` is when they got it back first, whatever came after it. ``called_at`` is when the newest
+    call began."""
 
     id: str
     opened_at: datetime
     opened: dict[str, Any]
     last_at: datetime
+    called_at: datetime
     decided: dict[str, Any] | None = None
     steps: dict[str, StepState] = field(default_factory=dict)
     outcome: str | None = None
@@ -126,6 +130,11 @@ class Run:
         one that could not see nor what failed after it."""
         return self.back_since is not None
 
+    @property
+    def page_at_end(self) -> str | None:
+        """Where the page is if this is the end: it is not known of a step whose end could not be written down."""
+        return UNKNOWN if self.page and any(has_no_end(self, name) for name in (PAGE_UP, PAGE_DOWN)) else self.page
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -153,7 +162,7 @@ def read_runs(entries: Iterable[Entry]) -> list[Run]:
     for entry in entries:
         at, body = parse_time(entry.at), entry.body
         if entry.kind == "run-opened":
-            runs[entry.run] = Run(entry.run, at, body, at)
+            runs[entry.run] = Run(entry.run, at, body, at, at)
         run = runs.get(entry.run)
         if run:
             # That a run is left as it is may be written down long after it was heard of last.
@@ -171,7 +180,7 @@ def _gives_back(run: Run, step: StepState) -> bool:
 
 def _take_in(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
     if kind == "run-resumed":
-        run.calls += 1
+        run.calls, run.called_at = run.calls + 1, at
         run.outcome, run.outcome_body = None, {}
         if run.decided and run.decided["outcome"] != GO:
             # Killed before it was said that there is nothing to do: that may not be so any more.
@@ -221,6 +230,10 @@ def _follow_traffic(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> 
     if kind == "watching" or (kind == "step-done" and _gives_back(run, run.steps[body["step"]])):
         run.back_since = run.back_since or at
         run.first_back = run.first_back or at
+    elif kind == "step-failed" and body["step"] == PAGE_DOWN and _page_left(body) == {OFF}:
+        # Given back in this step, and the watch could not write it down: what was said since it began counts.
+        run.back_since = run.back_since or at
+        run.first_back = run.first_back or run.steps[body["step"]].started_at
     elif kind == "watched":
         run.watched = body["verdict"]
         if run.watched == UNSAFE:
@@ -238,31 +251,43 @@ def _follow_page(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> Non
         _page_is(run, OFF, at)
     elif run.page and kind == "watched" and run.watched == UNSAFE:
         run.page = UNKNOWN  # it goes up again
+    elif kind == "outcome":
+        run.page = run.page_at_end
     elif kind.startswith("step-") and body.get("stage") != "check":
         if body["step"] == PAGE_UP:
-            _follow_page_up(run, kind, at)
+            _follow_page_up(run, kind, at, body)
         elif body["step"] == PAGE_DOWN and run.page:
             _follow_page_down(run, kind, at, body)
 
 
-def _follow_page_up(run: Run, kind: str, at: datetime) -> None:
+def has_no_end(run: Run, name: str) -> bool:
+    """Whether a step that the newest call began has neither done nor failed behind it."""
+    step = run.steps.get(name)
+    return step is not None and step.state == "started" and step.started_at >= run.called_at
+
+
+def _follow_page_up(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
     if kind == "step-done":
         _page_is(run, ON, at)
-    elif run.page != ON:
+    elif run.page != ON or body.get("stage") == SEEN:
         run.page = UNKNOWN
 
 
 def _follow_page_down(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
     if kind == "step-done":
         _page_is(run, OFF, at)
+        if body.get("gone"):
+            run.page = UNKNOWN  # on a load balancer that nobody could ask
     elif kind == "step-started" and not run.traffic_is_back:
         run.page = UNKNOWN
-    elif kind == "step-failed" and (on := _left_on(body)):
+    elif kind == "step-failed" and ON in (left := _page_left(body)):
         # Some of them show it only where somebody put it up there by hand.
         run.page = UNKNOWN
-        if all(on):
+        if left == {ON}:
             _page_is(run, ON, at)
             run.back_since = run.watched = None
+    elif kind == "step-failed" and left == {OFF}:
+        _page_is(run, OFF, at)
 
 
 def _page_is(run: Run, where: str, at: datetime) -> None:
@@ -274,11 +299,11 @@ def _page_is(run: Run, where: str, at: datetime) -> None:
         newest.until = max(at, newest.since)
 
 
-def _left_on(body: dict[str, Any]) -> list[bool]:
-    """Whether a step that failed has left the page on, by host; empty where none says so."""
+def _page_left(body: dict[str, Any]) -> set[str]:
+    """Where a step that failed has left the page on its hosts; unknown on one of which it says nothing."""
     left = body.get("left")
-    on = [each == {"page": ON} for each in left.values()] if isinstance(left, dict) else []
-    return on if any(on) else []
+    hosts = left.values() if isinstance(left, dict) else ()
+    return {ON if each == {"page": ON} else OFF if each == {"page": OFF} else UNKNOWN for each in hosts}
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ description:
   - V(ready) says what a check before the decision said, and keeps what it saw of a step of the hold phase, or why it
     cannot be done.
   - V(checked) writes C(started) with what stood there and what the check said, before anything is touched.
+  - V(seen) comes after a look at the page that is up, before a step that must not have visitors.
   - V(finished) writes C(done) or C(failed).
   - Fails when a host of the step failed or could not be reached.
 options:
   moment:
     description: Where in the step we are.
     type: str
-    choices: [ready, looked, confirmed, checked, finished]
+    choices: [ready, looked, confirmed, checked, seen, finished]
     required: true
   run:
     description: The run's id.
@@ -53,5 +54,10 @@ EXAMPLES = r"""
 RETURN = r"""
 todo: {description: "do, confirm or skip.", type: str, returned: looked and confirmed}
 saved: {description: What stood on each host before., type: dict, returned: looked and checked}
+page_hosts:
+  description: Where the page is to be looked at before the step.
+  type: list
+  elements: str
+  returned: looked
 run_saved: {description: "The same of every step of the run, by host and step.", type: dict, returned: looked}
 """

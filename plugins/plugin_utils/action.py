@@ -8,6 +8,7 @@ DSN nor the plan ever travels to a host.
 from __future__ import annotations
 
 import getpass
+import hashlib
 import json
 import os
 import shlex
@@ -172,17 +173,27 @@ class RollbackAction(ActionBase):
         """The product's folder for record, outcome and reports; also for a plan that is refused otherwise."""
         place = self.variables.get("rollback_state_dir") or STATE_DIR
         product = str(self.variables.get("rollback_product"))
-        return Path(str(place)).expanduser() / (product if is_slug(product) else "unknown-product")
+        try:
+            folder = Path(place).expanduser().absolute()  # so that no name in it is read as a connection string
+        except (TypeError, RuntimeError):
+            expected = "a folder's path; `~` or the name of one of this machine's users after it"
+            raise BalikError("rollback_state_dir", f"found {place!r}", expected) from None
+        return folder / (product if is_slug(product) else "unknown-product")
 
     @cached_property
     def recorded_by(self) -> tuple[str, str, str]:
         """The product, its record's DSN (empty for a file in :attr:`state_dir`), and its key."""
         return self.plan.product, self.plan.record_dsn, self.plan.record_key
 
+    @property
+    def record_file(self) -> Path:
+        """Where the record stands that is not in a server."""
+        return self.state_dir / "record.sqlite"
+
     @cached_property
     def record(self) -> Record:
         product, dsn, key = self.recorded_by
-        return Record(dsn or str(self.state_dir / "record.sqlite"), product, key)
+        return Record(dsn or str(self.record_file), product, key)
 
     def believe_record(self) -> str:
         """Compute the chain anew before what stands in the record is acted upon; say where its end may be missing.
@@ -212,7 +223,12 @@ class RollbackAction(ActionBase):
     def head_kept(self) -> str:
         """The head of this very record as the newest outcome has kept it; empty where there is none."""
         kept = self.outcome_kept()
-        return str(kept.get("record_head") or "") if kept.get("record") == self.record.place else ""
+        return str(kept.get("record_head") or "") if kept.get("record_fingerprint") == self.record_fingerprint else ""
+
+    @property
+    def record_fingerprint(self) -> str:
+        """Which record it is. What is written of its place is scrubbed, and does not tell one from another."""
+        return hashlib.sha256(self.record.place.encode()).hexdigest()
 
     def outcome_kept(self) -> dict[str, Any]:
         """The newest outcome; empty where none can be read."""
@@ -228,7 +244,7 @@ class RollbackAction(ActionBase):
 
     def no_record(self) -> bool:
         """Whether this is a check run that finds no record, and makes none."""
-        return self.check_mode and not self.recorded_by[1] and not (self.state_dir / "record.sqlite").exists()
+        return self.check_mode and not self.recorded_by[1] and not self.record_file.exists()
 
     @cached_property
     def holder(self) -> Holder:
@@ -244,7 +260,7 @@ class RollbackAction(ActionBase):
     def run_of(self, run_id: str) -> Run:
         """What the record says of a run; an empty one in a check run, which is not in the record."""
         found = next((each for each in read_runs(self.entries()) if each.id == run_id), None)
-        return found or Run(run_id, utc_now(), {}, utc_now())
+        return found or Run(run_id, utc_now(), {}, utc_now(), utc_now())
 
     def held_by_another(self, run: str) -> str:
         """That an earlier run keeps the traffic from the application, and what to do, to be put behind the reason why
@@ -325,6 +341,13 @@ def lost_words(task_vars: Mapping[str, Any]) -> Iterator[BalikError]:
     if words := task_vars.get("_raw_params"):
         do = "Put a text with spaces into quotes of its own: -e \"decide_reason='…'\"."
         yield BalikError("-e", f"found {words!r}, which belongs to no name", "name=value, or JSON", do)
+
+
+def no_text(name: str, value: Any) -> Iterator[BalikError]:
+    """That what a call wishes is no text, which it may be as JSON or from AWX; nothing where it is one."""
+    several = name == "rollback_scope" and isinstance(value, Sequence) and all(isinstance(part, str) for part in value)
+    if not isinstance(value, str) and not several:
+        yield BalikError(name, f"found {value!r}", "a text" + (", or several" if name == "rollback_scope" else ""))
 
 
 def too_long(name: str, text: str) -> Iterator[BalikError]:

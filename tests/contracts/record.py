@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ Tamper = Callable[..., None]
 PROJECT = Path(__file__).resolve().parents[2]
 WRITERS, EACH = 4, 200
 
+ACKNOWLEDGED = re.compile(r"\d+ [0-9a-f]{64}\n")
 APPENDER = """
 import sys
 from ansible_collections.balik.rollback.plugins.module_utils.record import Record
@@ -161,8 +163,9 @@ class RecordContract:
             acknowledged.append(writer.stdout.readline())  # it is under way
             time.sleep(0.02 * number)
             writer.send_signal(signal.SIGKILL)
-            rest, _err = writer.communicate(timeout=10)
-            acknowledged += [line + "\n" for line in rest.splitlines() if len(line.split()[-1]) == 64]
+            # Not communicate(), which forgets what readline() has read ahead; the last line may be half of one.
+            acknowledged += [line for line in writer.stdout if ACKNOWLEDGED.fullmatch(line)]
+            ended(writer)
         with Record(place, "shop") as record:
             assert record.verify().whole
             written = {f"{e.seq} {e.hash}\n" for e in record.entries()}
@@ -304,6 +307,24 @@ class RecordContract:
             assert taken
             assert taken.holder == rina
             assert record.lock().holder == budi  # type: ignore[union-attr]
+
+    def test_a_living_process_keeps_it_though_its_lease_is_over(self, place: str) -> None:
+        other = sleeper()
+        rina, budi = Holder.of_process("rina", other.pid), Holder.of_process("budi", os.getpid())
+        try:
+            with Record(place, "shop") as record:
+                record.acquire(rina, 0)
+                with pytest.raises(BalikError, match="That process lives, and keeps it until it ends") as refused:
+                    record.acquire(budi, 60)
+                assert "rollback_take_lock=true" in refused.value.do
+                other.kill()
+                os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
+                assert rina.is_gone(), "it has ended, though its parent has not noticed yet"
+                taken = record.acquire(budi, 60)
+                assert taken
+                assert taken.holder == rina
+        finally:
+            ended(other)
 
     def test_a_process_with_a_dead_ones_number_is_another(self, place: str) -> None:
         me = Holder.of_process("rina", os.getpid())

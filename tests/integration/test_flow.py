@@ -7,17 +7,20 @@ import json
 import os
 import re
 import sqlite3
+import subprocess
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ansible_runner
 import pytest
+from ansible_collections.balik.rollback.plugins.module_utils.record import Holder, Record
 
 from tests.integration.flow.product import BREAK_GLASS, HOSTS, PROJECT, STEPS, Product
 
 ALL_ON = {f"{step} {host}": "on" for step in STEPS for host in HOSTS[step]}
 ALL_OFF = dict.fromkeys(ALL_ON, "off")
+SECRET = "rahasia-9134"
 
 
 @pytest.fixture
@@ -130,7 +133,7 @@ def test_a_no_of_a_role_that_is_not_asked_counts_and_its_go_decides_nothing(prod
     assert "Go of " not in asks_nobody.stdout
     assert "the plan asks nobody: unsafe" in asks_nobody.stdout.splitlines()[-1], asks_nobody.stdout
     no = product.decide("no-go", "tunggu sampai pagi", decide_role="qa", decide_by="dewi")
-    assert "this counts for one that begins within" in no.stdout
+    assert "it counts for one within the plan's `valid` time" in no.stdout
     check = product.play("--check")
     assert "CHECK ONLY: nothing was changed. No-Go by dewi (QA Lead)" in check.stdout.splitlines()[-1], check.stdout
     refused = product.play()
@@ -191,6 +194,7 @@ def test_a_failure_on_one_host_stops_with_the_page_on_and_the_next_call_goes_on(
     before = record_dump(product)
     check = product.play("--check", "--diff")
     assert "CHECK ONLY" in check.stdout.splitlines()[-1], check.stdout
+    assert "balik: hold-it: done before, whether it still holds is seen in the run" in said(check.stdout)
     assert record_dump(product) == before
     assert product.line("revert-it", "web-2") == "half"
 
@@ -441,6 +445,18 @@ def test_a_step_that_no_longer_holds_is_done_again(product: Product) -> None:
     assert any("revert-it: done before, but no longer so: web-2" in line for line in said(resumed.stdout))
 
 
+def test_looking_makes_no_record_and_an_answer_names_the_one_it_goes_to(product: Product) -> None:
+    status = product.play(playbook="playbooks/status.yml")
+    assert status.returncode == 0, status.stdout
+    assert f"flow has never been rolled back: there is no record {product.state}/record.sqlite" in status.stdout
+    assert not product.state.exists()
+    spoken = " ".join(product.decide("go", "lanjut").stdout.split())
+    assert f"no rollback is running by the record {product.state}/record.sqlite" in spoken
+    mistyped = product.play("-e", "verify=true", "-e", "record_head=zz", playbook="playbooks/record.yml")
+    assert mistyped.returncode != 0
+    assert "record_head: found 'zz'; expected 64 hex digits" in " ".join(mistyped.stdout.split())
+
+
 def test_nothing_to_do_is_not_said_while_an_older_run_holds_the_traffic(product: Product) -> None:
     (product.folder / "verify-it" / "break-localhost").write_text("not yet")
     assert product.play(*BREAK_GLASS).returncode != 0
@@ -458,6 +474,7 @@ def test_nothing_to_do_is_not_said_while_an_older_run_holds_the_traffic(product:
 
     run = product.entries("run-opened")[0].run
     held = f"run {run} held the traffic and has not given it back"
+    product.write(rollback_decision={"go": ["lead"], "wait": "5m", "break_glass": ["lead"]})
     silent = product.play("-e", "rollback_reason=keluhan")
     assert "NOT DECIDED: no answer from Lead Engineer" in said(silent.stdout)[-2], silent.stdout
     assert held in said(silent.stdout)[-2]
@@ -469,6 +486,8 @@ def test_nothing_to_do_is_not_said_while_an_older_run_holds_the_traffic(product:
     (product.folder / "revert-it" / "break-web-2").write_text("not yet")
     assert product.play(*BREAK_GLASS).returncode != 0
     assert held in product.outcome()["reason"]
+    status = product.play(playbook="playbooks/status.yml")
+    assert f"run {run} held the traffic, and has not given it back" in status.stdout, status.stdout
 
     told = product.play("-e", "rollback_traffic_back=true", "-e", "rollback_fresh=true")
     assert told.returncode == 0, told.stdout
@@ -801,6 +820,86 @@ def test_a_refusal_keeps_its_reason_where_nothing_can_be_written(product: Produc
     assert "rollback_colour: it is no key of a plan" in told, refused.stdout
     assert "/proc/nowhere/flow/outcome.json: cannot be written" in told
     assert "What to do" in told
+
+
+def test_what_is_no_text_of_a_call_is_refused_in_one_message(product: Product) -> None:
+    values = {"rollback_scope": 5, "rollback_remedy": ["all"], "rollback_reason": ["keluhan"], "rollback_by": {"a": 1}}
+    refused = product.play("-e", json.dumps(values))
+    told = refused.stdout.rpartition("PLAY RECAP")[2]
+    for name, value in values.items():
+        assert f"- {name}: found {value!r}; expected a text" in told, refused.stdout
+    assert product.entries() == []
+    said = product.play(
+        "-e", '{"decide_role": "lead", "decide_answer": "go", "decide_reason": ["a"]}', playbook="playbooks/decide.yml"
+    )
+    assert said.returncode != 0
+    assert "decide_reason: found ['a']; expected a text" in " ".join(said.stdout.split()), said.stdout
+    assert product.entries() == []
+
+
+def test_names_of_the_flows_own_facts_are_no_keys_of_a_plan(product: Product) -> None:
+    product.write(rollback_stepping=1, rollback_run_limit="5m")
+    refused = product.play(*BREAK_GLASS, "-e", "rollback_run_id=hello")
+    told = refused.stdout.rpartition("PLAY RECAP")[2]
+    for name in ("rollback_stepping", "rollback_run_limit", "rollback_run_id"):
+        assert f"{name}: it is no key of a plan" in told, refused.stdout
+    assert (product.lines(), product.entries()) == (ALL_OFF, [])
+
+
+def test_a_folder_may_be_called_like_a_setting_of_a_connection(product: Product, tmp_path: Path) -> None:
+    product.write(rollback_state_dir="env=prod")
+    command = [str(PROJECT / each) if each == "rollback.yml" else each for each in product.command(*BREAK_GLASS)]
+    env = product.environment()
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "env=prod" / "flow" / "record.sqlite").exists()
+
+
+def test_a_refused_call_is_the_outcome_though_a_dead_one_left_its_lock_elsewhere(product: Product) -> None:
+    assert product.play(*BREAK_GLASS).returncode == 0
+    with Record(str(product.state / "record.sqlite"), "flow") as record:
+        record.acquire(Holder("rina@laptop", "laptop", "an earlier boot", 4711, 99), -3600)
+    assert product.play(*BREAK_GLASS, "-e", "rollback_sped=3").returncode != 0
+    assert (product.outcome()["outcome"], product.outcome()["run"]) == ("failed", None)
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ({"rollback_state_dir": "~nosuch/x"}, "rollback_state_dir: found '~nosuch/x'; expected a folder's path"),
+        ({"rollback_state_dir": ["/srv"]}, "rollback_state_dir: found ['/srv']; expected a folder's path"),
+        ({"rollback_record_dsn": f"postgresql:/balik:{SECRET}@db/balik"}, "rollback_record_dsn: it cannot be read"),
+        # libpq's, and not a file's name: who connects, and where is said by the environment or not at all.
+        ({"rollback_record_dsn": f"port=1 user=balik password={SECRET}"}, "…: cannot be opened: connection"),
+    ],
+)
+def test_a_place_that_can_be_none_is_refused_and_no_file_gets_its_name(
+    product: Product, place: dict[str, object], told: str, tmp_path: Path
+) -> None:
+    product.write(**place)
+    refused = product.play(*BREAK_GLASS)
+    assert refused.returncode != 0
+    assert told in refused.stdout.rpartition("PLAY RECAP")[2], refused.stdout
+    assert (product.lines(), SECRET in refused.stdout) == (ALL_OFF, False)
+    assert [path for path in (*PROJECT.iterdir(), *tmp_path.rglob("*")) if SECRET in path.name] == []
+
+
+def test_a_plan_without_a_remedy_for_the_backend_finds_nothing_to_do(product: Product) -> None:
+    remedy = {"covers": ["frontend"], "takes": "1m", "revert": ["revert-it"]}
+    product.write(rollback_remedies={"flag": remedy})
+    assert product.play().returncode == 0
+    assert product.outcome()["outcome"] == "nothing-to-do"
+
+
+def test_a_check_run_that_finds_no_record_sees_whether_one_could_be_made(product: Product) -> None:
+    place = product.folder / "state"
+    place.write_text("")
+    refused = product.play("--check", *BREAK_GLASS)
+    assert refused.returncode != 0
+    assert f"record {place}/flow/record.sqlite: cannot be opened: {place} is no folder" in refused.stdout, (
+        refused.stdout
+    )
+    assert product.lines() == ALL_OFF
 
 
 def test_an_inventory_without_a_steps_hosts_is_refused(product: Product) -> None:

@@ -14,7 +14,7 @@ BUNDLE = Path(os.environ.get("SSL_CERT_FILE") or "/etc/ssl/certs/ca-certificates
 INSIDE = "/etc/ssl/certs/ca-certificates.crt"
 CONTAINER = f"balik-newer-python-{os.getpid()}"
 LIMIT = 900
-FLOW = "question or refused_together or killed or runner"
+FLOW = "question or refused_together or runner"
 COMMANDS = f"""
 set -e
 mkdir /balik

@@ -18,7 +18,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.errors import Balik
 from ansible_collections.balik.rollback.plugins.module_utils.record import Record, RecordUnavailable
 
 from tests.contracts.record import RecordContract, Tamper, appender
-from tests.integration.flow.product import HOSTS, PROJECT, STEPS, Product, kill_tree
+from tests.integration.flow.product import BREAK_GLASS, HOSTS, PROJECT, STEPS, Product, kill_tree
 from tests.servers.postgresql import Server, postgresql
 
 RECORD = "ansible_collections.balik.rollback.plugins.module_utils.record"
@@ -134,6 +134,15 @@ def test_a_session_that_is_cut_within_an_entry_leaves_nothing_of_it(server: Serv
         assert list(record.entries()) == []
 
 
+def test_a_session_that_is_cut_while_it_takes_the_lock_does_not_take_anothers(server: Server, place: str) -> None:
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname ~ 'record'"
+    with Record(place, "shop") as record:
+        with pytest.raises(RecordUnavailable, match="terminating connection"), record._transaction("be locked"):
+            server.psql(cut)
+            record.lock()
+        assert record.lock() is None, "the next one has a session of its own"
+
+
 def test_a_writer_that_does_not_end_is_not_waited_for_ever(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{RECORD}.BUSY_SECONDS", 1)
     with Record(place, "shop") as slow, Record(place, "shop") as record:
@@ -238,3 +247,29 @@ def test_a_job_whose_container_is_lost_is_gone_on_with_by_the_next(place: str, t
     assert [entry.kind for entry in entries].count("run-opened") == 1
     assert entries[-1].body["outcome"] == "rolled-back"
     assert product.lines() == {f"{step} {host}": "on" for step in STEPS for host in HOSTS[step]}
+
+
+@pytest.mark.parametrize("password", ["", "geheim-rahasia"])
+def test_a_lost_end_is_found_whatever_the_outcome_may_say_of_the_place(
+    server: Server, tmp_path: Path, password: str
+) -> None:
+    name = f"record_{time.time_ns()}"
+    server.psql(f"CREATE DATABASE {name}")
+    user = f"postgres:{password}" if password else "postgres"
+    place = f"postgresql://{user}@{server.host}:{server.port}/{name}"
+    product = Product(tmp_path, rollback_record_dsn=place)
+    assert product.play(*BREAK_GLASS).returncode == 0
+    assert product.play("-e", "verify=true", playbook="playbooks/record.yml").returncode == 0
+    with psycopg.connect(place) as connection:
+        connection.execute("ALTER TABLE balik_entries DISABLE TRIGGER ALL")
+        connection.execute("DELETE FROM balik_entries WHERE seq > 9")
+        connection.execute("ALTER TABLE balik_entries ENABLE TRIGGER ALL")
+    cut = product.play("-e", "verify=true", playbook="playbooks/record.yml")
+    assert cut.returncode != 0, cut.stdout
+    assert "the end of the record was cut off" in " ".join(cut.stdout.split())
+    assert "WARNING: the record" in product.play("--check").stdout
+    assert not password or password not in repr(product.everything_written())
+    # Another record has not lost what this one ended with.
+    server.psql(f"CREATE DATABASE {name}_2")
+    product.write(rollback_record_dsn=f"{place}_2")
+    assert "WARNING: the record" not in product.play("--check").stdout

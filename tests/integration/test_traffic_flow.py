@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
@@ -12,10 +13,13 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
+from ansible_collections.balik.rollback.plugins.module_utils.record import Record
 
 from tests.integration.balancers import Balancers, balancers, needed
 from tests.integration.flow.product import BREAK_GLASS, Process, Product
+from tests.servers.http_app import http_app
 from tests.servers.loopback import hanging
+from tests.servers.webhook import webhook
 
 pytestmark = needed
 
@@ -157,13 +161,20 @@ def test_a_page_that_somebody_puts_up_during_the_watch_is_told(product: Entrance
 
 def test_an_unsafe_watch_puts_the_page_up_again_and_says_so(product: Entrances) -> None:
     # Ends as soon as the word is heard, however long the playbook takes that gives it.
-    product.write(rollback_procedures=[{"name": "standard", "watch": "2h", "every": "1m"}])
-    with product.started(*BREAK_GLASS) as rollback:
-        rollback.until(lambda: product.entries("asked"))
-        assert product.decide("sign-off", decide_item="looked").returncode == 0
-        rollback.until(lambda: "traffic is back; watching" in rollback.stdout())
-        product.decide("unsafe", "bocor lagi", decide_item="leak")
-        assert rollback.wait() != 0
+    with webhook() as hook:
+        product.write(
+            rollback_procedures=[{"name": "standard", "watch": "2h", "every": "1m"}],
+            rollback_language="id",
+            rollback_people={"lead": {"title": "Lead", "reach": {"webhook": hook.url}}},
+            rollback_messages={"failed": {"to": ["lead"], "subject": "gagal", "says": "Belum selesai: <visitors>."}},
+        )
+        with product.started(*BREAK_GLASS) as rollback:
+            rollback.until(lambda: product.entries("asked"))
+            assert product.decide("sign-off", decide_item="looked").returncode == 0
+            rollback.until(lambda: "traffic is back; watching" in rollback.stdout())
+            product.decide("unsafe", "bocor lagi", decide_item="leak")
+            assert rollback.wait() != 0
+        assert [body["text"] for body in hook.bodies] == ["Belum selesai: pengguna melihat halaman maintenance."]
     assert product.answers() == [503, 503]
     assert "balik: visitors see the maintenance page" in rollback.stdout().splitlines(), rollback.stdout()
     assert product.outcome()["page"] == "on"
@@ -186,8 +197,8 @@ def test_an_unsafe_watch_puts_the_page_up_again_and_says_so(product: Entrances) 
     assert product.answers() == [200, 200]
 
 
-def watching(product: Entrances) -> AbstractContextManager[Process]:
-    product.write(rollback_sign_offs=[], rollback_procedures=[{"name": "standard", "watch": "4h", "every": "1m"}])
+def watching(product: Entrances, watch: str = "4h", every: str = "1m") -> AbstractContextManager[Process]:
+    product.write(rollback_sign_offs=[], rollback_procedures=[{"name": "standard", "watch": watch, "every": every}])
     return product.started(*BREAK_GLASS)
 
 
@@ -203,6 +214,84 @@ def test_a_record_that_fails_in_the_watch_takes_nothing_from_visitors(product: E
     assert "could not be reached" not in rollback.stdout()
 
 
+def test_a_watch_that_could_not_be_written_down_takes_nothing_from_visitors(product: Entrances) -> None:
+    with watching(product) as rollback:
+        rollback.until(lambda: product.told("step-started")[-1:] == ["traffic-restore"])
+        with closing(sqlite3.connect(product.state / "record.sqlite", isolation_level=None)) as another:
+            another.execute("BEGIN IMMEDIATE")
+            rollback.until(lambda: "The traffic stays where it is, unproved" in rollback.stdout())
+        assert rollback.wait() != 0
+    assert "record.sqlite: cannot be written: database is locked" in rollback.stdout()
+    assert product.told("watching") == []
+    assert (product.answers(), product.outcome()["page"]) == ([200, 200], "off")
+
+    before = product.told("step-started")
+    with product.silent():
+        silent = product.play()
+    assert "looked once: safe: " in silent.stdout, silent.stdout
+    assert product.answers() == [200, 200]
+    product.write(rollback_procedures=[{"name": "standard", "watch": "1m", "every": "1m"}])
+    again = product.play()
+    assert again.returncode == 0, again.stdout
+    assert (product.answers(), product.outcome()["outcome"]) == ([200, 200], "rolled-back")
+    assert product.told("step-started") == [*before, "traffic-restore", "traffic-restore"]
+
+
+def test_criteria_that_turn_unsafe_put_the_page_up_though_nothing_can_be_written_down(product: Entrances) -> None:
+    with http_app() as app, webhook() as hook:
+        seen = {"name": "app", "measure": {"http": {"url": app.url + "/status/200"}}}
+        product.write(
+            rollback_criteria=[*product.plan["rollback_criteria"], seen],
+            rollback_people={"lead": {"title": "Lead", "reach": {"webhook": hook.url}}},
+            rollback_messages={"failed": {"to": ["lead"], "subject": "failed", "says": "<visitors>"}},
+        )
+        with watching(product, every="16m") as rollback:
+            rollback.until(lambda: "watch: safe" in rollback.stdout())
+            time.sleep(1)  # it has said so, and holds the record no more
+            with closing(sqlite3.connect(product.state / "record.sqlite", isolation_level=None)) as another:
+                another.execute("BEGIN IMMEDIATE")
+                app.failing = {"GET /status/200": [500] * 9}
+                rollback.until(lambda: "traffic-restore failed on lb" in rollback.stdout())
+            assert rollback.wait() != 0
+    last = next(line for line in rollback.stdout().splitlines() if line.startswith("balik: FAILED"))
+    assert ": unsafe: app: GET " in last, last
+    assert "that is not written down: record " in last
+    assert "The maintenance page is on again" in last
+    assert (product.answers(), product.outcome()["page"]) == ([503, 503], "on")
+    assert [body["text"] for body in hook.bodies] == ["visitors see the maintenance page"]
+    # All is proved and signed again before visitors get it back.
+    assert "proved before the traffic was given back" not in product.play("--check").stdout
+
+
+def test_an_unsafe_watch_is_told_where_the_page_cannot_go_up_again(product: Entrances) -> None:
+    del product.hosts["all"]["children"]["balancers"]["hosts"]["lb-api"]
+    with watching(product) as rollback:
+        rollback.until(lambda: "watch: safe" in rollback.stdout())
+        switch = product.balancers.nginx.switch
+        switch.rename(switch.with_name("gone"))
+        product.decide("unsafe", "bocor lagi", decide_item="leak")
+        assert rollback.wait() != 0
+    reason = product.outcome()["reason"]
+    assert "unsafe" in reason, reason
+    assert "bocor lagi" in reason
+    assert "The maintenance page could not be put up again: " in reason
+    assert "no such folder" in reason
+    assert product.outcome()["page"] == "unknown"
+    assert f"balik: FAILED: {reason}" in rollback.stdout().splitlines()
+
+
+def test_the_lock_of_a_watch_lasts_from_one_look_to_the_next(product: Entrances) -> None:
+    def lease() -> float:
+        with Record(str(product.state / "record.sqlite"), "flow") as record:
+            lock = record.lock()
+        return (lock.until - lock.since).total_seconds() if lock else 0
+
+    # At this speed a look comes every 12 minutes, and a lease that is not told of it lasts 10.
+    with watching(product, watch="96h", every="24h") as rollback:
+        rollback.until(lambda: "watch: safe" in rollback.stdout())
+        rollback.until(lambda: lease() > 20 * 60, 10)
+
+
 def test_who_has_lost_the_lock_in_the_watch_touches_no_load_balancer(product: Entrances) -> None:
     with watching(product) as first:
         first.until(lambda: "watch: safe" in first.stdout())
@@ -214,3 +303,33 @@ def test_who_has_lost_the_lock_in_the_watch_touches_no_load_balancer(product: En
     assert "it was taken over" in first.stdout()
     assert (product.answers(), product.outcome()["outcome"]) == ([200, 200], "rolled-back")
     assert product.told("watched") == ["watched"], "the first one's watch is not for it to write down"
+
+
+def test_a_load_balancer_with_the_page_is_not_forgotten(product: Entrances) -> None:
+    (product.folder / "revert-it" / "break-web-1").touch()
+    assert product.play(*BREAK_GLASS).returncode != 0
+    (product.folder / "revert-it" / "break-web-1").unlink()
+    assert product.answers() == [503, 503]
+
+    product.write(maintenance_page_hosts="lb-web", rollback_sign_offs=[])
+    forgotten = product.play()
+    assert forgotten.returncode != 0
+    assert "maintenance_page_hosts: lb-api got the page from this run" in product.outcome()["reason"]
+    assert "take it out of the inventory" in product.outcome()["reason"]
+    assert product.answers() == [503, 503]
+    product.write(maintenance_page_hosts="balancers", traffic_restore_hosts="lb-web")
+    assert product.play().returncode != 0
+    assert "traffic_restore_hosts: lb-api got the page from this run" in product.outcome()["reason"]
+    assert product.answers() == [503, 503]
+
+    # It is gone for good.
+    del product.hosts["all"]["children"]["balancers"]["hosts"]["lb-api"]
+    product.write(traffic_restore_hosts=None)
+    again = product.play()
+    assert again.returncode == 0, again.stdout
+    assert "WARNING: not in the inventory any more, but got the page from this run: lb-api" in again.stdout
+    assert product.answers() == [200, 503]
+    assert (product.outcome()["outcome"], product.outcome()["page"]) == ("rolled-back", "unknown")
+    assert "it is not certain whether visitors see" in again.stdout.splitlines()[-2], again.stdout
+    (done,) = (one for one in product.entries("step-done") if one.body["step"] == "traffic-restore")
+    assert done.body["gone"] == ["lb-api"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.balik.rollback.plugins.module_utils.plan import PHASES
+from ansible_collections.balik.rollback.plugins.module_utils.plan import PHASES, read_plan
 
 PROJECT = Path(__file__).resolve().parents[2]
 PLANS = sorted(PROJECT.glob("docs/plans/*.md"))
@@ -77,3 +77,17 @@ def test_nothing_of_the_plan_is_without_a_line(document: Path) -> None:
 def test_every_inventory_of_a_product_has_its_table() -> None:
     products = {path.parents[2].name for path in PROJECT.glob("inventories/*/group_vars/all/plan.yml")}
     assert products == {path.stem for path in PLANS}
+
+
+def test_the_readmes_plan_is_one_and_is_as_long_as_it_says() -> None:
+    written = re.search(
+        r"## A plan in twenty lines\n+```yaml\n(.*?)```", (PROJECT / "README.md").read_text(), re.DOTALL
+    )
+    assert written
+    assert 18 <= len([line for line in written[1].splitlines() if line]) <= 22
+    # Beside it stand the endpoints.
+    text = written[1].replace("{{ prometheus }}", "http://prometheus:9090")
+    plan = {**yaml.safe_load(text), "rollback_smtp": "mail.example.com"}
+    assert (
+        read_plan(plan, [path.name for path in (PROJECT / "roles").iterdir()]).remedy(["backend"]).name == "deployment"
+    )

@@ -90,7 +90,8 @@ def _wait(port: int, process: subprocess.Popen[bytes], folder: Path) -> None:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=1).close()
         except urllib.error.HTTPError as error:
-            if error.code == 401:  # users are asked for their password: it is up
+            # One that asks for a password tells nobody without whether it is ready; its log does.
+            if error.code == 401 and "Server is ready" in (folder / "log").read_text():
                 return
             time.sleep(0.05)
         except OSError:

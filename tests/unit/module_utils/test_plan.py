@@ -297,7 +297,15 @@ def test_a_remedy_by_name_and_the_ways_to_have_none() -> None:
             "ceo",
             "rollback_people.lead.escalates_to",
             "found 'ceo'",
-            "lead, manager",
+            "one of manager",
+        ),
+        ("rollback_people.lead.escalates_to", "lead", "rollback_people.lead.escalates_to", "'lead'", "one of manager"),
+        (
+            "rollback_people.manager.reach",
+            {"webhook": "http://[::1"},
+            "rollback_people.manager.reach.webhook",
+            "found 'http://[::1'",
+            "a URL such as",
         ),
         ("rollback_criteria", [], "rollback_criteria", "found []", "a list with at least one entry"),
         ("rollback_criteria[0].unsafe", "much", "rollback_criteria[0].unsafe", "found 'much'", ""),
@@ -327,6 +335,10 @@ def test_a_remedy_by_name_and_the_ways_to_have_none() -> None:
             "found 'maintenance-pag', which is no step",
             "one of db-",
         ),
+        ("rollback_procedures[0].until", "30m", "rollback_procedures", "launched 30m to 1h ago", "without a gap"),
+        ("rollback_procedures[0].since", "1m", "rollback_procedures", "launched less than 1m ago", "without a gap"),
+        ("rollback_procedures[1].until", "30m", "rollback_procedures", "standard ends before it", "later than since"),
+        ("rollback_remedies.database.covers", [], "rollback_remedies.database.covers", "found []", "at least one of"),
         ("rollback_hold", [None], "rollback_hold[0]", "found None", "a text"),
         ("rollback_verify", [], "rollback_verify", "found []", "at least one step"),
         ("rollback_remedies.database.revert", [], "rollback_remedies.database.revert", "found []", "at least one step"),
@@ -339,7 +351,28 @@ def test_a_remedy_by_name_and_the_ways_to_have_none() -> None:
             "found image-revert, which stands in one rollback twice",
             "it once",
         ),
-        ("rollback_hold", ["traffic-restore"], "rollback_hold", "traffic-restore, before", "rollback_restore only"),
+        (
+            "rollback_restore",
+            ["traffic-restore", "db-restore"],
+            "rollback_restore",
+            "db-restore, in",
+            "revert of a remedy",
+        ),
+        (
+            "rollback_remedies.deployment.revert",
+            ["maintenance-page", "image-revert"],
+            "rollback_remedies.deployment.revert",
+            "found maintenance-page, in the wrong phase",
+            "it in rollback_hold only",
+        ),
+        ("rollback_product", "x" * 101, "rollback_product", "found 'xxx", "hyphens"),
+        (
+            "rollback_hold",
+            ["traffic-restore"],
+            "rollback_hold",
+            "traffic-restore, in the wrong",
+            "rollback_restore only",
+        ),
         (
             "rollback_hold",
             ["scale-freeze"],
@@ -347,13 +380,19 @@ def test_a_remedy_by_name_and_the_ways_to_have_none() -> None:
             "let the autoscalers go",
             "scale-thaw in rollback_restore",
         ),
-        ("rollback_verify", ["scale-thaw"], "rollback_verify", "before the restore phase", "rollback_restore only"),
-        ("rollback_verify", ["traffic-restore"], "rollback_verify", "traffic-restore, before", "rollback_restore only"),
+        ("rollback_verify", ["scale-thaw"], "rollback_verify", "in the wrong phase", "rollback_restore only"),
+        (
+            "rollback_verify",
+            ["traffic-restore"],
+            "rollback_verify",
+            "traffic-restore, in the wrong",
+            "rollback_restore only",
+        ),
         (
             "rollback_remedies.database.revert",
             ["traffic-restore"],
             "rollback_remedies.database.revert",
-            "traffic-restore, before",
+            "traffic-restore, in the wrong",
             "rollback_restore only",
         ),
         ("rollback_criteria[0].name", "fehlerräte 🙂", "rollback_criteria[0].name", "found 'fehlerräte 🙂'", "hyphens"),
@@ -390,6 +429,17 @@ def test_a_refusal(path: str, value: Any, what: str, found: str, expected: str) 
     assert len(problems) == 1, [str(problem) for problem in refused(changed(path, value))]
     assert found in problems[0].found
     assert expected in problems[0].expected
+
+
+def test_what_the_criteria_touch_together_has_a_remedy() -> None:
+    plan = variables()
+    plan["rollback_remedies"]["database"]["covers"] = ["database"]
+    read_plan(plan, STEPS)
+    plan["rollback_criteria"][0]["touches"] = ["database"]  # and the other one the frontend
+    assert [str(problem) for problem in refused(plan)] == [
+        "rollback_remedies: none covers database, frontend together, which rollback_criteria touch; "
+        "expected one with covers: [database, frontend]"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,11 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError, Unreachable
-from ansible_collections.balik.rollback.plugins.module_utils.record import Record, _without_password
+from ansible_collections.balik.rollback.plugins.module_utils.record import (
+    Record,
+    _without_password,
+    see_that_it_can_be_made,
+)
 
 from tests.contracts.record import PROJECT, RecordContract, Tamper
 
@@ -61,6 +65,13 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(Unreachable, match="cannot be opened"):
         Record(str(tmp_path / "file" / "record.sqlite"), "shop")
+    with pytest.raises(Unreachable, match=r"cannot be opened: .*/file is no folder"):
+        see_that_it_can_be_made(tmp_path / "file" / "shop" / "record.sqlite")
+
+
+def test_what_sees_whether_a_record_can_be_made_makes_nothing(tmp_path: Path) -> None:
+    see_that_it_can_be_made(tmp_path / "state" / "shop" / "record.sqlite")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root writes everywhere, so the test gives up its rights")
@@ -69,10 +80,12 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     code = (
         # The checkout may be where only root can read.
         "import os, sys\n"
-        "from ansible_collections.balik.rollback.plugins.module_utils.record import Record\n"
+        "from ansible_collections.balik.rollback.plugins.module_utils import record\n"
         "from ansible_collections.balik.rollback.plugins.module_utils.errors import Unreachable\n"
+        "from pathlib import Path\n"
         "os.setgid(65534); os.setuid(65534)\n"
-        "try:\n  Record(sys.argv[1], 'shop')\nexcept Unreachable as error:\n  print(error)\n"
+        "try:\n  record.Record(sys.argv[1], 'shop')\nexcept Unreachable as error:\n  print(error)\n"
+        "try:\n  record.see_that_it_can_be_made(Path(sys.argv[1]))\nexcept Unreachable as error:\n  print(error)\n"
     )
     for parent in tmp_path.parents:
         if parent == Path("/tmp"):
@@ -87,7 +100,29 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(PROJECT / "collections")},
     )
     assert "Permission denied" in done.stdout, done.stderr
+    assert f"{tmp_path} may not be written to" in done.stdout
     assert not (tmp_path / "record.sqlite").exists()
+
+
+def test_opening_it_twice_in_one_process_lets_nobody_take_its_log_away(tmp_path: Path) -> None:
+    place = str(tmp_path / "record.sqlite")
+    code = (
+        "import sys; from ansible_collections.balik.rollback.plugins.module_utils.record import Record\n"
+        "with Record(sys.argv[1], 'shop') as record: print(record.verify().entries)\n"
+    )
+
+    def elsewhere() -> str:
+        command = [sys.executable, "-c", code, place]
+        env = {**os.environ, "PYTHONPATH": str(PROJECT / "collections")}
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30, env=env).stdout.strip()
+
+    with Record(place, "shop") as record:
+        record.append("note", {})
+        Record(place, "shop").close()  # must not give up the lock by which others know that somebody has it open
+        assert elsewhere() == "1"  # the last one to close a record tidies its log up
+        record.append("note", {})
+        assert elsewhere() == "2"
+    assert elsewhere() == "2"
 
 
 def test_a_new_record_that_another_opens_at_the_same_moment_is_waited_for(tmp_path: Path) -> None:

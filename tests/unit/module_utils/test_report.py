@@ -822,7 +822,7 @@ HOSTILE = [
     "<!-- hidden --> &lt;b&gt; <b>bold</b>",
     "# heading", "- item", "1. item", "> quote", "    code", "=====", "+ plus", "* star *star*", "_a_ __b__ ~~c~~ a_b",
     "\\| backslash \\", "[ref]: http://evil", "$math$", "<http://evil>", "~~~\nfence",
-    "trojan \u202e txt.exe \u2066x\u2069 \x00 \x1b[31m \x7f",
+    "trojan \u202e txt.exe \u061c\u2066x\u2069 \x00 \x1b[31m \x7f",
     "é 委任状 😀 \ud83d",
 ]  # fmt: skip
 
@@ -886,7 +886,7 @@ def test_hostile_text_is_inert_wherever_it_stands(calm_entries: list[Entry], tex
     (calm_html, calm_markdown, _), (html, markdown, _) = map(everything, documents)
     assert tags(html) == tags(calm_html), "the text made or broke a tag or an attribute"
     assert blocks_and_spans(markdown) == blocks_and_spans(calm_markdown), "the text became Markdown"
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]", html + markdown)
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u061c\u202a-\u202e\u2066-\u2069]", html + markdown)
 
 
 def test_the_page_forbids_itself_scripts_and_requests(story: Story) -> None:

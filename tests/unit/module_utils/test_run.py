@@ -261,6 +261,16 @@ def left(hosts: dict[str, Any]) -> tuple[float, str, str, dict]:
             id="the page is up by hand on each load balancer",
         ),
         pytest.param(
+            [*UP, BEGUN, left({"lb-1": {"page": "off"}, "lb-2": {"page": "off"}})],
+            *(True, True),
+            id="the page is down on each load balancer, and the watch could not be written down",
+        ),
+        pytest.param(
+            [*UP, BEGUN, left({"lb-1": {"page": "off"}, "lb-2": {}})],
+            *(False, False),
+            id="the page is down on one load balancer",
+        ),
+        pytest.param(
             [BEGUN, WATCHING, watched(3, "unsafe"), BROKEN, AGAIN, BEGUN_AGAIN, WATCHING, watched(7, "safe")],
             *(True, True),
             id="unsafe at first, safe at the second attempt",
@@ -275,6 +285,20 @@ def left(hosts: dict[str, Any]) -> tuple[float, str, str, dict]:
 def test_whether_the_traffic_was_given_back(told: Sequence[Any], given: bool, certain: bool) -> None:
     (run,) = runs.read_runs(entries(opened(0), *told))
     assert (run.traffic_given_back, run.traffic_is_back) == (given, certain)
+
+
+def test_what_was_said_since_the_traffic_may_have_been_given_back_counts() -> None:
+    (run,) = runs.read_runs(entries(opened(0), *UP, BEGUN, left({"lb-1": {"page": "off"}})))
+    assert (run.first_back, run.back_since) == (START + timedelta(minutes=BEGUN[0]), START + timedelta(minutes=4))
+    assert run.page == "off"
+
+
+def test_where_the_page_is_is_not_certain_after_a_step_whose_end_is_not_written_down() -> None:
+    told = [*UP, BEGUN, WATCHING, outcome(3, runs.FAILED)]
+    (run,) = runs.read_runs(entries(opened(0), *told))
+    assert run.page == "unknown"
+    (run,) = runs.read_runs(entries(opened(0), *told[:-1], AGAIN, outcome(6, runs.FAILED)))
+    assert run.page == "off", "a call that was killed in its watch says nothing against it"
 
 
 def test_when_the_traffic_was_given_back_first_and_last() -> None:
