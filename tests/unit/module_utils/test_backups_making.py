@@ -1,0 +1,40 @@
+"""One process makes a backup of a name; what a killed one left does not stand in the next one's way."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+from ansible_collections.balik.rollback.plugins.module_utils.backups.making import _part_of
+from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
+
+
+def test_what_a_killed_start_left_is_removed(tmp_path: Path) -> None:
+    final = tmp_path / "before.sql"
+    (tmp_path / "before.sql.part-1").write_text("half")
+    (tmp_path / "another.sql.part-1").write_text("half")
+    with _part_of(final) as part:
+        assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "another.sql.part-1", part])
+
+
+def test_who_is_at_it_is_left_alone_and_told(tmp_path: Path) -> None:
+    final, theirs = tmp_path / "before.sql", tmp_path / "before.sql.part-1"
+    theirs.write_text("half")
+    handle = os.open(theirs, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with pytest.raises(BalikError, match="another process is making it"), _part_of(final):
+            pass
+    finally:
+        os.close(handle)
+    assert theirs.read_text() == "half"
+    assert list(tmp_path.iterdir()) == [theirs]
+
+
+def test_one_that_is_finished_in_that_moment_stops_nobody(tmp_path: Path) -> None:
+    # To open it fails as it does for a file that was there when the folder was listed, and is not any more.
+    (tmp_path / "before.sql.part-1").symlink_to(tmp_path / "finished")
+    with _part_of(tmp_path / "before.sql") as part:
+        assert part.exists()
