@@ -65,7 +65,7 @@ class ActionModule(RollbackAction):
             opened = self._begin()
             if missing:
                 # This run's end will have a head of its own; that another one is gone must stay known.
-                self.append("record-cut", {"head": missing}, opened["ansible_facts"]["rollback_run_id"])
+                self.append("record-cut", {"head": missing}, opened["run"])
             return opened
         except BalikError:
             # Nobody closes a run that was never opened: the next call would find the lock of a dead process.
@@ -162,7 +162,7 @@ class ActionModule(RollbackAction):
     def _opened(self, run: str, says: str) -> dict[str, Any]:
         if not self.check_mode:
             self._write_outcome({"product": self.plan.product, "run": run, "outcome": "running"})
-        return {"changed": not self.check_mode, "says": says, "ansible_facts": {"rollback_run_id": run}}
+        return {"changed": not self.check_mode, "says": says, "run": run}
 
     # Closing
 

@@ -53,24 +53,24 @@ class ActionModule(RollbackAction):
         read again, or why it cannot be done, until all steps were checked. What the steps before a remedy's change is
         not kept: it is checked again in its phase."""
         if failures := self._failures():
-            refused = self.task_vars.get("rollback_step_refused") or []
             why = str(self._failed("check", failures)).removesuffix(".")
-            return {"ansible_facts": {"rollback_step_refused": [*refused, why]}}
-        facts = {"rollback_step_told": {**self._told_steps(), self.step: self._tell_check()}}
+            return {**self._so_far, "refused": [*self._so_far["refused"], why]}
+        found = {**self._so_far, "told": {**self._so_far["told"], self.step: self._tell_check()}}
         if self.phase == "hold":
-            facts["rollback_step_ready"] = {**self._ready_steps(), self.step: self._before()}
-        return {"ansible_facts": facts}
+            found["ready"] = {**self._so_far["ready"], self.step: self._before()}
+        return found
 
-    def _ready_steps(self) -> dict[str, Any]:
-        return self.task_vars.get("rollback_step_ready") or {}
-
-    def _told_steps(self) -> dict[str, dict[str, str]]:
-        return self.task_vars.get("rollback_step_told") or {}
+    @cached_property
+    def _so_far(self) -> dict[str, Any]:
+        """What this task found of the steps before: ``refused``, ``told`` and ``ready``. It is a registered result, since
+        the facts of an action live on in a cache of facts, and would be found by the next call."""
+        found = self.task_vars.get("rollback_step_found") or {}
+        return {"refused": found.get("refused", []), "told": found.get("told", {}), "ready": found.get("ready", {})}
 
     def _tell_check(self) -> dict[str, str]:
         """What ``check`` said on each host, said to the operator where this call has not said so already."""
-        told = self._told_steps().get(self.step, {})
-        if self.step in self._ready_steps():
+        told = self._so_far["told"].get(self.step, {})
+        if self.step in self._so_far["ready"]:
             return told
         said = {host: says for host in self._hosts() if (says := self._result(host, "check").get("says"))}
         if news := _listed({host: says for host, says in said.items() if says != told.get(host)}):
@@ -97,7 +97,7 @@ class ActionModule(RollbackAction):
         elif done:
             todo = "confirm"
         else:
-            todo = "begin" if self.step in self._ready_steps() else "do"
+            todo = "begin" if self.step in self._so_far["ready"] else "do"
         hosts = self.step_hosts(self.step)
         if todo != "skip" and self.step in (runs.PAGE_UP, runs.PAGE_DOWN):
             self._require_all_with_page(run, hosts)
@@ -162,7 +162,7 @@ class ActionModule(RollbackAction):
             if before is not None and before.began:
                 so_far = "What it did when it was started before stays."
             raise self._failed("check", failures, so_far)
-        saved = self._ready_steps().get(self.step) or self._before()
+        saved = self._so_far["ready"].get(self.step) or self._before()
         limit = self.step_setting(self.step, "limit")
         self.keep_lock(parse_duration(limit) * 2 + LEASE if limit else LEASE)
         body = {"phase": self.phase, "step": self.step, "saved": saved, "says": self._tell_check()}

@@ -45,5 +45,6 @@ RETURN = r"""
 good: {description: Whether the outcome is rolled-back or nothing-to-do., type: bool, returned: when closed}
 held: {description: Whether somebody else's run holds the lock., type: bool, returned: when closed without an outcome}
 outcome: {description: "One of rolled-back, nothing-to-do, not-decided, failed.", type: str, returned: when closed}
+run: {description: The run's name in the record., type: str, returned: when opened}
 says: {description: One sentence., type: str, returned: always}
 """

@@ -846,6 +846,27 @@ def test_names_of_the_flows_own_facts_are_no_keys_of_a_plan(product: Product) ->
     assert (product.lines(), product.entries()) == (ALL_OFF, [])
 
 
+def test_a_cache_of_facts_keeps_nothing_of_a_run(product: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = product.folder / "facts"
+    cached = {"ANSIBLE_CACHE_PLUGIN": "jsonfile", "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(cache)}
+    environment = product.environment()
+    monkeypatch.setattr(product, "environment", lambda: {**environment, **cached})
+    (product.folder / "revert-it" / "break-web-2").touch()
+    assert product.play(*BREAK_GLASS).returncode != 0
+    (product.folder / "revert-it" / "break-web-2").unlink()
+    assert [file.name for file in cache.glob("*") if "rollback" in file.read_text()] == []
+    again = product.play()
+    assert again.returncode == 0, again.stdout
+    assert product.outcome()["outcome"] == "rolled-back"
+
+
+def test_a_mistyped_inventory_is_refused(product: Product) -> None:
+    mistyped = product.play("-i", str(product.inventory) + "-staging", *BREAK_GLASS)
+    assert mistyped.returncode != 0
+    assert "inventory-staging" in mistyped.stdout
+    assert (product.lines(), product.entries()) == (ALL_OFF, [])
+
+
 def test_a_folder_may_be_called_like_a_setting_of_a_connection(product: Product, tmp_path: Path) -> None:
     product.write(rollback_state_dir="env=prod")
     command = [str(PROJECT / each) if each == "rollback.yml" else each for each in product.command(*BREAK_GLASS)]
