@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from ..module_utils import run as runs
 from ..module_utils.errors import BalikError
 from ..module_utils.messages import VISITORS
-from ..module_utils.record import Entry
+from ..module_utils.record import Entry, is_there
 from ..module_utils.units import format_duration, iso, utc_now
 from ..plugin_utils.action import RollbackAction
 
@@ -33,7 +33,7 @@ class ActionModule(RollbackAction):
     def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if arguments["state"] == "verified":
             return self._verify(arguments["head"])
-        if not (self.recorded_by[1] or self.record_file.exists() or self.outcome_kept()):
+        if not (self.recorded_by[1] or is_there(self.record_file) or self.outcome_kept()):
             # Looking makes no record.
             says = f"{self.plan.product} has never been rolled back: there is no record {self.record_file}"
             self.say(says)

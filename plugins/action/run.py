@@ -9,7 +9,7 @@ from ..module_utils import run as runs
 from ..module_utils.errors import BalikError
 from ..module_utils.files import write_whole
 from ..module_utils.messages import VISITORS
-from ..module_utils.record import Lock, Record, RecordUnavailable, is_dsn, see_that_it_can_be_made
+from ..module_utils.record import Lock, Record, RecordUnavailable, is_dsn, is_there, see_that_it_can_be_made
 from ..module_utils.units import format_duration, iso, utc_now
 from ..plugin_utils.action import LEASE, RollbackAction
 
@@ -239,9 +239,9 @@ class ActionModule(RollbackAction):
     def _somebody_runs(self) -> bool:
         """Whether somebody else's run is going on: what was refused is no news of it."""
         dsn = str(self.variables.get("rollback_record_dsn") or "")
-        if not (is_dsn(dsn) or (not dsn and self.record_file.exists())):
-            return False
         try:
+            if not (is_dsn(dsn) or (not dsn and is_there(self.record_file))):
+                return False
             with Record(dsn or str(self.record_file), str(self.variables.get("rollback_product"))) as record:
                 lock = record.lock()
         except BalikError:

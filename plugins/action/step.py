@@ -62,8 +62,8 @@ class ActionModule(RollbackAction):
 
     @cached_property
     def _so_far(self) -> dict[str, Any]:
-        """What this task found of the steps before: ``refused``, ``told`` and ``ready``. It is a registered result, since
-        the facts of an action live on in a cache of facts, and would be found by the next call."""
+        """What this task found of the steps before: ``refused``, ``told`` and ``ready``. It is a registered result: the
+        facts of an action live on in a cache of facts, where the next call would find them."""
         found = self.task_vars.get("rollback_step_found") or {}
         return {"refused": found.get("refused", []), "told": found.get("told", {}), "ready": found.get("ready", {})}
 
@@ -135,10 +135,12 @@ class ActionModule(RollbackAction):
         return self.step_hosts(runs.PAGE_UP) if kept_from_visitors else []
 
     def _seen(self) -> dict[str, Any]:
-        """After a look at the page of a run: write down that it is gone, and stop."""
+        """After a look at the page of a run: where it is gone or cannot be seen, write that down and stop."""
         if failures := self._failures():
             raise self._failed(
-                runs.SEEN, failures, "The page is gone in the middle of the rollback, and it goes no further."
+                runs.SEEN,
+                failures,
+                "It is not certain any more that visitors have the page: the rollback goes no further.",
             )
         return {}
 

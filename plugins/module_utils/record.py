@@ -337,8 +337,10 @@ class Record:
     def _open_postgresql(self, dsn: str) -> None:
         # Not conninfo's own default, which waits for ever on a host that swallows packets.
         limits = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": BUSY_SECONDS * 1000}
+        # A pooler gives one session to several clients, whose prepared statements would have the same names.
+        pooled = {"prepare_threshold": None}
         self._dsn = dsn
-        self._connection = _psycopg(self.place).connect(_readable(dsn, self.place), autocommit=True, **limits)
+        self._connection = _psycopg(self.place).connect(_readable(dsn, self.place), autocommit=True, **limits, **pooled)
         self._make_tables(_TABLES + _POSTGRESQL_TRIGGERS)
 
     def _make_tables(self, statements: Iterable[str]) -> None:
@@ -426,6 +428,17 @@ class Record:
         if self._key:
             return hmac.new(self._key, message, hashlib.sha256).hexdigest()
         return hashlib.sha256(message).hexdigest()
+
+
+def is_there(place: Path) -> bool:
+    """Whether there is a record in a file.
+
+    :raises RecordUnavailable: its folder may not be looked into.
+    """
+    try:
+        return place.exists()
+    except OSError as error:
+        raise _not_opened(str(place), str(error.strerror)) from None
 
 
 def see_that_it_can_be_made(place: Path) -> None:

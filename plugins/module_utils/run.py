@@ -201,7 +201,8 @@ def _take_in(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
         step = run.steps.setdefault(body["step"], StepState(body["step"], body["phase"], "failed", at))
         step.state = kind.removeprefix("step-")
         step.says, step.failures = body.get("says", {}), body.get("failures", {})
-        step.seconds = (at - step.started_at).total_seconds()
+        # A look at the page in the middle of a run is no part of what it took to put it up.
+        step.seconds = None if body.get("stage") == SEEN else (at - step.started_at).total_seconds()
     elif kind == "outcome":
         run.outcome, run.outcome_body = body["outcome"], body
     _follow_traffic(run, kind, at, body)

@@ -28,7 +28,7 @@ from ..module_utils.errors import BalikError
 from ..module_utils.messages import tell
 from ..module_utils.plan import INTERNAL_PREFIXES, Plan, PlanRefused, is_slug, read_plan
 from ..module_utils.printable import one_line
-from ..module_utils.record import Entry, Holder, Lock, Record
+from ..module_utils.record import Entry, Holder, Lock, Record, is_there
 from ..module_utils.run import Run, read_runs, still_held
 from ..module_utils.units import iso, parse_duration, utc_now
 from .variables import Variables, scrub
@@ -244,7 +244,7 @@ class RollbackAction(ActionBase):
 
     def no_record(self) -> bool:
         """Whether this is a check run that finds no record, and makes none."""
-        return self.check_mode and not self.recorded_by[1] and not self.record_file.exists()
+        return self.check_mode and not self.recorded_by[1] and not is_there(self.record_file)
 
     @cached_property
     def holder(self) -> Holder:

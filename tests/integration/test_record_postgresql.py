@@ -16,9 +16,11 @@ import psycopg
 import pytest
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError, Unreachable
 from ansible_collections.balik.rollback.plugins.module_utils.record import Record, RecordUnavailable
+from psycopg.conninfo import conninfo_to_dict
 
 from tests.contracts.record import RecordContract, Tamper, appender
 from tests.integration.flow.product import BREAK_GLASS, HOSTS, PROJECT, STEPS, Product, kill_tree
+from tests.servers.pgbouncer import pgbouncer
 from tests.servers.postgresql import Server, postgresql
 
 RECORD = "ansible_collections.balik.rollback.plugins.module_utils.record"
@@ -121,6 +123,15 @@ def test_a_session_that_was_cut_between_two_entries_is_opened_anew(server: Serve
             "WHERE pid <> pg_backend_pid() AND datname ~ 'record'"
         )
         assert list(record.entries()) == [first]
+
+
+def test_a_pooler_may_give_one_session_to_several_records(server: Server, place: str) -> None:
+    with pgbouncer(server, {"record": str(conninfo_to_dict(place)["dbname"])}) as pooler:
+        for product in ("shop", "school"):
+            with Record(pooler.dsn("record"), product) as record:
+                heads = {record.head() for _look in range(10)}
+                assert heads == {record.head()}
+                assert record.append("note", {}).hash == record.head()
 
 
 def test_a_session_that_is_cut_within_an_entry_leaves_nothing_of_it(server: Server, place: str) -> None:

@@ -234,25 +234,17 @@ def _part_of(final: Path) -> Iterator[Path]:
     part = final.with_name(f"{final.name}.part-{os.getpid()}")
     with _alone_in(final.parent):
         for left in final.parent.glob(f"{final.name}.part-*"):
-            try:
-                handle = os.open(left, os.O_RDONLY)
-            except FileNotFoundError:
-                continue  # finished or given up just now
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BalikError(
-                    str(final), "another process is making it", "nobody else", "Wait for it, and look at its result."
-                ) from None
-            finally:
-                os.close(handle)
-            _remove(left)
+            _remove_left(left, final)
         if final.name.endswith(".dir"):
             part.mkdir(mode=0o700)
         else:
             part.touch(mode=0o600, exist_ok=False)
-        handle = os.open(part, os.O_RDONLY)
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        handle = _to_be_locked(part)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except BaseException:
+            _remove(part)
+            raise
     try:
         yield part
     except BaseException:
@@ -260,6 +252,37 @@ def _part_of(final: Path) -> Iterator[Path]:
         raise
     finally:
         os.close(handle)
+
+
+def _remove_left(left: Path, final: Path) -> None:
+    """Remove what a killed start left.
+
+    :raises BalikError: somebody is at work on it, or it is another user's.
+    """
+    try:
+        handle = _to_be_locked(left)
+    except FileNotFoundError:
+        return  # finished or given up just now
+    except OSError as error:
+        raise BalikError(
+            str(left),
+            f"an unfinished backup that cannot be looked at: {error.strerror}",
+            do="See whose it is; remove it if nobody is making it any more.",
+        ) from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BalikError(
+            str(final), "another process is making it", "nobody else", "Wait for it, and look at its result."
+        ) from None
+    finally:
+        os.close(handle)
+    _remove(left)
+
+
+def _to_be_locked(path: Path) -> int:
+    # NFS locks a file only for who may write to it; a folder nobody opens for writing.
+    return os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
 
 
 @contextmanager

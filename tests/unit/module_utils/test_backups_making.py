@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -37,4 +39,29 @@ def test_one_that_is_finished_in_that_moment_stops_nobody(tmp_path: Path) -> Non
     # To open it fails as it does for a file that was there when the folder was listed, and is not any more.
     (tmp_path / "before.sql.part-1").symlink_to(tmp_path / "finished")
     with _part_of(tmp_path / "before.sql") as part:
+        assert part.exists()
+
+
+def test_what_nobody_may_look_at_is_named(tmp_path: Path) -> None:
+    # As another user's file would be; root may open any.
+    (tmp_path / "before.sql.part-1").symlink_to(tmp_path / "before.sql.part-1")
+    told = r"before\.sql\.part-1: an unfinished backup that cannot be looked at: Too many"
+    with pytest.raises(BalikError, match=told), _part_of(tmp_path / "before.sql"):
+        pass
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["before.sql", "before.dir"])
+def test_a_file_is_locked_by_who_may_write_to_it(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As flock(2) says of NFS, which gives an exclusive lock on a file only to who has opened it for writing."""
+    real = fcntl.flock
+
+    def flock(handle: int, operation: int) -> None:
+        writing = fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        if not writing and not stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        real(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with _part_of(tmp_path / name) as part:
         assert part.exists()

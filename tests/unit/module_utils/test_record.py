@@ -17,6 +17,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.errors import Balik
 from ansible_collections.balik.rollback.plugins.module_utils.record import (
     Record,
     _without_password,
+    is_there,
     see_that_it_can_be_made,
 )
 
@@ -67,6 +68,12 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         Record(str(tmp_path / "file" / "record.sqlite"), "shop")
     with pytest.raises(Unreachable, match=r"cannot be opened: .*/file is no folder"):
         see_that_it_can_be_made(tmp_path / "file" / "shop" / "record.sqlite")
+
+
+def test_a_file_that_cannot_be_looked_for_is_told(tmp_path: Path) -> None:
+    assert not is_there(tmp_path / "record.sqlite")
+    with pytest.raises(Unreachable, match="cannot be opened: File name too long"):
+        is_there(tmp_path / ("a" * 300) / "record.sqlite")
 
 
 def test_what_sees_whether_a_record_can_be_made_makes_nothing(tmp_path: Path) -> None:
