@@ -860,6 +860,22 @@ def test_a_cache_of_facts_keeps_nothing_of_a_run(product: Product, monkeypatch: 
     assert product.outcome()["outcome"] == "rolled-back"
 
 
+def test_the_environment_does_not_change_how_the_play_goes(product: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    habits = {"ANSIBLE_STRATEGY": "free", "ANSIBLE_ANY_ERRORS_FATAL": "true", "ANSIBLE_INJECT_FACT_VARS": "false"}
+    environment = product.environment()
+    monkeypatch.setattr(product, "environment", lambda: {**environment, **habits})
+    (product.folder / "revert-it" / "break-web-2").touch()
+    broken = product.play(*BREAK_GLASS)
+    assert broken.returncode != 0
+    assert "revert-it failed on web-2: " in product.outcome()["reason"], broken.stdout
+    assert [product.line("revert-it", host) for host in ("web-1", "web-2")] == ["on", "half"]
+    assert product.line("verify-it") == "off"
+    (product.folder / "revert-it" / "break-web-2").unlink()
+    again = product.play()
+    assert again.returncode == 0, again.stdout
+    assert product.everywhere("revert-it", "on")
+
+
 def test_a_mistyped_inventory_is_refused(product: Product) -> None:
     mistyped = product.play("-i", str(product.inventory) + "-staging", *BREAK_GLASS)
     assert mistyped.returncode != 0
