@@ -963,6 +963,10 @@ NEW_KEY = """
     ALTER TABLE "Member" DROP CONSTRAINT "Member_pkey", ADD COLUMN "uid" {type},
         ADD CONSTRAINT "Member_pkey" PRIMARY KEY ("uid");
     CREATE TABLE "Badge" ("of" {refers} REFERENCES "Member" ("uid") ON UPDATE CASCADE);
+    COMMENT ON CONSTRAINT "Badge_of_fkey" ON "Badge" IS 'whose';
+    COMMENT ON CONSTRAINT "Member_pkey" ON "Member" IS 'the new key''s';
+    COMMENT ON INDEX "Member_pkey" IS 'the new index''s';
+    ALTER TABLE "Member" CLUSTER ON "Member_pkey";
 """
 NEW_KEY_DOWN = """
     DROP TABLE "Badge";
@@ -979,11 +983,14 @@ def member(product: Product, kind: str) -> None:
         types = {"type": "UUID NOT NULL DEFAULT gen_random_uuid()", "refers": "UUID"}
     product.sql(
         """CREATE TABLE "Member" ("id" INT PRIMARY KEY, "email" TEXT NOT NULL, "half" TEXT UNIQUE);
-        INSERT INTO "Member" SELECT n, 'm' || n FROM generate_series(1, 5) n"""
+        INSERT INTO "Member" SELECT n, 'm' || n FROM generate_series(1, 5) n;
+        CREATE PUBLICATION replica FOR TABLE "Member" """
     )
     product.write(KEY, NEW_KEY.format(**types), NEW_KEY_DOWN)
-    up = 'ALTER TABLE "Member" ADD "nick" TEXT, ADD "no" SERIAL; CREATE UNIQUE INDEX "Member_no" ON "Member" ("no")'
-    product.write(NICK, up, 'ALTER TABLE "Member" DROP "nick", DROP "no"')
+    up = """ALTER TABLE "Member" ADD "nick" TEXT, ADD "no" SERIAL; CREATE UNIQUE INDEX "Member_no" ON "Member" ("no");
+        COMMENT ON INDEX "Member_no" IS 'for replicas';
+        ALTER TABLE "Member" REPLICA IDENTITY USING INDEX "Member_no";"""
+    product.write(NICK, up, 'ALTER TABLE "Member" REPLICA IDENTITY DEFAULT, DROP "nick", DROP "no"')
     for name in (KEY, NICK):
         product.apply(name)
     # Rows that change move behind the others: made anew, the numbers would be given in another order.
@@ -1022,6 +1029,38 @@ def test_a_column_that_is_the_key_comes_back_to_its_rows_and_its_sequence_goes_o
     assert sorted(product.state().splitlines()) == before
     product.sql('INSERT INTO "Member" ("id", "email") VALUES (10, \'m10\')')
     assert product.sql('SELECT "no" FROM "Member" WHERE "id" = 10') == "10"
+
+
+@pytest.mark.parametrize("way", ["undo", "by hand"])
+def test_a_unique_index_of_a_partitioned_table_and_a_column_that_went_before_its_table_come_back(
+    product: Product, way: str
+) -> None:
+    name = "20260105000000_slug"
+    product.sql(
+        """CREATE TABLE "Event" ("id" INT, "at" DATE, PRIMARY KEY ("id", "at")) PARTITION BY RANGE ("at");
+        CREATE TABLE "Event_new" PARTITION OF "Event" FOR VALUES FROM ('2026-01-03') TO ('2027-01-01');
+        CREATE TABLE "Event_rest" PARTITION OF "Event" DEFAULT;
+        INSERT INTO "Event" SELECT n, date '2026-01-01' + n FROM generate_series(1, 4) n"""
+    )
+    product.write(
+        name,
+        """ALTER TABLE "Event" ADD "slug" TEXT; CREATE UNIQUE INDEX "Event_slug" ON "Event" ("slug", "at");
+        CREATE TABLE "Note" ("id" INT PRIMARY KEY, "text" TEXT)""",
+        'ALTER TABLE "Event" DROP "slug"; ALTER TABLE "Note" DROP "text"; DROP TABLE "Note"',
+    )
+    product.apply(name)
+    product.sql("""UPDATE "Event" SET "slug" = 's' || "id"; INSERT INTO "Note" VALUES (1, 'one')""")
+    before = [line for line in product.state().splitlines() if name not in line]
+    task = product.task(INDEX, destroys=[name])
+    task = replace(task, saved=down.check(task)["before"])
+    done = down.main(task, check_mode=False)["evidence"]["migrations"][0]
+    if way == "undo":
+        down.undo(task, check_mode=False)
+    else:
+        product.apply(name, row=False)
+        restored(product, done["kept"])
+    assert product.sql("SELECT indisvalid FROM pg_index WHERE indexrelid = '\"Event_slug\"'::regclass") == "t"
+    assert [line for line in product.state().splitlines() if name not in line] == before
 
 
 def test_values_of_rows_that_no_key_finds_again_are_put_back_by_hand(product: Product) -> None:

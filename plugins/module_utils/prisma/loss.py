@@ -33,6 +33,8 @@ if psycopg is not None:
     )
 
 MANIFEST, SCRIPT = "manifest.json", "restore.sql"
+#: From this place on in what is held, it is about unique keys.
+KEYS_AWAY = 3
 
 # Everything that goes when the root goes: (classid, objid, objsubid). `a`, `i`, `P`, `S`, `e`: with it in any case.
 # Generated columns hold nothing of their own; servers before 12 have none, nor a column that says so.
@@ -125,8 +127,10 @@ WITH RECURSIVE down(oid) AS (
 )
 SELECT oid FROM down WHERE oid IS NOT NULL
 """
-# A partition's foreign key is its parent's, and is altered there. Unique keys of columns whose values come back are
-# away meanwhile, with what refers to them: one row may get the value that another one still has.
+# A partition's foreign key is its parent's, and is altered there. What refers to a unique key of columns whose values
+# come back is away meanwhile: nothing shall follow them. From 3 on: the unique keys themselves are away, which is only
+# needed where a row gets a value that another row still has. Where a key is also what replicas go by, that is the whole
+# row meanwhile.
 _HELD = """
 WITH RECURSIVE up(oid) AS (
     SELECT one::regclass::oid FROM unnest(ARRAY[{names}]) AS one
@@ -140,6 +144,13 @@ WITH RECURSIVE up(oid) AS (
     WHERE i.indisunique AND (filled.attnum = ANY (i.indkey) OR EXISTS (
         SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
            AND d.refclassid = 'pg_class'::regclass AND d.refobjid = filled.oid AND d.refobjsubid = filled.attnum))
+), parts(oid) AS (
+    SELECT oid FROM keys UNION SELECT i.inhrelid FROM pg_inherits i JOIN parts ON i.inhparent = parts.oid
+), marks(oid, again) AS (
+    SELECT i.indexrelid, format('COMMENT ON INDEX %s IS %L', i.indexrelid::regclass, obj_description(i.indexrelid))
+           || CASE WHEN i.indisclustered THEN format('; ALTER TABLE %s CLUSTER ON %I', i.indrelid::regclass, c.relname)
+              ELSE '' END
+    FROM pg_index i JOIN keys ON keys.oid = i.indexrelid JOIN pg_class c ON c.oid = i.indexrelid
 )
 SELECT 1 AS nth, format('ALTER TABLE %s ALTER CONSTRAINT %I DEFERRABLE INITIALLY DEFERRED', conrelid::regclass, conname)
            AS before,
@@ -152,14 +163,26 @@ SELECT 1, format('ALTER TABLE %s DISABLE TRIGGER %I', tgrelid::regclass, tgname)
               CASE tgenabled WHEN 'A' THEN 'ALWAYS ' WHEN 'R' THEN 'REPLICA ' ELSE '' END, tgname)
 FROM pg_trigger WHERE tgrelid = ANY (ARRAY[{names}]::regclass[]) AND NOT tgisinternal AND tgenabled <> 'D'
 UNION ALL
-SELECT CASE contype WHEN 'f' THEN 2 ELSE 3 END,
+SELECT CASE contype WHEN 'f' THEN 2 ELSE 4 END,
        format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname),
-       format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass, conname, pg_get_constraintdef(k.oid))
-FROM pg_constraint k JOIN keys ON k.conindid = keys.oid
+       format('ALTER TABLE %1$s ADD CONSTRAINT %2$I %3$s; COMMENT ON CONSTRAINT %2$I ON %1$s IS %4$L',
+              conrelid::regclass, conname, pg_get_constraintdef(k.oid), obj_description(k.oid, 'pg_constraint'))
+           || CASE contype WHEN 'f' THEN '' ELSE '; ' || marks.again END
+FROM pg_constraint k JOIN marks ON k.conindid = marks.oid
 WHERE contype IN ('f', 'p', 'u') AND coalesce(to_jsonb(k) ->> 'conparentid', '0') = '0'
 UNION ALL
-SELECT 3, format('DROP INDEX %s', oid::regclass), pg_get_indexdef(oid) FROM keys
-WHERE NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = keys.oid AND contype IN ('p', 'u'))
+SELECT 4, format('DROP INDEX %s', c.oid::regclass),
+       CASE c.relkind WHEN 'I' THEN replace(pg_get_indexdef(c.oid), ' ON ONLY ', ' ON ') ELSE pg_get_indexdef(c.oid) END
+           || '; ' || marks.again
+FROM marks JOIN pg_class c ON c.oid = marks.oid
+WHERE NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = c.oid AND contype IN ('p', 'u'))
+UNION ALL
+SELECT 3, format('ALTER TABLE %s REPLICA IDENTITY FULL', c.oid::regclass),
+       format('ALTER TABLE %s REPLICA IDENTITY ', c.oid::regclass)
+           || CASE c.relreplident WHEN 'd' THEN 'DEFAULT' ELSE format('USING INDEX %I', x.relname) END
+FROM parts JOIN pg_class x ON x.oid = parts.oid JOIN pg_index i ON i.indexrelid = parts.oid
+  JOIN pg_class c ON c.oid = i.indrelid
+WHERE c.relreplident = 'd' AND i.indisprimary OR c.relreplident = 'i' AND i.indisreplident
 ORDER BY nth
 """
 
@@ -572,13 +595,14 @@ def script(items: Sequence[Mapping[str, Any]], migration: str) -> str:
     filled = [item for item in items if item["kind"] == "table" or (item["kind"] == "column" and item["keys"])]
     if filled:
         lines += [
-            "-- Until all is there: no foreign key is checked, and no trigger of your own runs.",
+            "-- Until all is there: no foreign key is checked, no trigger of your own runs, and the unique keys of the",
+            "-- columns below are away. They are made anew as they were, but in the default tablespace.",
             "SET CONSTRAINTS ALL IMMEDIATE;",
         ]
         lines += [f"CREATE TEMPORARY TABLE balik_held AS {held(filled)};"]
         lines += ["SELECT before FROM balik_held ORDER BY nth \\gexec"]
         lines += ["SET CONSTRAINTS ALL DEFERRED;", ""]
-    for number, item in enumerate(items):
+    for number, item in enumerate(tables_first(items)):
         columns = ", ".join(quoted(one) for one in item["columns"])
         lines.append(f"-- {item['says']}: {item['rows']} rows")
         if item["kind"] == "table":
@@ -604,6 +628,11 @@ def script(items: Sequence[Mapping[str, Any]], migration: str) -> str:
             "",
         ]
     return "\n".join(lines)
+
+
+def tables_first(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """In the order of putting back: a column's values may be of rows that went after it, with their table."""
+    return sorted(items, key=lambda item: item["kind"] != "table")
 
 
 def held(items: Sequence[Mapping[str, Any]]) -> str:

@@ -120,11 +120,24 @@ def _comes(item: Mapping[str, Any]) -> bool:
 
 
 def _fill(connection: Connection[Any], folder: Path, items: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Puts kept rows and values back, exactly: foreign keys are checked when all is there, own triggers do not run."""
+    """Puts kept rows and values back, exactly: foreign keys are checked when all is there, own triggers do not run.
+    Unique keys stay where they are, unless a row gets a value that another row still has."""
     connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
     held = connection.execute(loss.held(items)).fetchall() if items else []  # type: ignore[arg-type]
+    items = loss.tables_first(items)
+    try:
+        with connection.transaction():
+            return _filled(connection, folder, items, [one for one in held if one[0] < loss.KEYS_AWAY])
+    except psycopg.errors.UniqueViolation:
+        return _filled(connection, folder, items, held)
+
+
+def _filled(
+    connection: Connection[Any], folder: Path, items: Sequence[Mapping[str, Any]], held: Sequence[tuple[int, str, str]]
+) -> list[str]:
+    """:param held: which place, what is done before, what is done afterwards (see ``loss.held``)."""
     for _, before, _ in held:
-        connection.execute(before)
+        connection.execute(before)  # type: ignore[arg-type]
     connection.execute("SET CONSTRAINTS ALL DEFERRED")
     tables = [item for item in items if item["kind"] == "table"]
     _empty(connection, [item["relation"] for item in tables])
@@ -141,7 +154,7 @@ def _fill(connection: Connection[Any], folder: Path, items: Sequence[Mapping[str
             back.append(f"{item['says']}: {rows}")
     connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
     for _, _, after in reversed(held):
-        connection.execute(after)
+        connection.execute(after)  # type: ignore[arg-type]
     for item in tables:
         row = connection.execute(f"SELECT count(*) FROM ONLY {item['relation']}").fetchone()  # type: ignore[arg-type]
         if not row or row[0] != item["rows"]:
