@@ -106,7 +106,7 @@ def test_a_backup_is_made_with_a_manifest_that_is_true(server, tmp_path, ending,
     assert manifest["tables"]["public.documents"]["rows"] == 20000
     assert manifest["tables"]["public.documents"]["inserted"] == 20000
     assert manifest["tables"]["public.Äpfel"]["rows"] == 1
-    assert manifest["server_version"].startswith("15.")
+    assert manifest["server_version"] == server.psql("SHOW server_version").split()[0]
     assert [entry.stat().st_mode & 0o077 for entry in path.parent.rglob("*")].count(0) == len([*path.parent.rglob("*")])
     assert sorted(entry.name for entry in path.parent.iterdir()) == sorted(
         [path.name, f"{path.name}.manifest.json", f"{path.name}.sha256"]

@@ -51,6 +51,11 @@ def replaced(old: str, new: str) -> Make:
     return lambda dumps, folder, server: edited(dumps, folder / "x.sql", old, new)
 
 
+def of_a_newer_server(dumps: Path, folder: Path, server: Server) -> Path:
+    major = server.psql("SHOW server_version").partition(".")[0]
+    return edited(dumps, folder / "x.sql", f"from database version {major}", "from database version 99")
+
+
 def written(content: bytes) -> Make:
     def make(dumps: Path, folder: Path, server: Server) -> Path:
         (folder / "x.sql").write_bytes(content)
@@ -176,8 +181,8 @@ SPOILED: dict[str, Spoiled] = {
         "line .* has a NUL byte",
     ),
     "a newer server's": Spoiled(
-        replaced("from database version 15", "from database version 19"),
-        "taken from PostgreSQL 19; expected 15 or older",
+        of_a_newer_server,
+        r"taken from PostgreSQL 99; expected \d+ or older",
     ),
     "another product's": Spoiled(
         of_another_product, r"2 of its 3 tables are not in the live database: public\.cards, public\.salaries"
