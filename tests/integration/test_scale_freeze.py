@@ -431,7 +431,7 @@ def test_the_record_says_what_to_thaw_wherever_the_plan_looks_by_now(cluster: Cl
     assert edited.thaw()["evidence"]["thawed"] == 2
     for act in (elsewhere.ready_to_thaw, elsewhere.thaw, elsewhere.verify_thawed):
         with pytest.raises(
-            BalikError, match=r"the record names these, and not one exists \(context .* take scale-thaw"
+            BalikError, match=r"the record names these, and not one exists or may be read \(context .* take scale-thaw"
         ):
             act()
     assert other in edited.verify_thawed()["says"]
@@ -453,6 +453,18 @@ def test_the_same_cluster_by_another_address_is_known_and_another_one_refused(
     assert {name: seen[name] for name in known} == known
     it.freeze()
     freezer(cluster, namespace, user=by_name, began=known).verify_frozen()
+
+    # One namespace of the record was deleted, and with it the right to read there.
+    names = (f"{HPA} {namespace}/web", f"{HPA} {namespace}-gone/web")
+    recorded = dict.fromkeys(names, seen["autoscalers"][names[0]])
+    left = freezer(cluster, namespace, user=by_name, began=known, recorded=recorded)
+    seen = left.ready_to_thaw()
+    assert seen["before"] == {"frozen": [names[0]]}
+    told = f"; {names[1]}, which the record names, may not be read: see that it is gone"
+    assert seen["says"].endswith(told)
+    assert left.thaw()["says"].endswith(told)
+    assert left.verify_thawed()["says"].endswith(told)
+    it.freeze()
 
     other = {**known, "uids": {f"{HPA} {namespace}/web": "another"}}
     freezer(cluster, namespace, user=user, began=other).verify_frozen()

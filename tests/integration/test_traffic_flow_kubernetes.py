@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.integration.flow.product import BREAK_GLASS, Product
 from tests.servers.kubernetes import Cluster, control_plane
 from tests.servers.kubernetes_nodes import nodes
 
+RBAC = Path(__file__).parents[2] / "roles/maintenance-page/files/rbac-kubernetes.yml"
 APP, PAGE = "registry.example/hub:2.0.0", "registry.example/nginx-unprivileged:1.27"
 NAMESPACE = "hub"
 APPLICATION_LEADS, PAGE_LEADS = ["web", "web"], ["balik-maintenance", "balik-maintenance"]
@@ -52,9 +54,9 @@ def ingress(name: str, **metadata: Any) -> dict[str, Any]:
     }
 
 
-def leads_to(cluster: Cluster) -> list[str]:
-    """The Service behind each of the two Ingresses."""
-    found = (cluster.get("networking.k8s.io/v1", "Ingress", name, NAMESPACE) for name in ("hub", "front"))
+def leads_to(cluster: Cluster, *names: str) -> list[str]:
+    """The Service behind each of these Ingresses, by default of both."""
+    found = (cluster.get("networking.k8s.io/v1", "Ingress", name, NAMESPACE) for name in names or ("hub", "front"))
     return [one["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"]["name"] for one in found]
 
 
@@ -126,12 +128,39 @@ def test_a_later_call_in_another_cluster_leaves_the_page_up_and_is_refused(
     assert leads_to(cluster) == APPLICATION_LEADS
 
 
+def bound(role: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": role, "namespace": NAMESPACE},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [{"kind": "User", "name": "keeper"}],
+    }
+
+
 def test_a_route_that_was_deleted_meanwhile_stops_nothing(cluster: Cluster, product: Product) -> None:
+    """Nor one whose namespace is gone, and with it the right to read there."""
+    side = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "side"}}
+    there = [
+        {**each, "metadata": {**each["metadata"], "namespace": "side"}} for each in (*application(), ingress("hub"))
+    ]
+    cluster.apply([side, *there])
+    product.write(
+        maintenance_page_kubernetes_routes=[*routes("hub", "front"), {"namespace": "side", "name": "hub"}],
+    )
+    prepared = product.play(playbook=str(product.folder / "prepare.yml"))
+    assert prepared.returncode == 0, prepared.stdout
     broken(product)
-    cluster.delete(ingress("front"))
-    product.write(maintenance_page_kubernetes_routes=routes("hub"))
+    cluster.apply([*yaml.safe_load_all(RBAC.read_text()), bound("balik-maintenance-page")])
+    cluster.delete([ingress("front"), side])
+    product.write(
+        maintenance_page_kubernetes_routes=routes("hub"),
+        maintenance_page_kubernetes_kubeconfig=str(cluster.kubeconfig_for("keeper")),
+    )
     again = product.play()
     assert again.returncode == 0, again.stdout
+    assert "Ingress side/hub had the page by the record, and may not be read: see that it is gone" in again.stdout
+    assert leads_to(cluster, "hub") == ["web"]
 
 
 def test_a_page_that_something_took_down_is_noticed_before_the_next_step(cluster: Cluster, product: Product) -> None:

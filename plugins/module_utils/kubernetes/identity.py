@@ -5,13 +5,14 @@ Names do not tell: a staging cluster mostly has the same ones as production.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..errors import BalikError
 from .client import Cluster, Json, Refused, path_of
 
-Uids = Mapping[str, str]
+#: Reads the uids of what is in one place by now, by name.
+Place = Callable[[], Mapping[str, str]]
 
 
 def identity_of(cluster: Cluster, objects: Mapping[str, Json]) -> Json:
@@ -20,11 +21,11 @@ def identity_of(cluster: Cluster, objects: Mapping[str, Json]) -> Json:
     return {"cluster": cluster.host, "cluster_uid": _uid(cluster), "uids": uids}
 
 
-def must_be_the_recorded(cluster: Cluster, recorded: Mapping[str, Any], uids: Callable[[], Uids], given: str) -> None:
+def must_be_the_recorded(cluster: Cluster, recorded: Mapping[str, Any], places: Iterable[Place], given: str) -> None:
     """Read that this is the cluster of the record.
 
     :param recorded: what :func:`identity_of` said when the run began; empty: it has not.
-    :param uids: those of the objects that are here by now; asked for only where nothing else tells.
+    :param places: where those of the record are; read one after the other, and only where nothing else tells.
     :param given: the variables that name the cluster.
     :raises BalikError: it is another one.
     """
@@ -36,7 +37,8 @@ def must_be_the_recorded(cluster: Cluster, recorded: Mapping[str, Any], uids: Ca
         same = was == now
     else:
         # One cluster may have several addresses; no two have an object of the same uid.
-        same = address == cluster.host or bool((recorded.get("uids") or {}).items() & _may_be_read(uids).items())
+        known = (recorded.get("uids") or {}).items()
+        same = address == cluster.host or any(known & _may_be_read(place).items() for place in places)
     if not same:
         raise BalikError(
             given,
@@ -46,10 +48,10 @@ def must_be_the_recorded(cluster: Cluster, recorded: Mapping[str, Any], uids: Ca
         )
 
 
-def _may_be_read(uids: Callable[[], Uids]) -> Uids:
-    """Nothing where these credentials have no right to read what the run has changed: it was another cluster's."""
+def _may_be_read(place: Place) -> Mapping[str, str]:
+    """Nothing where these credentials may not read there: it is another cluster's, or the namespace is gone."""
     try:
-        return uids()
+        return place()
     except Refused as error:
         if error.status != 403:
             raise

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ..errors import BalikError, Unreachable
 from ..kubernetes.client import Cluster, at_once, name_of
-from ..kubernetes.identity import identity_of, must_be_the_recorded
+from ..kubernetes.identity import Place, identity_of, must_be_the_recorded
 from ..kubernetes.permissions import Permission, require
 from . import gitops, guards, pods, rollout, selection
 from .gitops import Held, Owner, Where
@@ -56,7 +57,7 @@ class Revert:
         """The result of the entry point."""
         entry = self.arguments["entry"]
         given = "image_revert_kubeconfig, image_revert_context"
-        must_be_the_recorded(self.cluster, self.saved, self._uids, given)
+        must_be_the_recorded(self.cluster, self.saved, self._places(), given)
         if entry == "undo":
             return self.undo(check_mode)
         if entry in ("resume", "undo_resume"):
@@ -75,11 +76,15 @@ class Revert:
             return self._result(account.good, False, "")
         return self.main(found, check_mode)
 
-    def _uids(self) -> dict[str, str]:
-        """Of the workloads that are here, where the run has something of its own."""
+    def _places(self) -> list[Place]:
+        """Each kind in each namespace where the run has workloads."""
+
+        def uids(kind: str, namespace: str) -> dict[str, str]:
+            there = selection.read(self.cluster, kind, namespace)
+            return {one.key: str(one.raw["metadata"]["uid"]) for one in there}
+
         places = {parts_of(key)[:2] for key in self.saved.get("uids") or {}}
-        there = [one for kind, namespace in sorted(places) for one in selection.read(self.cluster, kind, namespace)]
-        return {one.key: str(one.raw["metadata"]["uid"]) for one in there}
+        return [partial(uids, *place) for place in sorted(places)]
 
     def permissions(self) -> list[Permission]:
         """All that the step takes, as far as the plan alone tells (Flux' objects are named by the workloads)."""

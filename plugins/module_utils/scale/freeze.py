@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from ..errors import BalikError
@@ -91,7 +91,7 @@ class Freezer:
 
     def ready(self) -> Result:
         """Finds the autoscalers, and every reason why they could not be frozen; ``before`` has their settings."""
-        self._permitted()
+        self._permitted(self.namespaces)
         chosen = self._chosen()
         there = self._empty(chosen)
         pins = [one for one in chosen if one.kind.pins and not (one.note and one.is_still)]
@@ -106,10 +106,12 @@ class Freezer:
 
     def ready_to_thaw(self) -> Result:
         """Finds what is frozen; ``before`` names it, so that an undo can freeze it again."""
-        self._with_recorded._permitted()
-        frozen, gone = self._frozen()
+        self._with_recorded._permitted(self.namespaces)
+        frozen, told = self._frozen()
+        if others := {one.namespace for one in frozen} - set(self.namespaces):
+            self._with_recorded._permitted(sorted(others))
         says = f"{_counted(frozen)} can be thawed" if frozen else "no autoscaler is frozen"
-        return {"changed": False, "before": {"frozen": [str(one) for one in frozen]}, "says": says + _told(gone)}
+        return {"changed": False, "before": {"frozen": [str(one) for one in frozen]}, "says": says + told}
 
     # Freezing
 
@@ -139,7 +141,7 @@ class Freezer:
 
     def thaw(self) -> Result:
         """Gives everything that this product's freeze holds still exactly the settings that it had."""
-        frozen, gone = self._frozen()
+        frozen, told = self._frozen()
         changed = [one for one in frozen if not one.is_still]
         if not self.dry:
             self._each(frozen, self._thaw, "thawed")
@@ -148,17 +150,21 @@ class Freezer:
             says += f"; what somebody else changed meanwhile of {_listed(changed)} stays"
         return {
             "changed": bool(frozen),
-            "says": says + _told(gone),
+            "says": says + told,
             "evidence": {"thawed": len(frozen), "changed_meanwhile": [str(one) for one in changed]},
             "diff": _diff(frozen, "frozen", "as before"),
         }
 
     def verify_thawed(self) -> Result:
-        frozen, _gone = self._frozen()
+        frozen, told = self._frozen()
         if frozen:
             raise BalikError(_listed(frozen), "still frozen", "to be let go", "Run scale-thaw again.")
         where = ", ".join(self._with_recorded.namespaces)
-        return {"changed": False, "says": f"no autoscaler of {self.product} is frozen in {where}", "evidence": {}}
+        return {
+            "changed": False,
+            "says": f"no autoscaler of {self.product} is frozen in {where}{told}",
+            "evidence": {},
+        }
 
     # One autoscaler
 
@@ -268,18 +274,16 @@ class Freezer:
     def _ways(self) -> list[str]:
         return [f"{kind.name} {kind.version}{' by min = max' if kind.pins else ''}" for kind in self._kinds]
 
-    def _permitted(self) -> None:
+    def _permitted(self, namespaces: Sequence[str]) -> None:
         wanted = [
             Permission(verb, kind.group, kind.plural, namespace)
-            for namespace in self.namespaces
+            for namespace in namespaces
             for kind in self._kinds
             for verb in ("get", "list", "patch")
         ]
         if any(kind.pins for kind in self._kinds):
             targets = ("deployments/scale", "statefulsets/scale")
-            wanted += [
-                Permission("get", "apps", target, namespace) for namespace in self.namespaces for target in targets
-            ]
+            wanted += [Permission("get", "apps", target, namespace) for namespace in namespaces for target in targets]
         require(self.cluster, wanted, MANIFEST)
 
     def _all(self, labels: str = "") -> Iterator[Autoscaler]:
@@ -373,32 +377,50 @@ class Freezer:
         return [one for one in chosen if str(one) not in owned]
 
     def _must_be_its_cluster(self) -> None:
-        def uids() -> dict[str, str]:
-            return {str(one): str(one.thing["metadata"]["uid"]) for one in self._with_recorded._all()}
+        def uids(namespace: str) -> dict[str, str]:
+            return {str(one): str(one.thing["metadata"]["uid"]) for one in self._in(namespace)}
 
-        must_be_the_recorded(self.cluster, self.began, uids, "scale_freeze_kubeconfig, scale_freeze_context")
+        places = [partial(uids, namespace) for namespace in self._with_recorded.namespaces]
+        must_be_the_recorded(self.cluster, self.began, places, "scale_freeze_kubeconfig, scale_freeze_context")
 
     def _named(self, names: set[str]) -> list[Autoscaler]:
         self._must_be_its_cluster()
-        return self._readable([one for one in self._with_recorded._all() if str(one) in names])
+        return self._readable([one for one in self._everywhere()[0] if str(one) in names])
 
     @cached_property
     def _with_recorded(self) -> Freezer:
         """The same one, looking also where the recorded ones are."""
-        parts = [each.replace("/", " ").split(" ") for each in self.recorded]
-        namespaces = dict.fromkeys([*self.namespaces, *(namespace for _, namespace, _ in parts)])
-        wanted = dict.fromkeys([*self.wanted, *(kind for kind, _, _ in parts)])
+        namespaces = dict.fromkeys([*self.namespaces, *map(_namespace_of, self.recorded)])
+        wanted = dict.fromkeys([*self.wanted, *(name.partition(" ")[0] for name in self.recorded)])
         return replace(self, namespaces=tuple(namespaces), wanted=tuple(wanted))
 
-    def _frozen(self) -> tuple[list[Autoscaler], list[str]]:
-        """All that this product's freeze holds, whatever labels and names the plan has by now; and those of the record
-        that are not there any more.
+    def _in(self, namespace: str) -> list[Autoscaler]:
+        """All of one namespace, also of kinds that only the record names."""
+        return list(replace(self._with_recorded, namespaces=(namespace,))._all())
+
+    def _everywhere(self) -> tuple[list[Autoscaler], list[str]]:
+        """All in the namespaces of the plan and of the record; and those of the record alone that may not be read: with
+        a namespace that was deleted the right to read there is gone, too."""
+        every = list(replace(self._with_recorded, namespaces=self.namespaces)._all())
+        unseen = []
+        for namespace in sorted({*self._with_recorded.namespaces} - {*self.namespaces}):
+            try:
+                every += self._in(namespace)
+            except Refused as error:
+                if error.status != 403:
+                    raise
+                unseen.append(namespace)
+        return every, unseen
+
+    def _frozen(self) -> tuple[list[Autoscaler], str]:
+        """All that this product's freeze holds, whatever labels and names the plan has by now; and what to say of those
+        of the record that are not there any more, or may not be read.
 
         :raises BalikError: this is another cluster than the record's; or not one of the record is there, so that it may
             be.
         """
         self._must_be_its_cluster()
-        every = list(self._with_recorded._all())
+        every, unseen = self._everywhere()
         self._readable([one for one in every if self._may_be_ours(one)])
         there = {str(one) for one in every}
         gone = [name for name in self.recorded if name not in there]
@@ -407,11 +429,14 @@ class Freezer:
         if gone and len(gone) == len(self.recorded) and not frozen:
             raise BalikError(
                 _short(gone),
-                f"the record names these, and not one exists ({self.cluster.name})",
+                f"the record names these, and not one exists or may be read ({self.cluster.name})",
                 do="See that kubeconfig and context are those of scale-freeze. If all were deleted, create them again, "
                 "or take scale-thaw out of the plan.",
             )
-        return frozen, gone
+        hidden = [name for name in gone if _namespace_of(name) in unseen]
+        told = _told([name for name in gone if name not in hidden])
+        told += f"; {_short(hidden)}, which the record names, may not be read: see that it is gone" if hidden else ""
+        return frozen, told
 
     def _readable(self, found: list[Autoscaler]) -> list[Autoscaler]:
         """:raises BalikError: a note does not say what stood there, and neither does the record."""
@@ -429,6 +454,10 @@ class Freezer:
 def _minor(version: Json) -> int:
     digits = "".join(each for each in str(version.get("minor", "")) if each.isdigit())
     return int(digits or 0)
+
+
+def _namespace_of(name: str) -> str:
+    return name.partition(" ")[2].partition("/")[0]
 
 
 def _counted(found: Sequence[Autoscaler]) -> str:

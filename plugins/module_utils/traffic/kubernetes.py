@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from ..errors import BalikError
@@ -56,6 +57,7 @@ class Routes(Balancer):
     :param product: whose page it is; what another product has switched is left to that one.
     :param recorded: the routes that this run has put the page up on, whatever the plan names by now.
     :param left: those among ``routes`` that are not the plan's, see :meth:`with_left`.
+    :param unseen: those of the record that are neither the plan's nor may be read.
     """
 
     cluster: Cluster
@@ -65,6 +67,7 @@ class Routes(Balancer):
     product: str = ""
     recorded: tuple[Route, ...] = ()
     left: tuple[Route, ...] = ()
+    unseen: tuple[Route, ...] = ()
 
     title = "Kubernetes"
 
@@ -77,18 +80,26 @@ class Routes(Balancer):
         :raises BalikError: that is in another cluster, where it would stay.
         """
 
-        def uids() -> dict[str, str]:
-            found = {str(route): self.cluster.find(self._path(route)) for route in self.recorded}
-            return {name: str(thing["metadata"]["uid"]) for name, thing in found.items() if thing}
+        def uids(route: Route) -> dict[str, str]:
+            thing = self.cluster.find(self._path(route))
+            return {str(route): str(thing["metadata"]["uid"])} if thing else {}
 
         given = "maintenance_page_kubernetes_kubeconfig, maintenance_page_kubernetes_context"
-        must_be_the_recorded(self.cluster, began, uids, given)
+        must_be_the_recorded(self.cluster, began, [partial(uids, route) for route in self.recorded], given)
 
     def with_left(self) -> Routes:
         """The same, with those of the record that still show the page in places that the plan does not name."""
-        left = []
+        left, unseen = [], []
+        planned = {str(route) for route in self.routes}
         for route in self.recorded:
-            thing = self.cluster.find(self._path(route))
+            try:
+                thing = self.cluster.find(self._path(route))
+            except Refused as error:
+                # With a namespace that was deleted the right to read there is gone, too.
+                if error.status != 403 or str(route) in planned:
+                    raise
+                unseen.append(route)
+                continue
             if thing is None:
                 continue
             named = {place.pointer for mine in self.routes if str(mine) == str(route) for place in places(mine, thing)}
@@ -98,7 +109,7 @@ class Routes(Balancer):
                 for place in places(route, thing)
             ):
                 left.append(route)
-        return replace(self, routes=(*self.routes, *left), left=tuple(left))
+        return replace(self, routes=(*self.routes, *left), left=tuple(left), unseen=tuple(unseen))
 
     def read(self) -> State:
         """On where any of the places shows the page, kept where all do; those that another product holds count only
@@ -629,9 +640,10 @@ def _revision(thing: Json) -> str:
 
 
 def _told_left(routes: Routes) -> str:
-    return "".join(
-        f"; {route} has the page by the record, and not by the plan: it goes down, too" for route in routes.left
-    )
+    down = "has the page by the record, and not by the plan: it goes down, too"
+    unseen = "had the page by the record, and may not be read: see that it is gone"
+    told = [f"{route} {down}" for route in routes.left] + [f"{route} {unseen}" for route in routes.unseen]
+    return "".join(f"; {one}" for one in told)
 
 
 def _many(routes: Sequence[Route]) -> str:
