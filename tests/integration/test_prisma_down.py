@@ -1063,6 +1063,40 @@ def test_a_unique_index_of_a_partitioned_table_and_a_column_that_went_before_its
     assert [line for line in product.state().splitlines() if name not in line] == before
 
 
+@pytest.mark.parametrize("way", ["undo", "by hand"])
+def test_sequences_are_no_loss_and_go_on_where_they_were(product: Product, way: str) -> None:
+    name = "20260105000000_numbers"
+    product.sql('CREATE TABLE "Log" ("id" SERIAL); CREATE TABLE "Plain" ("id" INT NOT NULL)')
+    product.write(
+        name,
+        """CREATE SEQUENCE "invoice" START 1000; CREATE SEQUENCE "new"; CREATE TABLE "Empty" ("id" SERIAL);
+        ALTER TABLE "Plain" ALTER "id" ADD GENERATED ALWAYS AS IDENTITY""",
+        """DROP SEQUENCE "invoice", "new"; DROP TABLE "Empty"; ALTER TABLE "Plain" ALTER "id" DROP IDENTITY;
+        TRUNCATE "Log" RESTART IDENTITY""",
+    )
+    product.apply(name)
+    product.sql(
+        """SELECT nextval('"invoice"'); INSERT INTO "Empty" SELECT FROM generate_series(1, 5); DELETE FROM "Empty";
+        INSERT INTO "Plain" SELECT FROM generate_series(1, 3); INSERT INTO "Log" DEFAULT VALUES; DELETE FROM "Log";
+        SELECT nextval('"invoice"')"""
+    )
+    before = [line for line in product.state().splitlines() if name not in line]
+    task = product.task(INDEX)
+    found = down.check(task)
+    assert f"{name} (destroys nothing)" in found["says"]
+    task = replace(task, saved=found["before"])
+    done = down.main(task, check_mode=False)
+    kept = Path(done["evidence"]["migrations"][0]["kept"])
+    assert f"(how far its sequences were is kept in {kept})" in done["says"]
+    assert sorted(file.name for file in kept.iterdir()) == ["manifest.json", "restore.sql"]
+    if way == "undo":
+        assert down.undo(task, check_mode=False)["says"] == f"{name} is applied again with 4 sequences where they were"
+    else:
+        product.apply(name, row=False)
+        restored(product, kept)
+    assert [line for line in product.state().splitlines() if name not in line] == before
+
+
 def test_values_of_rows_that_no_key_finds_again_are_put_back_by_hand(product: Product) -> None:
     # No other key than the one that goes: "half" may be NULL. By that key nothing is found again, also not by others.
     member(product, "serial")

@@ -250,7 +250,7 @@ def _explore(connection: Connection[Any], task: Task, counting: bool) -> Way:
         notes += seen.notes
         if elsewhere:
             notes.append(f"also connected: {', '.join(elsewhere)}")
-        if any(not one.harmless for found in losses.values() for one in found):
+        if any(not one.harmless or one.kind == "sequence" for found in losses.values() for one in found):
             problems += _writable(task.kept)
     return Way(history, down, left, disturbs, scripts, losses, problems, notes)
 
@@ -500,9 +500,13 @@ def _keep(
     state: str,
 ) -> list[Loss]:
     """Writes what a statement is about to destroy, with the tables locked so that nothing is added meanwhile. A DELETE
-    or UPDATE whose rows only it knows is carried out by that, and comes last."""
+    or UPDATE whose rows only it knows is carried out by that, and comes last; sequences are read when their tables are
+    locked."""
     lost = []
-    for found in sorted(loss.of(connection, statement, passing), key=lambda each: bool(each.takes)):
+    order = sorted(
+        loss.of(connection, statement, passing), key=lambda each: (bool(each.takes), each.kind == "sequence")
+    )
+    for found in order:
         if found.select:
             mode = "SHARE ROW EXCLUSIVE" if found.kind == "rows" else "ACCESS EXCLUSIVE"
             connection.execute(f"LOCK TABLE {found.relation} IN {mode} MODE")  # type: ignore[arg-type]
@@ -618,7 +622,9 @@ def _told(one: Json) -> str:
 
 def _lost(one: Json) -> str:
     lost = ", ".join(f"{says}: {counted(rows, 'row')}" for says, rows in one["lost"].items())
-    return f" (lost, and kept in {one['kept']}: {lost})" if one["kept"] else ""
+    if not lost:
+        return f" (how far its sequences were is kept in {one['kept']})" if one["kept"] else ""
+    return f" (lost, and kept in {one['kept']}: {lost})"
 
 
 def _found(way: Way) -> list[Json]:

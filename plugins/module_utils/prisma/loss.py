@@ -46,8 +46,8 @@ WITH RECURSIVE gone(classid, objid, objsubid) AS (
       ON d.refclassid = g.classid AND d.refobjid = g.objid AND (g.objsubid = 0 OR d.refobjsubid = g.objsubid)
     WHERE d.deptype IN ('a', 'i', 'P', 'S', 'e') OR (%(cascade)s AND d.deptype = 'n')
 )
-SELECT DISTINCT c.oid, c.relkind = 'r', coalesce(a.attname, '') FROM gone g
-  JOIN pg_class c ON g.classid = 'pg_class'::regclass AND c.oid = g.objid AND c.relkind IN ('r', 'p')
+SELECT DISTINCT c.oid, c.relkind::text, coalesce(a.attname, '') FROM gone g
+  JOIN pg_class c ON g.classid = 'pg_class'::regclass AND c.oid = g.objid AND c.relkind IN ('r', 'p', 'S')
   LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = g.objsubid AND g.objsubid > 0
 WHERE g.objsubid = 0 OR (a.attnum IS NOT NULL AND coalesce(to_jsonb(a) ->> 'attgenerated', '') = '')
 ORDER BY 1, 3
@@ -88,16 +88,13 @@ WHERE i.indrelid = to_regclass(%s) AND i.indisunique AND i.indisvalid AND i.indp
 GROUP BY i.indexrelid, i.indisprimary HAVING bool_and(a.attnotnull)
 ORDER BY i.indisprimary DESC, count(*), i.indexrelid
 """
-# Of the table, and of those whose partition or heir it is; all of them, or those of a column.
+# The tables' own sequences; all of them, or those of a column.
 _SEQUENCES = """
-WITH RECURSIVE up(oid) AS (
-    SELECT to_regclass(%(relation)s)::oid UNION SELECT i.inhparent FROM pg_inherits i JOIN up ON i.inhrelid = up.oid
-)
-SELECT s.oid::regclass::text FROM pg_depend d JOIN up ON d.refobjid = up.oid
+SELECT DISTINCT s.oid FROM pg_depend d
   JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
   JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
 WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
-  AND %(column)s::text IN ('', a.attname::text)
+  AND d.refobjid = ANY (%(tables)s) AND %(column)s::text IN ('', a.attname::text)
 """
 _PROGRAMS = """
 SELECT 'trigger ' || tgname FROM pg_trigger WHERE tgrelid = %(oid)s AND NOT tgisinternal AND tgenabled <> 'D'
@@ -193,7 +190,8 @@ class Loss:
 
     :param kind: ``table`` (with all its rows), ``column`` (its values), ``rows`` (deleted or changed ones of a table
         that stays), ``values`` (of a column whose type changes), ``unknown`` (nothing can be counted or kept),
-        ``absent`` (not there now), ``view`` (rows behind what is no table: nothing can be kept, and it is not done).
+        ``absent`` (not there now), ``view`` (rows behind what is no table: nothing can be kept, and it is not done),
+        ``sequence`` (how far it is: no row goes, and no yes is needed).
     :param relation: the table's name, with its schema, quoted.
     :param select: what is kept; its rows are what is lost.
     :param changed: of ``values``, the condition in ``select`` under which a value is lost.
@@ -215,7 +213,6 @@ class Loss:
     rows: int | None = None
     takes: str = field(default="", repr=False)
     guess: bool = False
-    sequences: Mapping[str, list[Any]] = field(default_factory=dict)
 
     @property
     def sentence(self) -> str:
@@ -273,7 +270,9 @@ def find(connection: Connection[Any], threat: Threat, statement: Statement) -> l
         return _gone(connection, catalog, oid, 0, threat.cascade)
     oid = _regclass(connection, threat.name)
     if oid is None:
-        return _absent(threat, "table") if threat.kind != "inserted" else []
+        return _absent(threat, "table") if threat.kind not in ("inserted", "identity") else []
+    if threat.kind == "identity":
+        return _own_sequences(connection, [oid], threat.column)
     if threat.kind in ("column", "retype"):
         return _column(connection, threat, oid)
     return _rows(connection, threat, oid, statement)
@@ -318,6 +317,9 @@ def _rows(connection: Connection[Any], threat: Threat, oid: int, statement: Stat
     for other in others:
         if other != oid:
             found.append(_whole(connection, other, "rows", "of those that refer to them, all rows of {}"))
+    if threat.kind == "truncate" and statement.node.restart_seqs:
+        tables = [each for one in found for each in tree(connection, one.relation)]
+        found += _own_sequences(connection, tables)
     return found + programs
 
 
@@ -328,7 +330,8 @@ def _is_table(connection: Connection[Any], oid: int) -> bool:
 
 def _absent(threat: Threat, kind: str) -> list[Loss]:
     name = f"{threat.name}.{quoted(threat.column)}" if threat.column else threat.name
-    rows = 0 if threat.missing_ok else None
+    # With a sequence, which goes without what hangs on it, goes no row.
+    rows = 0 if threat.missing_ok or (threat.kind == "relation" and not threat.cascade) else None
     return [Loss("absent", threat.name, f"{kind} {name}, which is not there now", rows=rows)]
 
 
@@ -354,8 +357,10 @@ def _gone(connection: Connection[Any], catalog: str, oid: int, sub: int, cascade
     rows = connection.execute(_GONE, asked).fetchall()
     whole = {relation for relation, _, column in rows if not column}
     found = []
-    for relation, holds_rows, column in rows:
-        if not column and holds_rows:
+    for relation, kind, column in rows:
+        if kind == "S":
+            found.append(_sequence(connection, relation))
+        elif not column and kind == "r":
             found.append(_whole(connection, relation, "table", "table {}"))
         elif relation not in whole:
             found.append(_values(connection, relation, column))
@@ -371,16 +376,15 @@ def _whole(connection: Connection[Any], oid: int, kind: str, says: str) -> Loss:
     return Loss(kind, relation, says.format(relation), select, "", (*columns,), (*keys,))
 
 
-def _counters(connection: Connection[Any], loss: Loss) -> dict[str, list[Any]]:
-    """How far the table's or column's own sequences are, which go with it."""
-    if loss.kind not in ("table", "column"):
-        return {}
-    asked = {"relation": loss.relation, "column": loss.columns[-1] if loss.kind == "column" else ""}
-    names = [name for (name,) in connection.execute(_SEQUENCES, asked).fetchall()]
-    return {
-        name: list(connection.execute(f"SELECT last_value, is_called FROM {name}").fetchone() or ())  # type: ignore[arg-type]
-        for name in names
-    }
+def _own_sequences(connection: Connection[Any], tables: Sequence[int], column: str = "") -> list[Loss]:
+    rows = connection.execute(_SEQUENCES, {"tables": tables, "column": column}).fetchall()
+    return [_sequence(connection, oid) for (oid,) in rows]
+
+
+def _sequence(connection: Connection[Any], oid: int) -> Loss:
+    schema, name, _columns, _keys = _described(connection, oid)
+    relation = quoted(schema, name)
+    return Loss("sequence", relation, f"how far the sequence {relation} is", rows=0)
 
 
 def _column(connection: Connection[Any], threat: Threat, oid: int) -> list[Loss]:
@@ -470,6 +474,7 @@ class Kept:
         self.folder = folder
         self.made = False
         self.losses: list[tuple[Loss, str, str]] = []
+        self.sequences: dict[str, list[Any]] = {}
 
     @classmethod
     def begin(cls, base: Path, migration: str) -> Kept:
@@ -483,6 +488,8 @@ class Kept:
         :raises BalikError: the disk is full, or the folder cannot be written.
         """
         statement = loss.takes or loss.select
+        if loss.kind == "sequence":
+            self._position(connection, loss.relation)
         if not statement:
             return loss
         name = f"{len(self.losses) + 1:02}.copy"
@@ -502,12 +509,21 @@ class Kept:
                 lines, digest = self._copy(connection, loss.select, name)
         except OSError as error:
             raise self._unwritten(error) from error
-        loss = replace(loss, rows=lines, sequences=_counters(connection, loss))
+        loss = replace(loss, rows=lines)
         if lines:
             self.losses.append((loss, name, digest))
         else:
             (self.folder / name).unlink()
         return loss
+
+    def _position(self, connection: Connection[Any], sequence: str) -> None:
+        """How far a sequence is; one that nothing has asked yet comes back so by itself."""
+        row = connection.execute(
+            f"SELECT last_value, is_called FROM {sequence} WHERE is_called OR last_value <> "  # type: ignore[arg-type]
+            f"(SELECT seqstart FROM pg_sequence WHERE seqrelid = {sequence}.tableoid)"
+        ).fetchone()
+        if row:
+            self.sequences[sequence] = [*row]
 
     def _make(self) -> None:
         """The folder, and those above it that are not there: for their owner only. No other attempt may have it."""
@@ -536,19 +552,22 @@ class Kept:
         :param rows: the migration's lines of ``_prisma_migrations``.
         :param transaction: the server's number of the transaction, by which it can be asked whether it was carried out.
         """
-        if not self.losses:
+        if not self.losses and not self.sequences:
             self.discard()
             return ""
         items = [
             {
                 **{"kind": loss.kind, "relation": loss.relation, "says": loss.says, "rows": loss.rows, "file": name},
-                **{"columns": loss.columns, "keys": loss.keys, "sequences": dict(loss.sequences), "sha256": digest},
+                **{"columns": loss.columns, "keys": loss.keys, "sha256": digest},
             }
             for loss, name, digest in self.losses
         ]
         manifest = {"migration": migration, "transaction": transaction, "rows": list(rows), "items": items}
+        manifest["sequences"] = self.sequences
+        text_of = {MANIFEST: json.dumps(manifest, indent=2), SCRIPT: script(items, self.sequences, migration)}
         try:
-            for name, text in ((MANIFEST, json.dumps(manifest, indent=2)), (SCRIPT, script(items, migration))):
+            self._make()
+            for name, text in text_of.items():
                 with _private(self.folder / name) as file:
                     file.write(text.encode())
                     file.flush()
@@ -586,7 +605,7 @@ def attempts(base: Path, migration: str) -> list[Path]:
     return sorted((path for path in found if path.suffix[1:].isdigit()), key=lambda path: int(path.suffix[1:]))
 
 
-def script(items: Sequence[Mapping[str, Any]], migration: str) -> str:
+def script(items: Sequence[Mapping[str, Any]], sequences: Mapping[str, Sequence[Any]], migration: str) -> str:
     """For people: how psql brings the rows back, run in the folder."""
     lines = [
         f"-- What {migration} held before it went down. Run in this folder, after the migration was applied again:"
@@ -618,8 +637,9 @@ def script(items: Sequence[Mapping[str, Any]], migration: str) -> str:
                 lines.append(
                     f"-- Compare kept_{number} with {item['relation']}, and take from it what is to come back."
                 )
-        lines += [f"{counted(name, state)};" for name, state in item["sequences"].items()]
         lines.append("")
+    if sequences:
+        lines += ["-- How far sequences were.", *(f"{counted(*each)};" for each in sequences.items()), ""]
     if filled:
         lines += [
             "SET CONSTRAINTS ALL IMMEDIATE;",

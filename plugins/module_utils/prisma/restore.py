@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BalikError
+from ..units import counted
 from . import loss
 from .database import quote_bookkeeping
 from .sql import quoted
@@ -36,12 +37,20 @@ def put_back(connection: Connection[Any], schema: str, up: str, saved: Mapping[s
     name = saved["name"]
     connection.execute(up)  # type: ignore[arg-type]
     folder, others = _carried_out(connection, base, name)
-    manifest = _manifest(folder) if folder else {"items": []}
+    manifest = _manifest(folder) if folder else {"items": [], "sequences": {}}
     back, by_hand = [], [f"{each['says']} ({folder}/{each['file']})" for each in manifest["items"] if not _comes(each)]
     if folder:
         back = _fill(connection, folder, [each for each in manifest["items"] if _comes(each)])
-    for sequence, state in (pair for each in manifest["items"] for pair in each["sequences"].items()):
-        connection.execute(loss.counted(sequence, state))  # type: ignore[arg-type]
+    went_on = 0
+    for sequence, state in manifest["sequences"].items():
+        there = connection.execute("SELECT to_regclass(%s)", [sequence]).fetchone()
+        if there and there[0]:
+            connection.execute(loss.counted(sequence, state))  # type: ignore[arg-type]
+            went_on += 1
+        else:
+            by_hand.append(f"the sequence {sequence}, which was at {state[0]}")
+    if went_on:
+        back.append(f"{counted(went_on, 'sequence')} where {'it was' if went_on == 1 else 'they were'}")
     table = quote_bookkeeping(schema)
     logs = {row["id"]: row.get("logs") for row in manifest.get("rows") or []}
     for row in saved["rows"]:

@@ -88,8 +88,9 @@ def require() -> None:
 class Threat:
     """Something that a statement may destroy; which rows those are, the database knows (see ``loss``).
 
-    :param kind: ``table``, ``type``, ``schema``, ``extension``, ``relation`` (what goes with a view or a sequence),
-        ``column``, ``deleted`` and ``changed`` (rows), ``truncate``, ``retype``, and ``inserted`` (by triggers only).
+    :param kind: ``table``, ``type``, ``schema``, ``extension``, ``relation`` (a sequence, and what goes with a view),
+        ``column``, ``deleted`` and ``changed`` (rows), ``truncate``, ``retype``, ``identity`` (its sequence), and
+        ``inserted`` (by triggers only).
     :param name: the object as SQL writes it, quoted.
     :param column: of ``column`` and ``retype``, not quoted.
     :param query: of rows the SELECT of those that go; of ``retype`` a condition that holds where a value changes, with
@@ -395,7 +396,7 @@ if ast is not None:
         enums.ObjectType.OBJECT_FOREIGN_TABLE: ("relation", False),
         enums.ObjectType.OBJECT_VIEW: ("relation", False),
         enums.ObjectType.OBJECT_MATVIEW: ("relation", False),
-        enums.ObjectType.OBJECT_SEQUENCE: ("relation", False),
+        enums.ObjectType.OBJECT_SEQUENCE: ("relation", True),
         enums.ObjectType.OBJECT_TYPE: ("type", False),
         enums.ObjectType.OBJECT_DOMAIN: ("type", False),
         enums.ObjectType.OBJECT_SCHEMA: ("schema", False),
@@ -502,6 +503,8 @@ def _altered(node: Any, command: Any, created: set[str]) -> Iterator[Threat]:
     table, missing = _of(node.relation), bool(command.missing_ok or node.missing_ok)
     if command.subtype == enums.AlterTableType.AT_DropColumn:
         yield Threat("column", table, command.name, _cascades(command), missing)
+    elif command.subtype == enums.AlterTableType.AT_DropIdentity:
+        yield Threat("identity", table, command.name)
     elif command.subtype == enums.AlterTableType.AT_AlterColumnType and not _by_texts(command, created):
         query, calls = _changes(command), _calls(command.def_.raw_default)
         yield Threat("retype", table, command.name, missing_ok=missing, query=query, calls=calls)
