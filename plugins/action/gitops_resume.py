@@ -44,8 +44,8 @@ class ActionModule(RollbackAction):
                 for host in set(hosts) & set(entry.body["saved"]):
                     saved = entry.body["saved"][host]
                     paths = [one for one in saved.get("held") or [] if name_of(one) in names.get(host, ())]
-                    held[host]["held"] = list(dict.fromkeys([*held[host]["held"], *paths]))
-                    held[host]["cluster"] = saved.get("cluster") or held[host].get("cluster", "")
+                    if paths:
+                        held[host] = {**saved, "held": list(dict.fromkeys([*held[host]["held"], *paths]))}
         if others := [host for host in names if names[host] and host not in hosts]:
             self.say(f"WARNING: what the record says is held off on {', '.join(others)} stays so (gitops_resume_hosts)")
         return {"hosts": hosts, "run_saved": {host: {runs.REVERT: saved} for host, saved in held.items()}}

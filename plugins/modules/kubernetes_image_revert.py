@@ -135,8 +135,8 @@ options:
     type: list
     elements: str
   recorded_in:
-    description: The address of the API at which O(recorded) was held off; where it is another one, it must be found.
-    type: str
+    description: What V(check) gave back as C(before) in the run of the record; another cluster than that is refused.
+    type: dict
   saved:
     description: What V(check) gave back as C(before) the first time in this run.
     type: dict
@@ -216,7 +216,7 @@ OPTIONS: dict[str, Any] = {
     "kubeconfig": {"type": "path"},
     "context": {"type": "str"},
     "recorded": {"type": "list", "elements": "str"},
-    "recorded_in": {"type": "str"},
+    "recorded_in": {"type": "dict"},
     "saved": {"type": "dict"},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,7 +141,24 @@ def refuses_bad_calls(product: Product, resume: str) -> None:
         refused = product.play(*call, playbook=resume)
         assert refused.returncode != 0 and reason in refused.stdout, refused.stdout
     refused = product.play("-e", "image_revert_resume=alway", playbook=resume)
-    assert refused.returncode != 0 and refused.stdout.count("alway") > 0 and len(product.entries()) == untouched
+    assert refused.returncode != 0 and refused.stdout.count("alway") > 0
+    refuses_another_cluster(product, resume)
+    assert len(product.entries()) == untouched
+
+
+def refuses_another_cluster(product: Product, resume: str) -> None:
+    """One in which the same product holds off the same names, as a rehearsal leaves it."""
+    with control_plane(product.folder / "other") as other:
+        other.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "told"}})
+        flux(other, "told")
+        path = other.api.path("kustomize.toolkit.fluxcd.io/v1", "Kustomization", "told", "apps")
+        note = {"balik.dev/held": json.dumps({"product": "flow", "was": {"suspend": None}})}
+        held = {"metadata": {"annotations": note}, "spec": {"suspend": True}}
+        other.api.request("PATCH", path, held, "application/merge-patch+json")
+        refused = product.play("-e", f"image_revert_kubeconfig={other.kubeconfig}", playbook=resume)
+        assert refused.returncode != 0, refused.stdout
+        assert "this run began in another cluster" in " ".join(refused.stdout.split())
+        assert other.api.request("GET", path)["spec"]["suspend"] is True
 
 
 def test_what_the_check_found_without_refusing_is_told_and_kept(cluster: Cluster, lab: Nodes, tmp_path: Path) -> None:

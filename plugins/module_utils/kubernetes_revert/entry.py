@@ -57,7 +57,8 @@ class Revert:
         """The result of the entry point."""
         entry = self.arguments["entry"]
         given = "image_revert_kubeconfig, image_revert_context"
-        must_be_the_recorded(self.cluster, self.saved, self._places(), given)
+        began = self.arguments.get("recorded_in") or self.saved
+        must_be_the_recorded(self.cluster, began, self._places(began), given)
         if entry == "undo":
             return self.undo(check_mode)
         if entry in ("resume", "undo_resume"):
@@ -76,14 +77,14 @@ class Revert:
             return self._result(account.good, False, "")
         return self.main(found, check_mode)
 
-    def _places(self) -> list[Place]:
+    def _places(self, began: Mapping[str, Any]) -> list[Place]:
         """Each kind in each namespace where the run has workloads."""
 
         def uids(kind: str, namespace: str) -> dict[str, str]:
             there = selection.read(self.cluster, kind, namespace)
             return {one.key: str(one.raw["metadata"]["uid"]) for one in there}
 
-        places = {parts_of(key)[:2] for key in self.saved.get("uids") or {}}
+        places = {parts_of(key)[:2] for key in began.get("uids") or {}}
         return [partial(uids, *place) for place in sorted(places)]
 
     def permissions(self) -> list[Permission]:
@@ -247,22 +248,9 @@ class Revert:
             require(self.cluster, gitops.search_permissions(self.cluster, self.argocd, self.flux), MANIFEST)
         require(self.cluster, gitops.resume_permissions(self.recorded or []), MANIFEST)
         held = self._held()
-        self._must_be_its_cluster(held)
         require(self.cluster, gitops.resume_permissions([one.path for one in held]), MANIFEST)
         before = {"held": [one.path for one in held], **identity_of(self.cluster, {})}
         return {"changed": False, "says": self._resumable(held), "before": before}
-
-    def _must_be_its_cluster(self, held: Sequence[Held]) -> None:
-        """:raises BalikError: of what the record says is held off none is in this cluster, which is another one."""
-        where = self.arguments.get("recorded_in") or ""
-        here = {one.path for one in held}
-        if self.recorded and where != self.cluster.host and not here.intersection(self.recorded):
-            raise BalikError(
-                ", ".join(map(name_of, self.recorded)),
-                f"none of them is held off in {self.cluster.name}; the record says that they are in "
-                f"{where or 'a cluster that it does not name'}",
-                do="Name that cluster (image_revert_kubeconfig, image_revert_context).",
-            )
 
     def resume(self, check_mode: bool) -> Json:
         """Let those act again for whom Git wants what runs."""
