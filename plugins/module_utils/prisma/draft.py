@@ -127,7 +127,12 @@ def _written(file: Path, text: str) -> bool:
     """Whether a draft was written: whoever has written the file meanwhile keeps it."""
     try:
         with file.open("x") as opened:
-            opened.write(text)
+            try:
+                opened.write(text)
+                opened.flush()
+            except OSError:
+                file.unlink()  # the next run would take half a draft for a whole one
+                raise
     except FileExistsError:
         return False
     except OSError as error:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
 from ansible_collections.balik.rollback.plugins.module_utils.prisma import address, sql
-from ansible_collections.balik.rollback.plugins.module_utils.prisma.draft import LOOK, Project, marked, write
+from ansible_collections.balik.rollback.plugins.module_utils.prisma.draft import LOOK, Project, _written, marked, write
 
 BY_PRISMA = """
 -- AlterEnum
@@ -103,3 +104,14 @@ def test_no_time_at_all_is_no_limit() -> None:
     url = "postgresql://me@localhost/shadow"
     with pytest.raises(BalikError, match="prisma_draft_limit: found 0s; expected more than that, such as 2m"):
         Project(Path(), Path(), address.read(url), url, limit=0)
+
+
+def test_a_draft_for_which_there_is_no_room_is_no_draft(tmp_path: Path) -> None:
+    room = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 13, room[1]))
+    try:
+        with pytest.raises(BalikError, match="cannot be written: File too large"):
+            _written(tmp_path / "down.sql", "SELECT 1;\n" * 2000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, room)
+    assert not list(tmp_path.iterdir())
