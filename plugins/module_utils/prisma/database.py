@@ -166,13 +166,17 @@ def telling(connection: Connection[Any], at: Sequence[str], state: str, lock_tim
         raise BalikError(
             at[0], f"the server refused: {first_line(error)}", do=f"{state} Grant that, and run again."
         ) from None
-    except psycopg.OperationalError as error:
-        raise BalikError(
-            at[0],
-            f"the connection was lost: {first_line(error)}",
-            do="The server takes back what was not committed. Run again: it reads what is applied, and goes on.",
-        ) from None
     except psycopg.Error as error:
+        if connection.broken:
+            raise BalikError(
+                at[0],
+                f"the connection was lost: {first_line(error)}",
+                do="The server takes back what was not committed. Run again: it reads what is applied, and goes on.",
+            ) from None
+        if isinstance(error, psycopg.errors.ObjectInUse):
+            state += (
+                " If a check was put off to the COMMIT: write SET CONSTRAINTS ALL IMMEDIATE; before this statement."
+            )
         raise BalikError(at[0], f"the server refused: {first_line(error)}", do=state) from None
 
 
