@@ -1117,6 +1117,23 @@ def test_values_of_rows_that_no_key_finds_again_are_put_back_by_hand(product: Pr
     assert product.sql('SELECT count("nick") FROM "Member"') == "0"
 
 
+def test_rows_of_heirs_do_not_get_each_others_values(product: Product) -> None:
+    name = "20260105000000_heirs"
+    product.sql(
+        """CREATE TABLE "Base" ("id" INT PRIMARY KEY); CREATE TABLE "Heir" ("more" INT) INHERITS ("Base");
+        INSERT INTO "Base" VALUES (1); INSERT INTO "Heir" VALUES (1, 2)"""
+    )
+    product.write(name, 'ALTER TABLE "Base" ADD "of" TEXT', 'ALTER TABLE "Base" DROP "of"')
+    product.apply(name)
+    product.sql('UPDATE "Base" SET "of" = tableoid::regclass')
+    task = product.task(INDEX, destroys=[name])
+    task = replace(task, saved=down.check(task)["before"])
+    down.main(task, check_mode=False)
+    said = down.undo(task, check_mode=False)["says"]
+    assert 'to be put back by hand: values of column "public"."Base"."of" (' in said
+    assert product.sql('SELECT count("of") FROM "Base"') == "0"
+
+
 def test_a_key_whose_own_values_change_finds_no_row_again(product: Product) -> None:
     name = "20260105000000_wide"
     up = 'ALTER TABLE "Member" ALTER "id" TYPE INT, ADD "nick" TEXT'

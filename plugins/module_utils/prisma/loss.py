@@ -78,13 +78,16 @@ SELECT n.nspname, c.relname,
              WHERE i.indrelid = c.oid AND i.indisprimary AND a.attrelid = c.oid ORDER BY k.nth)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s
 """
-# By which a row is found again: the primary key, else a unique key that takes no NULL.
+# By which a row is found again: the primary key, else a unique key that takes no NULL. None where a table has heirs:
+# their rows may have the same values.
 _KEYS = """
 SELECT array_agg(a.attname::text ORDER BY k.nth)
 FROM pg_index i, unnest(i.indkey) WITH ORDINALITY k(num, nth), pg_attribute a
 WHERE i.indrelid = to_regclass(%s) AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
   AND a.attrelid = i.indrelid AND a.attnum = k.num
   AND k.nth <= coalesce((to_jsonb(i) ->> 'indnkeyatts')::int, i.indnatts)
+  AND NOT EXISTS (SELECT FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhparent
+                  WHERE h.inhparent = i.indrelid AND c.relkind = 'r')
 GROUP BY i.indexrelid, i.indisprimary HAVING bool_and(a.attnotnull)
 ORDER BY i.indisprimary DESC, count(*), i.indexrelid
 """
