@@ -1117,6 +1117,34 @@ def test_values_of_rows_that_no_key_finds_again_are_put_back_by_hand(product: Pr
     assert product.sql('SELECT count("nick") FROM "Member"') == "0"
 
 
+@pytest.mark.parametrize(
+    ("renames", "back", "before"),
+    [
+        ('"Old" RENAME TO "New"', '"New" RENAME TO "Old"', '"New"'),
+        ('"Old" RENAME "id" TO "no"', '"Old" RENAME "no" TO "id"', '"Old"'),
+    ],
+)
+def test_a_rename_before_what_goes_is_told_by_the_check(product: Product, renames: str, back: str, before: str) -> None:
+    name = "20260105000000_rename"
+    product.sql('CREATE TABLE "Old" ("id" INT PRIMARY KEY); INSERT INTO "Old" VALUES (1)')
+    up = f'ALTER TABLE "Old" ADD "of" TEXT; ALTER TABLE {renames}'
+    product.write(name, up, f'ALTER TABLE {back}; ALTER TABLE "Old" DROP "of"')
+    product.apply(name)
+    product.sql(f'UPDATE {before} SET "of" = 1')
+    task = product.task(INDEX, destroys=[name])
+    said = down.check(task)["says"]
+    assert 'what goes of "Old" after this is kept by names that migration.sql does not make again' in said
+    assert 'destroys table "Old"."of"' not in said
+    # By the names of before it comes back.
+    product.write(name, up, f'ALTER TABLE {before} DROP "of"; ALTER TABLE {back}')
+    found = down.check(task)
+    assert "migration.sql does not make" not in found["says"]
+    task = replace(task, saved=found["before"])
+    down.main(task, check_mode=False)
+    down.undo(task, check_mode=False)
+    assert product.sql(f'SELECT "of" FROM {before}') == "1"
+
+
 def test_rows_of_heirs_do_not_get_each_others_values(product: Product) -> None:
     name = "20260105000000_heirs"
     product.sql(

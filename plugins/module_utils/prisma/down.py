@@ -238,6 +238,7 @@ def _explore(connection: Connection[Any], task: Task, counting: bool) -> Way:
         problems += _owned(connection, task, losses, scripts)
         problems += [f"{name}: {one.says}" for name, found in losses.items() for one in found if one.kind == "view"]
         problems += _unsure_outside(connection, task, scripts)
+        notes += _renamed(scripts, losses)
         if counting:
             problems += [words for one in down if (words := _unwilling(task, one, losses[one.name], down, disturbs))]
         elsewhere = database.others(connection)
@@ -349,6 +350,20 @@ def _unsure_outside(connection: Connection[Any], task: Task, scripts: Mapping[st
             for statement in script.outside:
                 for one in loss.of(connection, statement):
                     yield f"{name}: down.sql, line {statement.line}: {one.says}: no transaction can take it back"
+
+
+def _renamed(scripts: Mapping[str, Script], losses: Mapping[str, list[Loss]]) -> Iterator[str]:
+    """What is kept under names that ``migration.sql`` does not make again is not found by ``undo``."""
+    for name, script in scripts.items():
+        for one, table, column, later in sql.renamed(script):
+            kept = {each for loss in losses[name] if loss.relation.endswith(f".{table}") for each in loss.columns}
+            hit = not column or column in kept or any(each.column == one.node.newname for each in later)
+            if hit and any(each.kind in ("table", "column") for each in later):
+                yield (
+                    f"{name}: down.sql, line {one.line}: {one.short}: what goes of {table} after this is kept by names "
+                    "that migration.sql does not make again, so undo will fail; put the DROP before it, by the names "
+                    "of before"
+                )
 
 
 def _unwilling(

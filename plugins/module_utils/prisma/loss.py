@@ -273,7 +273,8 @@ def find(connection: Connection[Any], threat: Threat, statement: Statement) -> l
         return _gone(connection, catalog, oid, 0, threat.cascade)
     oid = _regclass(connection, threat.name)
     if oid is None:
-        return _absent(threat, "table") if threat.kind not in ("inserted", "identity") else []
+        what = "column" if threat.column else "table"
+        return _absent(threat, what) if threat.kind not in ("inserted", "identity") else []
     if threat.kind == "identity":
         return _own_sequences(connection, [oid], threat.column)
     if threat.kind in ("column", "retype"):

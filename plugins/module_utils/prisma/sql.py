@@ -221,6 +221,18 @@ def shown(script: Script) -> Iterator[str]:
             yield one.node.relation.relname
 
 
+def renamed(script: Script) -> Iterator[tuple[Statement, str, str, list[Threat]]]:
+    """Where a script renames a table, or a column of one: the statement, the table's name from then on, the column's
+    name before (empty for a table), and what goes of that table afterwards."""
+    kinds = (enums.ObjectType.OBJECT_TABLE, enums.ObjectType.OBJECT_COLUMN)
+    for number, one in enumerate(script.statements):
+        if isinstance(one.node, ast.RenameStmt) and one.node.renameType in kinds:
+            column = one.node.subname or ""
+            table = quoted(one.node.relation.relname if column else one.node.newname)
+            later = (threat for each in script.statements[number + 1 :] for threat in each.threats)
+            yield one, table, column, [each for each in later if f".{each.name}".endswith(f".{table}")]
+
+
 def quoted(*parts: str) -> str:
     """A name as SQL takes it, whatever letters it has."""
     return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
