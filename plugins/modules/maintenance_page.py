@@ -295,6 +295,7 @@ def maintenance(options: dict, dry: bool) -> Maintenance:
         return Maintenance(options["host"], balancer(options), *common)
     # Only here: a load balancer's host has no use for it.
     from ansible_collections.balik.rollback.plugins.module_utils.kubernetes.client import Cluster
+    from ansible_collections.balik.rollback.plugins.module_utils.kubernetes_revert.gitops import ARGO_HOME, Where
     from ansible_collections.balik.rollback.plugins.module_utils.traffic.kubernetes import KubernetesMaintenance, Routes
     from ansible_collections.balik.rollback.plugins.module_utils.traffic.kubernetes_routes import (
         check_routes,
@@ -308,7 +309,8 @@ def maintenance(options: dict, dry: bool) -> Maintenance:
     routes = Routes(cluster, known["name"], known["run"], chosen, known["product"], recorded)
     routes.must_be_where_it_began(known["began"])
     limit = parse_duration(known["limit"], "maintenance_page_kubernetes_limit")
-    owners = (tuple(known["argocd_namespaces"]), known["owners"] == "accept")
+    argocd = Where.named(known["argocd_namespaces"], ARGO_HOME, "maintenance_page_kubernetes_argocd_namespaces")
+    owners = (tuple(argocd.namespaces), known["owners"] == "accept")
     return KubernetesMaintenance(options["host"], routes, *common, known["image"], known["replicas"], limit, *owners)
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
 from ansible_collections.balik.rollback.plugins.module_utils.traffic import kubernetes_page as page
 from ansible_collections.balik.rollback.plugins.module_utils.traffic import kubernetes_routes as routes
 from ansible_collections.balik.rollback.plugins.module_utils.traffic.kubernetes_routes import NOTE, Route, Upstream
 from ansible_collections.balik.rollback.plugins.module_utils.traffic.page import Page
+from ansible_collections.balik.rollback.plugins.modules.maintenance_page import OPTIONS, maintenance
+
+from tests.unit.module_utils.test_kubernetes_client import kubeconfig
 
 PAGE = Page("<p>page</p>", "message", 600, ("/healthz",))
 INGRESS = Route("Ingress", "hub", "web")
@@ -286,3 +291,22 @@ def test_the_bypass_stands_in_the_secret_only_and_a_new_page_is_a_new_revision()
 def test_a_plan_without_routes_is_refused() -> None:
     with pytest.raises(BalikError, match=r"maintenance_page_kubernetes_routes: names no route"):
         routes.check_routes([])
+
+
+def test_an_empty_namespace_of_argo_cd_is_refused_by_its_variable(tmp_path: Path) -> None:
+    known = {
+        "kubeconfig": kubeconfig(tmp_path, {}),
+        "routes": [{"namespace": "hub", "name": "web"}],
+        "argocd_namespaces": [""],
+    }
+    given = {
+        "state": "ready",
+        "backend": "kubernetes",
+        "dir": "/etc/maintenance",
+        "url": "",
+        "bypass": "0123456789abcdef-bypass",
+        "kubernetes": known,
+    }
+    options = ArgumentSpecValidator(OPTIONS).validate(given).validated_parameters
+    with pytest.raises(BalikError, match="maintenance_page_kubernetes_argocd_namespaces: one is empty"):
+        maintenance(options, dry=False)
