@@ -464,7 +464,12 @@ def test_a_target_that_is_what_runs_is_refused(shop: Shop, lab: Nodes) -> None:
     assert "a tag that has moved is not seen as a change" in says
     assert not shop.step("check", "web", already="accept")["changed"]
     # In the middle of a run it is no mistake.
-    shop.step("check", "web", saved={"workloads": {f"Deployment {shop.name}/web": {"images": {"app": BAD}}}})
+    saved = {"workloads": {f"Deployment {shop.name}/web": {"images": {"app": BAD}}}}
+    shop.step("check", "web", saved=saved)
+    # Nor is it one that something has come since with what is asked for.
+    shop.run("late", image=GOOD)
+    seen = shop.step("check", labels={"product": "hub"}, image=GOOD, saved=saved)
+    assert f"Deployment {shop.name}/late was no part of this run when it began" in seen["says"]
 
 
 def test_what_ran_when_the_run_began_is_refused_by_the_record(shop: Shop, lab: Nodes) -> None:

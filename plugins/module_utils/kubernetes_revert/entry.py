@@ -147,8 +147,10 @@ class Revert:
         refusals += findings.refusals
         notes += [*findings.notes, *self._running_jobs(changes)]
         before = _before(changes, running)
-        at_first = {**before, **(self.saved.get("workloads") or {})}
-        begun = [_as_begun(one, at_first[one.key]) for one in changes]
+        # Of what has come since the run began, nobody knows what it was then.
+        at_first = self.saved.get("workloads") or before
+        begun = [_as_begun(one, at_first[one.key]) for one in changes if one.key in at_first]
+        notes += [f"{one.key} was no part of this run when it began" for one in changes if one.key not in at_first]
         has = "had" if self.saved else "has"
         notes += [
             f"{one.key}: {', '.join(one.unchanged)} {has} what is asked for already, under another name"
