@@ -1164,7 +1164,8 @@ def test_what_an_application_set_has_made_is_switched_off_by_hand(shop: Shop, gi
     off = {"spec": {"syncPolicy": {"automated": None}}}
     shop.cluster.api.request("PATCH", path, off, "application/merge-patch+json")
     for owners in ("refuse", "suspend"):
-        assert "which does not act by itself now" in shop.step("check", "web", owners=owners)["says"]
+        says = shop.step("check", "web", owners=owners)["says"]
+        assert f"which does not act by itself now; a sync by hand would. {made}, unless it leaves" in says
     assert shop.step("main", "web", owners="suspend")["changed"]
     shop.cluster.delete(app)
 

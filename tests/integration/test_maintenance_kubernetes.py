@@ -484,6 +484,59 @@ def test_an_ingress_that_leads_past_the_page_is_told(cluster: Cluster, namespace
     assert told in it.check(PAGE)["says"]
 
 
+def argo_cd(cluster: Cluster) -> None:
+    """The API of Argo CD, without its controller."""
+    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    served = {"name": "v1alpha1", "served": True, "storage": True, "schema": {"openAPIV3Schema": anything}}
+    names = {"kind": "Application", "plural": "applications"}
+    cluster.apply(
+        {
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {"name": "applications.argoproj.io"},
+            "spec": {"group": "argoproj.io", "names": names, "scope": "Namespaced", "versions": [served]},
+        }
+    )
+
+
+def test_who_makes_a_route_is_told_with_what_helps(cluster: Cluster, namespace: str) -> None:
+    argo_cd(cluster)
+    route = Route("Ingress", namespace, "hub")
+    maker = {"apiVersion": "example/v1", "kind": "WebApp", "name": "hub", "uid": "1", "controller": True}
+    path = cluster.api.path("networking.k8s.io/v1", "Ingress", namespace, "hub")
+    owned = {"metadata": {"ownerReferences": [{**maker, "blockOwnerDeletion": False}]}}
+    cluster.api.request("PATCH", path, owned, "application/merge-patch+json")
+    maintenance(cluster, route).prepare(PAGE)
+    says = maintenance(cluster, route).check(PAGE)["says"]
+    assert f"Ingress {namespace}/hub belongs to WebApp {namespace}/hub, which may put its backends back" in says
+
+    maker = {"apiVersion": "argoproj.io/v1alpha1", "kind": "ApplicationSet", "name": "hubs", "uid": "1"}
+    metadata: dict[str, Any] = {"name": "hub", "namespace": namespace}
+    metadata["ownerReferences"] = [{**maker, "controller": True}]
+    app = {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "Application",
+        "metadata": metadata,
+        "spec": {"syncPolicy": {"automated": {"selfHeal": True}}},
+        "status": {
+            "resources": [{"group": "networking.k8s.io", "kind": "Ingress", "namespace": namespace, "name": "hub"}]
+        },
+    }
+    cluster.apply(app)
+    with pytest.raises(
+        BalikError, match=r"ApplicationSet hubs made it .* leave /spec/syncPolicy alone .* by hand and run again\)"
+    ):
+        maintenance(cluster, route, argocd=(namespace,)).check(PAGE)
+
+    # Whatever they do is accepted, so that nothing of theirs keeps the page up.
+    metadata["annotations"] = {"balik.dev/held": "yes"}
+    cluster.apply(app)
+    with pytest.raises(BalikError, match="which this project has not written"):
+        maintenance(cluster, route, argocd=(namespace,)).check(PAGE)
+    says = maintenance(cluster, route, argocd=(namespace,), accept_owners=True).check(PAGE)["says"]
+    assert "not looked for: Argo CD and Flux, which may take the page down again (applications hub in" in says
+
+
 def test_a_page_that_cannot_start_says_why(cluster: Cluster, namespace: str) -> None:
     with pytest.raises(BalikError, match=r"0 of 2 pods are ready after 1 s .*Can the cluster pull missing:1"):
         both(cluster, namespace, image="missing:1", limit=1.0).prepare(PAGE)

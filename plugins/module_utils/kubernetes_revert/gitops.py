@@ -383,7 +383,10 @@ def judge(owners: Sequence[Owner], policy: str, product: str) -> tuple[list[str]
         elif one.busy and not one.fights and policy == "suspend":
             notes.append(f"{one.name} of {one.line}: {one.busy}; its end will be waited for")
         elif not one.fights and not one.held and not one.busy:
-            notes.append(f"{one.line} belongs to {one.name}, which does not act by itself now; a sync by hand would")
+            made = f". {one.cannot}, unless it leaves /spec/syncPolicy alone" if one.instead else ""
+            notes.append(
+                f"{one.line} belongs to {one.name}, which does not act by itself now; a sync by hand would{made}"
+            )
         elif policy == "accept":
             notes.append(f"{one.line} belongs to {one.name}, which may put the version back (accepted by the plan)")
         elif one.cannot:

@@ -177,9 +177,15 @@ class Routes(Balancer):
 
         :param namespaces: where Argo CD's Applications stand.
         :param accept: also where they certainly do.
-        :raises BalikError: they certainly do.
+        :raises BalikError: they certainly do, or cannot be read; neither where ``accept`` takes whatever they do.
         """
-        certain, perhaps = owners.judge(self.cluster, self.things(), namespaces, self.product)
+        try:
+            certain, perhaps = owners.judge(self.cluster, self.things(), namespaces, self.product)
+        except BalikError as error:
+            if not accept:
+                raise
+            why = f"{error.what}: {error.found}"
+            return f"; not looked for: Argo CD and Flux, which may take the page down again ({why})"
         if certain and not accept:
             raise BalikError(
                 "; ".join(certain),

@@ -1,4 +1,4 @@
-"""Who else writes the plan's routes: Argo CD and Flux, which put their backends back while the page is up."""
+"""Who else writes the plan's routes: Argo CD, Flux, operators; they put their backends back while the page is up."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from ..kubernetes_revert.gitops import Owner
 from ..kubernetes_revert.selection import Change
 from ..kubernetes_revert.workloads import Kind, Workload
 from .kubernetes_routes import API, Route
+
+_WRITERS = ("Application", "Kustomization", "HelmRelease", "operator")
 
 
 class _Routed(Workload):
@@ -29,7 +31,8 @@ def judge(
     :param product: what its rollback holds off does nothing.
     """
     changes = [Change(_routed(route, thing), (), 0) for route, thing in things]
-    certain, perhaps = [], []
+    certain: list[str] = []
+    perhaps: list[str] = []
     try:
         owners = gitops.find(cluster, changes, namespaces)
     except Refused as error:
@@ -37,12 +40,12 @@ def judge(
             raise
         return [], [f"not looked for: Argo CD and Flux, which would take the page down again ({error.found})"]
     for one in owners:
-        if one.kind not in ("Application", "Kustomization", "HelmRelease") or not one.fights or one.held == product:
+        if one.kind not in _WRITERS or not one.fights or one.held == product:
             continue
-        if _puts_back(one):
-            certain.append(f"{one.line} belongs to {one.name}, which puts its backends back and takes the page down")
-        else:
-            perhaps.append(f"{one.line} belongs to {one.name}, which may put its backends back and take the page down")
+        sure = _puts_back(one)
+        does = f"{'puts' if sure else 'may put'} its backends back and {'takes' if sure else 'take'} the page down"
+        how = f" ({one.cannot}: {one.instead})" if one.instead else ""
+        (certain if sure else perhaps).append(f"{one.line} belongs to {one.name}, which {does}{how}")
     return certain, perhaps
 
 
