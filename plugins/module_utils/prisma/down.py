@@ -241,7 +241,7 @@ def _explore(connection: Connection[Any], task: Task, counting: bool) -> Way:
         notes += _renamed(scripts, losses)
         if counting:
             problems += [words for one in down if (words := _unwilling(task, one, losses[one.name], down, disturbs))]
-        elsewhere = database.others(connection)
+        elsewhere, keeps = database.others(connection), _keeps(connection, task, losses)
     if down:
         seen = workload.look(task.places)
         if task.rehearsal:
@@ -251,7 +251,7 @@ def _explore(connection: Connection[Any], task: Task, counting: bool) -> Way:
         notes += seen.notes
         if elsewhere:
             notes.append(f"also connected: {', '.join(elsewhere)}")
-        if any(not one.harmless or one.kind == "sequence" for found in losses.values() for one in found):
+        if keeps:
             problems += _writable(task.kept)
     return Way(history, down, left, disturbs, scripts, losses, problems, notes)
 
@@ -392,6 +392,21 @@ def _unwilling(
     if not reasons:
         return f"{words} It only adds: leaving it is safe for the old release (prisma_down_leave_additive: true)"
     return f"{words} Leaving it is not known to be safe for the old release ({reasons[0]})"
+
+
+def _keeps(connection: Connection[Any], task: Task, losses: Mapping[str, list[Loss]]) -> bool:
+    """Whether there is something to write into the folder of what is kept."""
+    found = [one for losses_of in losses.values() for one in losses_of]
+    with connection.transaction():
+        database.as_owner(connection, task.address.schema, "SET LOCAL")
+        sequences = [one.relation for one in found if one.kind == "sequence"]
+        return not all(one.harmless for one in found) or any(_is_used(connection, one) for one in sequences)
+
+
+def _is_used(connection: Connection[Any], sequence: str) -> bool:
+    """Whether a sequence has given a number; one that may not be read is not known to be unused."""
+    may = connection.execute("SELECT has_sequence_privilege(%s, 'SELECT')", [sequence]).fetchone()
+    return may != (True,) or bool(loss.position(connection, sequence))
 
 
 def _writable(folder: Path) -> Iterator[str]:

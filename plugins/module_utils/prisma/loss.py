@@ -463,6 +463,15 @@ def count(connection: Connection[Any], loss: Loss, limit: float) -> Loss:
     return replace(loss, rows=row[0] if row else None)
 
 
+def position(connection: Connection[Any], sequence: str) -> list[Any]:
+    """How far a sequence is; empty where nothing has asked it yet, since it comes back so by itself."""
+    row = connection.execute(
+        f"SELECT last_value, is_called FROM {sequence} WHERE is_called OR last_value <> "  # type: ignore[arg-type]
+        f"(SELECT seqstart FROM pg_sequence WHERE seqrelid = {sequence}.tableoid)"
+    ).fetchone()
+    return [*(row or ())]
+
+
 def tree(connection: Connection[Any], relation: str) -> set[int]:
     """The tables that hold a table's rows: itself, its partitions and heirs; empty where it is not there."""
     return {oid for (oid,) in connection.execute(_TREE, [relation]).fetchall()}
@@ -492,8 +501,8 @@ class Kept:
         :raises BalikError: the disk is full, or the folder cannot be written.
         """
         statement = loss.takes or loss.select
-        if loss.kind == "sequence":
-            self._position(connection, loss.relation)
+        if loss.kind == "sequence" and (state := position(connection, loss.relation)):
+            self.sequences[loss.relation] = state
         if not statement:
             return loss
         name = f"{len(self.losses) + 1:02}.copy"
@@ -519,15 +528,6 @@ class Kept:
         else:
             (self.folder / name).unlink()
         return loss
-
-    def _position(self, connection: Connection[Any], sequence: str) -> None:
-        """How far a sequence is; one that nothing has asked yet comes back so by itself."""
-        row = connection.execute(
-            f"SELECT last_value, is_called FROM {sequence} WHERE is_called OR last_value <> "  # type: ignore[arg-type]
-            f"(SELECT seqstart FROM pg_sequence WHERE seqrelid = {sequence}.tableoid)"
-        ).fetchone()
-        if row:
-            self.sequences[sequence] = [*row]
 
     def _make(self) -> None:
         """The folder, and those above it that are not there: for their owner only. No other attempt may have it."""
