@@ -1235,6 +1235,7 @@ def test_a_later_call_in_another_cluster_is_refused_though_it_has_the_same_names
             says = refused(functools.partial(shop.step, entry, "web", kubeconfig=there, saved=seen["before"]))
             assert "image_revert_kubeconfig, image_revert_context: found context balik-test at https://" in says
             assert f"this run began in another cluster, at {address}; expected that cluster" in says
+            assert "To leave that run (" in says and "rollback.yml -e rollback_fresh=true" in says
         resumed = shop.step("check_resume")["before"]
         says = refused(lambda: shop.step("undo_resume", kubeconfig=there, saved=resumed))
         assert "this run began in another cluster" in says

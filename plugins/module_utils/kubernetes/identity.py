@@ -44,7 +44,8 @@ def must_be_the_recorded(cluster: Cluster, recorded: Mapping[str, Any], places: 
             given,
             f"found {cluster.name}, and this run began in another cluster, at {address}",
             "that cluster, in which it has changed things",
-            "Run again with its kubeconfig and context. If this is the same one, name it by its first address.",
+            "Run again with its kubeconfig and context. If this is the same one, name it by its first address. To "
+            "leave that run (a page or a freeze stays there), begin anew: rollback.yml -e rollback_fresh=true.",
         )
 
 
