@@ -538,7 +538,7 @@ def test_who_makes_a_route_is_told_with_what_helps(cluster: Cluster, namespace: 
 
 
 def test_a_page_that_cannot_start_says_why(cluster: Cluster, namespace: str) -> None:
-    with pytest.raises(BalikError, match=r"0 of 2 pods are ready after 1 s .*Can the cluster pull missing:1"):
+    with pytest.raises(BalikError, match=r"0 of 2 pods are ready, .* after 1 s .*Can the cluster pull missing:1"):
         both(cluster, namespace, image="missing:1", limit=1.0).prepare(PAGE)
 
 
@@ -609,6 +609,22 @@ def test_another_page_than_the_plans_is_noticed(cluster: Cluster, namespace: str
     it.prepare(PAGE)
     with pytest.raises(BalikError, match=r"serves revision .*; expected the plan's"):
         it.check(Page("<p>newer</p>", "newer", 600, PAGE.health))
+
+
+def test_a_page_that_somebody_has_scaled_to_nothing_is_there_again_after_prepare(
+    cluster: Cluster, namespace: str
+) -> None:
+    it = both(cluster, namespace)
+    it.prepare(PAGE)
+    path = cluster.api.path("apps/v1", "Deployment", namespace, "balik-maintenance")
+    none = {"spec": {"replicas": 0}}
+    cluster.api.request("PATCH", f"{path}?fieldManager=downscaler", none, "application/merge-patch+json")
+    cluster.eventually(lambda: not it.balancer.serving(namespace, "balik-maintenance"), says="no pod is left")
+    with pytest.raises(BalikError, match=r"no pod behind it is ready; .* Run maintenance-page's `prepare`"):
+        it.check(PAGE)
+    assert it.prepare(PAGE)["changed"]
+    it.check(PAGE)
+    assert not it.prepare(PAGE)["changed"]
 
 
 def test_the_manifest_is_enough_and_without_it_all_that_is_missing_is_named(cluster: Cluster, namespace: str) -> None:

@@ -179,9 +179,13 @@ class Cluster:
                 return
             query["continue"] = following
 
-    def patch(self, path: str, body: Any, kind: str = MERGE, dry_run: bool = False) -> Json:
-        """Change an object (``kind``: :data:`MERGE` or :data:`JSON_PATCH`); what it became."""
-        return self._ask("PATCH", path, _writing(dry_run), body, kind)
+    def patch(self, path: str, body: Any, kind: str = MERGE, dry_run: bool = False, force: bool = False) -> Json:
+        """Change an object (``kind``: :data:`MERGE` or :data:`JSON_PATCH`); what it became.
+
+        :param force: of a server-side apply: also what somebody else has set.
+        """
+        query = {**_writing(dry_run), **({"force": "true"} if force else {})}
+        return self._ask("PATCH", path, query, body, kind)
 
     def create(self, path: str, body: Json, dry_run: bool = False) -> Json:
         """Put a new object into a collection; what it became."""

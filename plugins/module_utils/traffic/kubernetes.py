@@ -360,10 +360,13 @@ class KubernetesMaintenance(Maintenance):
         self._require_own([one for wanted in made_by_namespace.values() for one in wanted])
         for namespace, wanted in made_by_namespace.items():
             other = [one for one in wanted if self._revision_of(one) != _revision(one)]
-            stale += [f"{one['kind']} {namespace}/{routes.page}" for one in other]
+            scaled = [one for one in wanted if one not in other and self._is_scaled(one)]
+            stale += [f"{one['kind']} {namespace}/{routes.page}" for one in (*other, *scaled)]
             if not self.dry:
                 for one in other:
                     self._apply(one)
+                for one in scaled:
+                    routes.cluster.patch(_path(one), one, _APPLY, force=True)
                 self._await_pods(namespace)
         if self.dry:
             says = f"would make {', '.join(stale)}" if stale else "everything of the page is there"
@@ -580,16 +583,22 @@ class KubernetesMaintenance(Maintenance):
             wanted = {**wanted, "kind": "Deployment", "apiVersion": "apps/v1"}
         return _revision(self.balancer.cluster.find(_path(wanted)) or {})
 
+    def _is_scaled(self, wanted: Json) -> bool:
+        """Whether somebody has set another number of pods than the plan's, such as none over night."""
+        found = self.balancer.cluster.find(_path(wanted)) if wanted["kind"] == "Deployment" else None
+        return bool(found and found["spec"]["replicas"] != self.replicas)
+
     def _await_pods(self, namespace: str) -> None:
-        """:raises BalikError: they are not ready within the limit; with what the Deployment says."""
+        """:raises BalikError: they do not serve within the limit; with what the Deployment says."""
         path = path_of("apps/v1", "deployments", namespace, self.balancer.page)
         end = time.monotonic() + self.limit
         while True:
             found = self.balancer.cluster.get(path)
-            status, spec = found.get("status") or {}, found["spec"]
+            status = found.get("status") or {}
             seen = status.get("observedGeneration", 0) >= found["metadata"]["generation"]
             counts = [int(status.get(key) or 0) for key in ("updatedReplicas", "availableReplicas", "replicas")]
-            if seen and counts == [spec["replicas"]] * 3:
+            serving = self.balancer.serving(namespace, self.balancer.page)
+            if seen and serving and counts == [self.replicas] * 3:
                 return
             if time.monotonic() > end:
                 why = "; ".join(
@@ -599,7 +608,8 @@ class KubernetesMaintenance(Maintenance):
                 )
                 raise BalikError(
                     f"Deployment {namespace}/{self.balancer.page}",
-                    f"{counts[1]} of {spec['replicas']} pods are ready after {self.limit:g} s ({why or 'no reason'})",
+                    f"{counts[1]} of {self.replicas} pods are ready, and {serving} behind its Service, after "
+                    f"{self.limit:g} s ({why or 'no reason'})",
                     do=f"Can the cluster pull {self.image}? `kubectl -n {namespace} describe pods -l "
                     f"app.kubernetes.io/name={self.balancer.page}` says more.",
                 )
