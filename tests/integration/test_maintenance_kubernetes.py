@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -625,6 +626,22 @@ def test_a_page_that_somebody_has_scaled_to_nothing_is_there_again_after_prepare
     assert it.prepare(PAGE)["changed"]
     it.check(PAGE)
     assert not it.prepare(PAGE)["changed"]
+
+
+def test_an_api_that_is_away_for_a_moment_is_waited_for_between_two_steps(cluster: Cluster, namespace: str) -> None:
+    it = both(cluster, namespace, within=30.0)
+    it.prepare(PAGE)
+    it.on()
+    cluster.stop_api()
+    back = threading.Timer(4, cluster.start_api)
+    back.start()
+    try:
+        assert it.see_on()["evidence"] == {"page": "on"}
+    finally:
+        back.join()
+    it.off(app_must_answer=False)
+    with pytest.raises(BalikError, match="leads to the application; expected the page"):
+        it.see_on()
 
 
 def test_the_manifest_is_enough_and_without_it_all_that_is_missing_is_named(cluster: Cluster, namespace: str) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from ..errors import BalikError
+from ..errors import BalikError, Unreachable
 from ..kubernetes.client import JSON_PATCH, Cluster, Json, Refused, at_once, path_of
 from ..kubernetes.identity import identity_of, must_be_the_recorded
 from ..kubernetes.permissions import Permission, require
@@ -56,6 +56,7 @@ class Routes(Balancer):
     :param page: the name of the page's Service, Deployment, ConfigMap and Secret, in each route's namespace.
     :param product: whose page it is; what another product has switched is left to that one.
     :param recorded: the routes that this run has put the page up on, whatever the plan names by now.
+    :param began: what the record has of the page that this run has put up; empty where it has not.
     :param left: those among ``routes`` that are not the plan's, see :meth:`with_left`.
     :param unseen: those of the record that are neither the plan's nor may be read.
     """
@@ -66,6 +67,7 @@ class Routes(Balancer):
     routes: tuple[Route, ...]
     product: str = ""
     recorded: tuple[Route, ...] = ()
+    began: Mapping[str, Any] = field(default_factory=dict)
     left: tuple[Route, ...] = ()
     unseen: tuple[Route, ...] = ()
 
@@ -75,17 +77,15 @@ class Routes(Balancer):
     def namespaces(self) -> list[str]:
         return sorted({route.namespace for route in self.routes})
 
-    def must_be_where_it_began(self, began: Mapping[str, Any]) -> None:
-        """:param began: what the record has of the page that this run has put up; empty where it has not.
-        :raises BalikError: that is in another cluster, where it would stay.
-        """
+    def must_be_where_it_began(self) -> None:
+        """:raises BalikError: the page that this run has put up is in another cluster, where it would stay."""
 
         def uids(route: Route) -> dict[str, str]:
             thing = self.cluster.find(self._path(route))
             return {str(route): str(thing["metadata"]["uid"])} if thing else {}
 
         given = "maintenance_page_kubernetes_kubeconfig, maintenance_page_kubernetes_context"
-        must_be_the_recorded(self.cluster, began, [partial(uids, route) for route in self.recorded], given)
+        must_be_the_recorded(self.cluster, self.began, [partial(uids, route) for route in self.recorded], given)
 
     def with_left(self) -> Routes:
         """The same, with those of the record that still show the page in places that the plan does not name."""
@@ -455,7 +455,20 @@ class KubernetesMaintenance(Maintenance):
         return super().verify_on() if self.door.url else self._verified(True)
 
     def see_on(self) -> Result:
-        return super().see_on() if self.door.url else self._verified(True)
+        """An API that does not answer is waited for: whether visitors still have the page is not known, and a moment of
+        it is no reason to end the rollback between two steps."""
+        end, away = time.monotonic() + self.within, False
+        while True:
+            try:
+                with self.balancer.cluster.within(max(end - time.monotonic(), _LOOK)):
+                    self.balancer.must_be_where_it_began()
+                    return super().see_on() if self.door.url else self._verified(True)
+            except BalikError as error:
+                # One that is coming back may say for a moment that nothing is permitted, or is there.
+                away = away or isinstance(error, Unreachable) or getattr(error, "status", 0) >= 500
+                if not away or time.monotonic() > end:
+                    raise
+            time.sleep(_LOOK)
 
     def verify_off(self) -> Result:
         return replace(self, balancer=self.balancer.with_left())._verify_off()
