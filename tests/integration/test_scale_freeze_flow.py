@@ -114,7 +114,7 @@ def test_whatever_fails_it_is_told_that_autoscalers_are_frozen_until_they_are_no
     assert frozen(cluster)
     status = product.play(playbook="playbooks/status.yml").stdout
     assert "AUTOSCALERS ARE FROZEN since 20" in status, status
-    assert "1 autoscaler (HorizontalPodAutoscaler hub/web) stand" in status, status
+    assert "1 autoscaler (HorizontalPodAutoscaler hub/web) held still" in status, status
     report = Path(product.outcome()["report"])
     assert "Autoscalers are still frozen" in report.read_text()
     assert json.loads(report.with_suffix(".json").read_text())["frozen"]["says"]

@@ -79,7 +79,7 @@ class AutoScaling:
                 self._call("create_or_update_tags", Tags=[self._tag(name, " ".join([self.product, self.run, *noted]))])
                 if processes:
                     self._call("suspend_processes", AutoScalingGroupName=name, ScalingProcesses=processes)
-        says = f"{_groups(groups)} {'would stand' if self.dry else 'stand'} still in {self.region}"
+        says = f"{_groups(groups)} {'would be held' if self.dry else 'held'} still in {self.region}"
         return {"changed": bool(moving), "says": says, "evidence": {"frozen": len(groups)}}
 
     def verify_frozen(self) -> Result:
@@ -90,7 +90,7 @@ class AutoScaling:
             raise BalikError(
                 _named(lost), f"its tag {NOTE} is gone", "what the freeze wrote", "Run again: it comes back."
             )
-        return {"changed": False, "says": f"{_groups(groups)} stand still", "evidence": {"frozen": len(groups)}}
+        return {"changed": False, "says": f"{_groups(groups)} held still", "evidence": {"frozen": len(groups)}}
 
     def thaw(self) -> Result:
         """Resumes what the freeze of this product has suspended, and nothing else."""
@@ -102,7 +102,7 @@ class AutoScaling:
                     self._call("resume_processes", AutoScalingGroupName=name, ScalingProcesses=processes)
                 if NOTE in _tags(group):
                     self._call("delete_tags", Tags=[self._tag(name)])
-        says = f"{_groups(groups)} {'would be' if self.dry else 'are'} scaled again in {self.region}"
+        says = f"{_groups(groups)} {'would be scaled' if self.dry else 'scaled'} again in {self.region}"
         return {
             "changed": bool(groups),
             "says": says if groups else f"no Auto Scaling group is frozen in {self.region}",

@@ -126,7 +126,7 @@ class Freezer:
             self._each(moving, self._freeze, "frozen")
         return {
             "changed": bool(moving),
-            "says": f"{_counted(chosen)} {'would stand' if self.dry else 'stand'} still",
+            "says": f"{_counted(chosen)} {'would be held' if self.dry else 'held'} still",
             "evidence": {"frozen": len(chosen), "patched": len(moving)},
             "diff": _diff(moving, "scaled", "frozen"),
         }
@@ -135,7 +135,7 @@ class Freezer:
         chosen = self._chosen()
         if moving := [one for one in chosen if not (one.note and one.is_still)]:
             raise BalikError(_listed(moving), "not frozen", "to stand still", "Did GitOps or a deployment put it back?")
-        return {"changed": False, "says": f"{_counted(chosen)} stand still", "evidence": {"frozen": len(chosen)}}
+        return {"changed": False, "says": f"{_counted(chosen)} held still", "evidence": {"frozen": len(chosen)}}
 
     # Thawing
 
@@ -145,7 +145,7 @@ class Freezer:
         changed = [one for one in frozen if not one.is_still]
         if not self.dry:
             self._each(frozen, self._thaw, "thawed")
-        says = f"{_counted(frozen)} {'would be' if self.dry else 'are'} let go" if frozen else "no autoscaler is frozen"
+        says = f"{_counted(frozen)} {'would be let' if self.dry else 'let'} go" if frozen else "no autoscaler is frozen"
         if changed:
             says += f"; what somebody else changed meanwhile of {_listed(changed)} stays"
         return {

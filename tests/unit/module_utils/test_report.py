@@ -462,11 +462,11 @@ def test_git_ops_that_is_held_off_is_told_until_it_is_let_go(story: Story) -> No
 def test_autoscalers_that_stand_still_are_told_until_they_are_let_go(story: Story) -> None:
     story.opened()
     story.decided()
-    story.done("scale-freeze", "hold", says="3 autoscalers stand still")
+    story.done("scale-freeze", "hold", says="3 autoscalers held still")
     story.tell("outcome", outcome="failed", reason="image-revert failed", by="x")
     found = story.document()
     assert "still-frozen" in found["warnings"]
-    assert found["frozen"]["says"] == ["3 autoscalers stand still"]
+    assert found["frozen"]["says"] == ["3 autoscalers held still"]
     html, markdown, _json = everything(found)
     assert "Autoscalers are still frozen, since 20" in html
     assert "Autoscalers are still frozen, since 20" in markdown

@@ -311,7 +311,7 @@ def test_when_the_traffic_was_given_back_first_and_last() -> None:
 # What stands still
 
 FREEZING = step(1, "started", "scale-freeze", phase="hold", saved={})
-FROZEN = step(2, "done", "scale-freeze", phase="hold", says={"localhost": "3 autoscalers stand still"})
+FROZEN = step(2, "done", "scale-freeze", phase="hold", says={"localhost": "3 autoscalers held still"})
 THAWED = step(9, "done", "scale-thaw", phase="restore")
 
 
@@ -322,11 +322,11 @@ THAWED = step(9, "done", "scale-thaw", phase="restore")
         ([step(1, "failed", "scale-freeze", phase="hold", stage="check", failures={})], None),
         ([FREEZING], {}),
         ([FREEZING, step(2, "failed", "scale-freeze", phase="hold", failures={"localhost": "no"})], {}),
-        ([FREEZING, FROZEN], {"localhost": "3 autoscalers stand still"}),
-        ([FREEZING, FROZEN, outcome(3, runs.FAILED)], {"localhost": "3 autoscalers stand still"}),
+        ([FREEZING, FROZEN], {"localhost": "3 autoscalers held still"}),
+        ([FREEZING, FROZEN, outcome(3, runs.FAILED)], {"localhost": "3 autoscalers held still"}),
         (
             [FREEZING, FROZEN, step(8, "started", "scale-thaw", phase="restore", saved={})],
-            {"localhost": "3 autoscalers stand still"},
+            {"localhost": "3 autoscalers held still"},
         ),
         ([FREEZING, FROZEN, THAWED], None),
     ],
