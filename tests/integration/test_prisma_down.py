@@ -230,9 +230,11 @@ def test_down_is_newest_first_idempotent_and_says_what_it_kept(product: Product)
     fill(product)
     limits = ("statement_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout")
     for limit in limits:
-        product.server.psql(f"ALTER DATABASE {product.name} SET {limit} = 1")
+        product.server.psql(f"ALTER DATABASE {product.name} SET {limit} = 50")
     task = product.task(INIT, destroys=[BOARD])
     try:
+        with database.connect(task.address, RUN) as connection:
+            assert [connection.execute(f"SHOW {limit}").fetchone() for limit in limits] == [("0",)] * 3
         found = down.check(task)
     finally:
         product.server.psql(f"ALTER DATABASE {product.name} RESET ALL")
@@ -1165,6 +1167,25 @@ def test_rows_of_heirs_do_not_get_each_others_values(product: Product) -> None:
     said = down.undo(task, check_mode=False)["says"]
     assert 'to be put back by hand: values of column "public"."Base"."of" (' in said
     assert product.sql('SELECT count("of") FROM "Base"') == "0"
+
+
+def test_a_row_without_a_value_does_not_get_the_default(product: Product) -> None:
+    # Prisma's way of a required column that is optional later: the default is gone, and still fills the rows of then.
+    name = "20260105000000_quota"
+    up = 'ALTER TABLE "Member" ADD "quota" INT DEFAULT 5, ADD "limit" INT DEFAULT 9;'
+    product.write(
+        name, f'{up} ALTER TABLE "Member" ALTER "limit" DROP DEFAULT', 'ALTER TABLE "Member" DROP "quota", DROP "limit"'
+    )
+    product.sql('CREATE TABLE "Member" ("id" INT PRIMARY KEY); INSERT INTO "Member" VALUES (1), (2)')
+    product.apply(name)
+    product.sql('UPDATE "Member" SET "quota" = NULL, "limit" = NULL WHERE "id" = 1')
+    task = product.task(INDEX, destroys=[name])
+    task = replace(task, saved=down.check(task)["before"])
+    kept = Path(down.main(task, check_mode=False)["evidence"]["migrations"][0]["kept"])
+    product.sql('INSERT INTO "Member" VALUES (3)')
+    down.undo(task, check_mode=False)
+    assert product.sql('TABLE "Member" ORDER BY 1').splitlines() == ["1||", "2|5|9", "3|5|9"]
+    assert "1\t\\N\n" in (kept / "01.copy").read_text()
 
 
 def test_a_key_whose_own_values_change_finds_no_row_again(product: Product) -> None:

@@ -197,7 +197,7 @@ class Loss:
         ``sequence`` (how far it is: no row goes, and no yes is needed).
     :param relation: the table's name, with its schema, quoted.
     :param select: what is kept; its rows are what is lost.
-    :param changed: of ``values``, the condition in ``select`` under which a value is lost.
+    :param changed: the condition in ``select`` under which a value is lost; empty where it is that there is one.
     :param takes: the statement itself, written so that it gives back what it destroys: it runs once, and what is kept
         is what is lost.
     :param guess: ``select`` runs functions that may do anything, or answer otherwise the next time: it is not asked.
@@ -416,8 +416,20 @@ def _values(connection: Connection[Any], oid: int, column: str, changed: str = "
     """With all of the table's columns, the lost one last."""
     schema, name, columns, _keys = _described(connection, oid)
     relation, value = quoted(schema, name), quoted(column)
-    loss = Loss("values" if changed else "column", relation, f"values of column {relation}.{value}", changed=changed)
+    kind = "values" if changed else "column"
+    if not changed and _is_filled_again(connection, oid, column):
+        changed = "TRUE"
+    loss = Loss(kind, relation, f"values of column {relation}.{value}", changed=changed)
     return _selecting(loss, [*(one for one in columns if one != column), column])
+
+
+def _is_filled_again(connection: Connection[Any], oid: int, column: str) -> bool:
+    """Whether ``ADD COLUMN`` has a default for the rows that are there, so that those without a value would get it."""
+    row = connection.execute(
+        "SELECT NOT attnotnull AND (atthasdef OR atthasmissing) FROM pg_attribute WHERE attrelid = %s AND attname = %s",
+        [oid, column],
+    ).fetchone()
+    return bool(row and row[0])
 
 
 def _selecting(loss: Loss, columns: Sequence[str], keys: Sequence[str] = ()) -> Loss:
