@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -48,6 +50,22 @@ class Balancers(NamedTuple):
         """What their owner does when ``prepare`` has said which lines they need."""
         self.nginx.configure(self.nginx.include)
         self.haproxy.configure((self.haproxy.switch / "frontend.cfg").read_text())
+
+    @contextmanager
+    def as_they_are(self) -> Iterator[None]:
+        """Afterwards both stand there as before, started anew: the page on or off, their files, their switch."""
+        with tempfile.TemporaryDirectory() as kept:
+            for server in (self.nginx, self.haproxy):
+                shutil.copytree(server.switch, Path(kept, server.folder.name))
+            try:
+                yield
+            finally:
+                for server in (self.nginx, self.haproxy):
+                    server.stop()
+                    for folder in server.folder.glob(f"{server.switch.name}*"):
+                        shutil.rmtree(folder)
+                    shutil.copytree(Path(kept, server.folder.name), server.switch)
+                    server.start()
 
 
 @contextmanager

@@ -44,9 +44,8 @@ class Entrances(Product):
             "hosts": balancers.hosts,
         }
         self.write()
-        self._prepare()
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
         """What its owner does once: the lines that each load balancer needs."""
         tasks = [{"ansible.builtin.include_role": {"name": "maintenance-page", "tasks_from": "prepare"}}]
         prepare = self.folder / "prepare.yml"
@@ -75,10 +74,17 @@ def _status(url: str) -> int:
         return error.code
 
 
-@pytest.fixture
-def product(tmp_path: Path) -> Iterator[Entrances]:
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Balancers]:
     with balancers() as both:
-        yield Entrances(tmp_path, both)
+        Entrances(tmp_path_factory.mktemp("owner"), both).prepare()
+        yield both
+
+
+@pytest.fixture
+def product(tmp_path: Path, prepared: Balancers) -> Iterator[Entrances]:
+    with prepared.as_they_are():
+        yield Entrances(tmp_path, prepared)
 
 
 def given_back(product: Entrances) -> str:
