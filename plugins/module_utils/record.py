@@ -436,9 +436,12 @@ def is_there(place: Path) -> bool:
     :raises RecordUnavailable: its folder may not be looked into.
     """
     try:
-        return place.exists()
+        place.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except OSError as error:
         raise _not_opened(str(place), str(error.strerror)) from None
+    return True
 
 
 def see_that_it_can_be_made(place: Path) -> None:

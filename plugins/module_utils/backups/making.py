@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -239,9 +240,8 @@ def _part_of(final: Path) -> Iterator[Path]:
             part.mkdir(mode=0o700)
         else:
             part.touch(mode=0o600, exist_ok=False)
-        handle = _to_be_locked(part)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            handle = _locked(part)
         except BaseException:
             _remove(part)
             raise
@@ -260,29 +260,39 @@ def _remove_left(left: Path, final: Path) -> None:
     :raises BalikError: somebody is at work on it, or it is another user's.
     """
     try:
-        handle = _to_be_locked(left)
+        os.close(_locked(left))
     except FileNotFoundError:
         return  # finished or given up just now
+    except BlockingIOError:
+        raise BalikError(
+            str(final), "another process is making it", "nobody else", "Wait for it, and look at its result."
+        ) from None
     except OSError as error:
         raise BalikError(
             str(left),
             f"an unfinished backup that cannot be looked at: {error.strerror}",
             do="See whose it is; remove it if nobody is making it any more.",
         ) from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BalikError(
-            str(final), "another process is making it", "nobody else", "Wait for it, and look at its result."
-        ) from None
-    finally:
-        os.close(handle)
     _remove(left)
 
 
-def _to_be_locked(path: Path) -> int:
+def _locked(path: Path) -> int:
+    """A handle of a file or folder of ours, which holds its lock until it is closed.
+
+    :raises BlockingIOError: somebody else has it.
+    """
     # NFS locks a file only for who may write to it; a folder nobody opens for writing.
-    return os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        if error.errno == errno.ENOLCK:
+            raise BalikError(
+                str(path.parent), "nothing can be locked there", "a file system with locks", "Name another folder."
+            ) from None
+        raise
+    return handle
 
 
 @contextmanager

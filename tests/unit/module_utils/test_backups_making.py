@@ -65,3 +65,19 @@ def test_a_file_is_locked_by_who_may_write_to_it(tmp_path: Path, name: str, monk
     monkeypatch.setattr(fcntl, "flock", flock)
     with _part_of(tmp_path / name) as part:
         assert part.exists()
+
+
+def test_a_folder_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As NFS is without its lock daemon."""
+    real = fcntl.flock
+
+    def flock(handle: int, operation: int) -> None:
+        if not stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        real(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    told = f"{tmp_path}: nothing can be locked there"
+    with pytest.raises(BalikError, match=told), _part_of(tmp_path / "before.sql"):
+        pass
+    assert list(tmp_path.iterdir()) == []
