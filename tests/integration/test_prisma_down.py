@@ -1110,6 +1110,32 @@ def test_sequences_are_no_loss_and_go_on_where_they_were(product: Product, way: 
     assert [line for line in product.state().splitlines() if name not in line] == before
 
 
+@pytest.mark.parametrize("way", ["undo", "by hand"])
+def test_a_sequence_that_migration_sql_has_put_further_is_not_taken_back(product: Product, way: str) -> None:
+    name = "20260105000000_numbered"
+    product.sql('CREATE TABLE "Old" ("id" INT PRIMARY KEY); INSERT INTO "Old" VALUES (100)')
+    product.write(
+        name,
+        """CREATE SEQUENCE "no"; ALTER TABLE "Old" ALTER "id" SET DEFAULT nextval('"no"');
+        SELECT setval('"no"', (SELECT max("id") + 1 FROM "Old"), false)""",
+        'ALTER TABLE "Old" ALTER "id" DROP DEFAULT; DROP SEQUENCE "no"',
+    )
+    product.apply(name)
+    product.sql('INSERT INTO "Old" DEFAULT VALUES')
+    task = product.task(INDEX)
+    task = replace(task, saved=down.check(task)["before"])
+    kept = down.main(task, check_mode=False)["evidence"]["migrations"][0]["kept"]
+    # The old release numbers its rows itself.
+    product.sql('INSERT INTO "Old" VALUES (102)')
+    if way == "undo":
+        assert down.undo(task, check_mode=False)["says"] == f"{name} is applied again"
+    else:
+        product.apply(name, row=False)
+        restored(product, kept)
+    product.sql('INSERT INTO "Old" DEFAULT VALUES')
+    assert product.sql('SELECT max("id") FROM "Old"') == "103"
+
+
 def test_values_of_rows_that_no_key_finds_again_are_put_back_by_hand(product: Product) -> None:
     # No other key than the one that goes: "half" may be NULL. By that key nothing is found again, also not by others.
     member(product, "serial")

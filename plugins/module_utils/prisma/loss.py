@@ -691,10 +691,12 @@ def _texts(texts: Iterable[str]) -> str:
 
 
 def counted(sequence: str, state: Sequence[Any]) -> str:
-    """Takes a sequence to where it was, unless it is further: one that stayed has gone on since."""
+    """Takes a sequence to where it was, unless it is further: one that stayed has gone on since, or ``migration.sql``
+    has put it where the rows of now ask for. One that nothing has asked yet is where it starts."""
     name, (last, called) = sequence.replace("'", "''"), state
     value = f"setval('{name}', {int(last)}, {str(bool(called)).lower()})"
-    return f"SELECT {value} FROM {sequence} WHERE last_value < {int(last)} OR NOT is_called"
+    start = f"(SELECT seqstart FROM pg_sequence WHERE seqrelid = {sequence}.tableoid)"
+    return f"SELECT {value} FROM {sequence} WHERE last_value < {int(last)} OR NOT is_called AND last_value = {start}"
 
 
 def assignment(item: Mapping[str, Any], table: str) -> str:

@@ -45,8 +45,7 @@ def put_back(connection: Connection[Any], schema: str, up: str, saved: Mapping[s
     for sequence, state in manifest["sequences"].items():
         there = connection.execute("SELECT to_regclass(%s)", [sequence]).fetchone()
         if there and there[0]:
-            connection.execute(loss.counted(sequence, state))  # type: ignore[arg-type]
-            went_on += 1
+            went_on += connection.execute(loss.counted(sequence, state)).rowcount  # type: ignore[arg-type]
         else:
             by_hand.append(f"the sequence {sequence}, which was at {state[0]}")
     if went_on:
