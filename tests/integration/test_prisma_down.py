@@ -1136,6 +1136,23 @@ def test_a_sequence_that_migration_sql_has_put_further_is_not_taken_back(product
     assert product.sql('SELECT max("id") FROM "Old"') == "103"
 
 
+def test_a_number_that_was_given_while_the_sequence_was_waited_for_is_not_given_again(product: Product) -> None:
+    name = "20260105000000_invoices"
+    product.write(name, 'CREATE SEQUENCE "invoice"', 'DROP SEQUENCE "invoice"')
+    product.apply(name)
+    task = product.task(INDEX, lock_timeout=20)
+    task = replace(task, saved=down.check(task)["before"])
+    with psycopg.connect(product.server.dsn(product.name)) as job, ThreadPoolExecutor() as pool:
+        job.execute("SELECT nextval('\"invoice\"')")
+        going = pool.submit(down.main, task, check_mode=False)
+        wait_for(lambda: product.sql("SELECT count(*) FROM pg_locks WHERE NOT granted") == "1", "it waits for the job")
+        job.execute("SELECT nextval('\"invoice\"')")
+        job.commit()
+        going.result()
+    down.undo(task, check_mode=False)
+    assert product.sql("SELECT nextval('\"invoice\"')") == "3"
+
+
 def test_values_of_rows_that_no_key_finds_again_are_put_back_by_hand(product: Product) -> None:
     # No other key than the one that goes: "half" may be NULL. By that key nothing is found again, also not by others.
     member(product, "serial")

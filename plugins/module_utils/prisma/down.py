@@ -321,8 +321,9 @@ def _losses(connection: Connection[Any], task: Task, script: Script, counting: b
 def _owned(
     connection: Connection[Any], task: Task, losses: Mapping[str, list[Loss]], scripts: Mapping[str, Script]
 ) -> Iterator[str]:
-    """Only a table's owner can alter or drop it; and what goes is kept only by who sees all of its rows."""
-    relations = sorted({one.relation for found in losses.values() for one in found if one.select})
+    """Only its owner can alter or drop a table or sequence; and what goes is kept only by who sees all of its rows."""
+    every = (one for found in losses.values() for one in found)
+    relations = sorted({one.relation for one in every if one.select or one.kind == "sequence"})
     shown = {sql.quoted(name) for script in scripts.values() for name in sql.shown(script)}
     with connection.transaction():
         database.as_owner(connection, task.address.schema, "SET LOCAL")
@@ -529,9 +530,9 @@ def _keep(
     kept: Kept,
     state: str,
 ) -> list[Loss]:
-    """Writes what a statement is about to destroy, with the tables locked so that nothing is added meanwhile. A DELETE
-    or UPDATE whose rows only it knows is carried out by that, and comes last; sequences are read when their tables are
-    locked."""
+    """Writes what a statement is about to destroy, with the tables and sequences locked so that nothing is added
+    meanwhile. A DELETE or UPDATE whose rows only it knows is carried out by that, and comes last; a sequence comes
+    after its table."""
     lost = []
     order = sorted(
         loss.of(connection, statement, passing), key=lambda each: (bool(each.takes), each.kind == "sequence")
@@ -540,6 +541,8 @@ def _keep(
         if found.select:
             mode = "SHARE ROW EXCLUSIVE" if found.kind == "rows" else "ACCESS EXCLUSIVE"
             connection.execute(f"LOCK TABLE {found.relation} IN {mode} MODE")  # type: ignore[arg-type]
+        elif found.kind == "sequence":
+            loss.hold(connection, found.relation)
         lost.append(kept.write(connection, found))
     lost = [each for each in lost if each.kind != "absent"]  # the statement itself will say so
     if views := [each.says for each in lost if each.kind == "view"]:

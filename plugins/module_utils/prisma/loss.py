@@ -484,6 +484,14 @@ def position(connection: Connection[Any], sequence: str) -> list[Any]:
     return [*(row or ())]
 
 
+def hold(connection: Connection[Any], sequence: str) -> None:
+    """Waits for all who have asked a sequence and not ended, and lets nobody ask until the transaction ends. LOCK TABLE
+    takes no sequence; altering one does that, here to what it is."""
+    asked = "SELECT seqincrement FROM pg_sequence WHERE seqrelid = %s::regclass"
+    if row := connection.execute(asked, [sequence]).fetchone():
+        connection.execute(f"ALTER SEQUENCE {sequence} INCREMENT BY {row[0]}")  # type: ignore[arg-type]
+
+
 def tree(connection: Connection[Any], relation: str) -> set[int]:
     """The tables that hold a table's rows: itself, its partitions and heirs; empty where it is not there."""
     return {oid for (oid,) in connection.execute(_TREE, [relation]).fetchall()}
