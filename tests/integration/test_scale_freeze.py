@@ -185,6 +185,17 @@ def bound_to_the_manifest(namespace: str) -> list[dict[str, Any]]:
     return [account, *yaml.safe_load_all(RBAC.read_text()), binding]
 
 
+def bound_in_the_whole_cluster(namespace: str) -> dict[str, Any]:
+    """The manifest's right to know which namespaces there are, for the account of :func:`bound_to_the_manifest`."""
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": f"balik-namespaces-{namespace}"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "balik-namespaces"},
+        "subjects": [{"kind": "ServiceAccount", "name": "balik", "namespace": namespace}],
+    }
+
+
 def test_every_kind_stands_still_and_gets_exactly_its_settings_back(cluster: Cluster, namespace: str) -> None:
     every_kind(cluster, namespace)
     before = settings(cluster, namespace)
@@ -431,7 +442,7 @@ def test_the_record_says_what_to_thaw_wherever_the_plan_looks_by_now(cluster: Cl
     assert edited.thaw()["evidence"]["thawed"] == 2
     for act in (elsewhere.ready_to_thaw, elsewhere.thaw, elsewhere.verify_thawed):
         with pytest.raises(
-            BalikError, match=r"the record names these, and not one exists or may be read \(context .* take scale-thaw"
+            BalikError, match=r"the record names these, and not one exists \(context .* take scale-thaw"
         ):
             act()
     assert other in edited.verify_thawed()["says"]
@@ -454,13 +465,21 @@ def test_the_same_cluster_by_another_address_is_known_and_another_one_refused(
     it.freeze()
     freezer(cluster, namespace, user=by_name, began=known).verify_frozen()
 
-    # One namespace of the record was deleted, and with it the right to read there.
+    # A namespace of the record that may not be read is left out only where it is known that it was deleted.
     names = (f"{HPA} {namespace}/web", f"{HPA} {namespace}-gone/web")
     recorded = dict.fromkeys(names, seen["autoscalers"][names[0]])
     left = freezer(cluster, namespace, user=by_name, began=known, recorded=recorded)
+    for act in (left.ready_to_thaw, left.thaw, left.verify_thawed, lambda: left.freeze([names[0]])):
+        with pytest.raises(BalikError, match=f"nor may these credentials see whether namespace {namespace}-gone"):
+            act()
+    cluster.apply(bound_in_the_whole_cluster(namespace))
+    cluster.eventually(lambda: left.cluster.has(namespace), says="the binding counts")
+    there = freezer(cluster, namespace, user=by_name, began=known, recorded={**recorded, f"{HPA} default/web": {}})
+    with pytest.raises(BalikError, match=r"namespace default: not permitted: .* Apply the role's RBAC manifest"):
+        there.thaw()
     seen = left.ready_to_thaw()
     assert seen["before"] == {"frozen": [names[0]]}
-    told = f"; {names[1]}, which the record names, may not be read: see that it is gone"
+    told = f"; {names[1]}, which the record names, is not there"
     assert seen["says"].endswith(told)
     assert left.thaw()["says"] == f"1 autoscaler ({names[0]}) let go{told}"
     assert left.verify_thawed()["says"].endswith(told)

@@ -128,18 +128,18 @@ def test_a_later_call_in_another_cluster_leaves_the_page_up_and_is_refused(
     assert leads_to(cluster) == APPLICATION_LEADS
 
 
-def bound(role: str) -> dict[str, Any]:
+def bound(role: str, kind: str = "RoleBinding") -> dict[str, Any]:
     return {
         "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "RoleBinding",
-        "metadata": {"name": role, "namespace": NAMESPACE},
+        "kind": kind,
+        "metadata": {"name": role, **({"namespace": NAMESPACE} if kind == "RoleBinding" else {})},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
         "subjects": [{"kind": "User", "name": "keeper"}],
     }
 
 
 def test_a_route_that_was_deleted_meanwhile_stops_nothing(cluster: Cluster, product: Product) -> None:
-    """Nor one whose namespace is gone, and with it the right to read there."""
+    """Nor one whose namespace is gone, and with it the right to read there; where only the right is gone, it does."""
     side = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "side"}}
     there = [
         {**each, "metadata": {**each["metadata"], "namespace": "side"}} for each in (*application(), ingress("hub"))
@@ -152,14 +152,21 @@ def test_a_route_that_was_deleted_meanwhile_stops_nothing(cluster: Cluster, prod
     assert prepared.returncode == 0, prepared.stdout
     broken(product)
     cluster.apply([*yaml.safe_load_all(RBAC.read_text()), bound("balik-maintenance-page")])
-    cluster.delete([ingress("front"), side])
+    cluster.apply(bound("balik-namespaces", "ClusterRoleBinding"))
+    cluster.delete(ingress("front"))
     product.write(
         maintenance_page_kubernetes_routes=routes("hub"),
         maintenance_page_kubernetes_kubeconfig=str(cluster.kubeconfig_for("keeper")),
     )
+    assert product.play().returncode != 0
+    assert "ingresses hub in namespace side: not permitted" in product.outcome()["reason"]
+    assert product.outcome()["page"] != "off"
+
+    cluster.delete(side)
+    cluster.eventually(lambda: not cluster.get("v1", "Namespace", "side"), says="the namespace is gone")
     again = product.play()
     assert again.returncode == 0, again.stdout
-    assert "Ingress side/hub had the page by the record, and may not be read: see that it is gone" in again.stdout
+    assert "Ingress side/hub had the page by the record, and its namespace does not exist any more" in again.stdout
     assert leads_to(cluster, "hub") == ["web"]
 
 

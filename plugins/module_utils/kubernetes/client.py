@@ -213,6 +213,23 @@ class Cluster:
                 return None
             raise
 
+    def must_be_gone(self, namespace: str, refused: Refused) -> None:
+        """Read that reading in a namespace was refused because it was deleted: with it went the right to read there.
+
+        :raises Refused: that is not why, or these credentials may not know.
+        """
+        there = self.has(namespace) if refused.status == 403 else True
+        if there is None:
+            raise Refused(
+                refused.status,
+                refused.what,
+                f"{refused.found}; nor may these credentials see whether namespace {namespace} exists",
+                do="If it was deleted, give them `get namespaces` in the whole cluster (docs/kubernetes/rbac.yml); "
+                "else the role in that namespace. Then run again.",
+            )
+        if there:
+            raise refused
+
     def offers(self, group_version: str, resource: str) -> bool:
         """Whether the API serves a resource, such as ``("autoscaling/v2", "horizontalpodautoscalers")``."""
         with self._lock:

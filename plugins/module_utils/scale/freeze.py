@@ -385,7 +385,7 @@ class Freezer:
 
     def _named(self, names: set[str]) -> list[Autoscaler]:
         self._must_be_its_cluster()
-        return self._readable([one for one in self._everywhere()[0] if str(one) in names])
+        return self._readable([one for one in self._everywhere() if str(one) in names])
 
     @cached_property
     def _with_recorded(self) -> Freezer:
@@ -398,29 +398,28 @@ class Freezer:
         """All of one namespace, also of kinds that only the record names."""
         return list(replace(self._with_recorded, namespaces=(namespace,))._all())
 
-    def _everywhere(self) -> tuple[list[Autoscaler], list[str]]:
-        """All in the namespaces of the plan and of the record; and those of the record alone that may not be read: with
-        a namespace that was deleted the right to read there is gone, too."""
+    def _everywhere(self) -> list[Autoscaler]:
+        """All in the namespaces of the plan, and in those of the record that were not deleted.
+
+        :raises Refused: one may not be read, and is there, or may be.
+        """
         every = list(replace(self._with_recorded, namespaces=self.namespaces)._all())
-        unseen = []
         for namespace in sorted({*self._with_recorded.namespaces} - {*self.namespaces}):
             try:
                 every += self._in(namespace)
             except Refused as error:
-                if error.status != 403:
-                    raise
-                unseen.append(namespace)
-        return every, unseen
+                self.cluster.must_be_gone(namespace, error)
+        return every
 
     def _frozen(self) -> tuple[list[Autoscaler], str]:
         """All that this product's freeze holds, whatever labels and names the plan has by now; and what to say of those
-        of the record that are not there any more, or may not be read.
+        of the record that are not there any more.
 
         :raises BalikError: this is another cluster than the record's; or not one of the record is there, so that it may
             be.
         """
         self._must_be_its_cluster()
-        every, unseen = self._everywhere()
+        every = self._everywhere()
         self._readable([one for one in every if self._may_be_ours(one)])
         there = {str(one) for one in every}
         gone = [name for name in self.recorded if name not in there]
@@ -429,14 +428,11 @@ class Freezer:
         if gone and len(gone) == len(self.recorded) and not frozen:
             raise BalikError(
                 _short(gone),
-                f"the record names these, and not one exists or may be read ({self.cluster.name})",
+                f"the record names these, and not one exists ({self.cluster.name})",
                 do="See that kubeconfig and context are those of scale-freeze. If all were deleted, create them again, "
                 "or take scale-thaw out of the plan.",
             )
-        hidden = [name for name in gone if _namespace_of(name) in unseen]
-        told = _told([name for name in gone if name not in hidden])
-        told += f"; {_short(hidden)}, which the record names, may not be read: see that it is gone" if hidden else ""
-        return frozen, told
+        return frozen, _told(gone)
 
     def _readable(self, found: list[Autoscaler]) -> list[Autoscaler]:
         """:raises BalikError: a note does not say what stood there, and neither does the record."""

@@ -58,7 +58,7 @@ class Routes(Balancer):
     :param recorded: the routes that this run has put the page up on, whatever the plan names by now.
     :param began: what the record has of the page that this run has put up; empty where it has not.
     :param left: those among ``routes`` that are not the plan's, see :meth:`with_left`.
-    :param unseen: those of the record that are neither the plan's nor may be read.
+    :param gone: those of the record that are not the plan's, and whose namespace was deleted.
     """
 
     cluster: Cluster
@@ -69,7 +69,7 @@ class Routes(Balancer):
     recorded: tuple[Route, ...] = ()
     began: Mapping[str, Any] = field(default_factory=dict)
     left: tuple[Route, ...] = ()
-    unseen: tuple[Route, ...] = ()
+    gone: tuple[Route, ...] = ()
 
     title = "Kubernetes"
 
@@ -88,17 +88,20 @@ class Routes(Balancer):
         must_be_the_recorded(self.cluster, self.began, [partial(uids, route) for route in self.recorded], given)
 
     def with_left(self) -> Routes:
-        """The same, with those of the record that still show the page in places that the plan does not name."""
-        left, unseen = [], []
+        """The same, with those of the record that still show the page in places that the plan does not name.
+
+        :raises Refused: one may not be read, and its namespace is there, or may be.
+        """
+        left, gone = [], []
         planned = {str(route) for route in self.routes}
         for route in self.recorded:
             try:
                 thing = self.cluster.find(self._path(route))
             except Refused as error:
-                # With a namespace that was deleted the right to read there is gone, too.
-                if error.status != 403 or str(route) in planned:
+                if str(route) in planned:
                     raise
-                unseen.append(route)
+                self.cluster.must_be_gone(route.namespace, error)
+                gone.append(route)
                 continue
             if thing is None:
                 continue
@@ -109,7 +112,7 @@ class Routes(Balancer):
                 for place in places(route, thing)
             ):
                 left.append(route)
-        return replace(self, routes=(*self.routes, *left), left=tuple(left), unseen=tuple(unseen))
+        return replace(self, routes=(*self.routes, *left), left=tuple(left), gone=tuple(gone))
 
     def read(self) -> State:
         """On where any of the places shows the page, kept where all do; those that another product holds count only
@@ -670,8 +673,8 @@ def _revision(thing: Json) -> str:
 
 def _told_left(routes: Routes) -> str:
     down = "has the page by the record, and not by the plan: it goes down, too"
-    unseen = "had the page by the record, and may not be read: see that it is gone"
-    told = [f"{route} {down}" for route in routes.left] + [f"{route} {unseen}" for route in routes.unseen]
+    gone = "had the page by the record, and its namespace does not exist any more"
+    told = [f"{route} {down}" for route in routes.left] + [f"{route} {gone}" for route in routes.gone]
     return "".join(f"; {one}" for one in told)
 
 
