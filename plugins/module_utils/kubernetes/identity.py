@@ -21,12 +21,15 @@ def identity_of(cluster: Cluster, objects: Mapping[str, Json]) -> Json:
     return {"cluster": cluster.host, "cluster_uid": _uid(cluster), "uids": uids}
 
 
-def must_be_the_recorded(cluster: Cluster, recorded: Mapping[str, Any], places: Iterable[Place], given: str) -> None:
+def must_be_the_recorded(
+    cluster: Cluster, recorded: Mapping[str, Any], places: Iterable[Place], given: str, ended: bool = False
+) -> None:
     """Read that this is the cluster of the record.
 
     :param recorded: what :func:`identity_of` said when the run began; empty: it has not.
     :param places: where those of the record are; read one after the other, and only where nothing else tells.
     :param given: the variables that name the cluster.
+    :param ended: nothing of the run is to be gone on with, so that there is nothing to leave.
     :raises BalikError: it is another one.
     """
     address = recorded.get("cluster")
@@ -40,12 +43,16 @@ def must_be_the_recorded(cluster: Cluster, recorded: Mapping[str, Any], places: 
         known = (recorded.get("uids") or {}).items()
         same = address == cluster.host or any(known & _may_be_read(place).items() for place in places)
     if not same:
+        leave = (
+            " To leave that run (a page, a freeze or what is held off stays there), begin anew: rollback.yml "
+            "-e rollback_fresh=true."
+        )
         raise BalikError(
             given,
             f"found {cluster.name}, and this run began in another cluster, at {address}",
             "that cluster, in which it has changed things",
-            "Run again with its kubeconfig and context. If this is the same one, name it by its first address. To "
-            "leave that run (a page or a freeze stays there), begin anew: rollback.yml -e rollback_fresh=true.",
+            "Run again with its kubeconfig and context. If this is the same one, name it by its first address."
+            + ("" if ended else leave),
         )
 
 

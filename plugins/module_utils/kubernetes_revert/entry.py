@@ -58,7 +58,8 @@ class Revert:
         entry = self.arguments["entry"]
         given = "image_revert_kubeconfig, image_revert_context"
         began = self.arguments.get("recorded_in") or self.saved
-        must_be_the_recorded(self.cluster, began, self._places(began), given)
+        # GitOps is let go after a rollback; to begin that anew would harm.
+        must_be_the_recorded(self.cluster, began, self._places(began), given, ended=entry.endswith("resume"))
         if entry == "undo":
             return self.undo(check_mode)
         if entry in ("resume", "undo_resume"):
