@@ -11,6 +11,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -626,6 +627,14 @@ def test_a_page_that_somebody_has_scaled_to_nothing_is_there_again_after_prepare
     assert it.prepare(PAGE)["changed"]
     it.check(PAGE)
     assert not it.prepare(PAGE)["changed"]
+
+    # Also where the plan's page is another one by now.
+    cluster.api.request("PATCH", f"{path}?fieldManager=downscaler", none, "application/merge-patch+json")
+    newer = Page("<p>newer</p>", "newer", 600, PAGE.health)
+    more = replace(it, replicas=3)
+    assert more.prepare(newer)["changed"]
+    more.check(newer)
+    assert cluster.get("apps/v1", "Deployment", "balik-maintenance", namespace)["status"]["availableReplicas"] == 3
 
 
 def test_an_api_that_is_away_for_a_moment_is_waited_for_between_two_steps(cluster: Cluster, namespace: str) -> None:

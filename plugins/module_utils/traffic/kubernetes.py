@@ -362,14 +362,11 @@ class KubernetesMaintenance(Maintenance):
         made_by_namespace = {namespace: self._objects(namespace, page) for namespace in routes.namespaces}
         self._require_own([one for wanted in made_by_namespace.values() for one in wanted])
         for namespace, wanted in made_by_namespace.items():
-            other = [one for one in wanted if self._revision_of(one) != _revision(one)]
-            scaled = [one for one in wanted if one not in other and self._is_scaled(one)]
-            stale += [f"{one['kind']} {namespace}/{routes.page}" for one in (*other, *scaled)]
+            other = [one for one in wanted if self._revision_of(one) != _revision(one) or self._is_scaled(one)]
+            stale += [f"{one['kind']} {namespace}/{routes.page}" for one in other]
             if not self.dry:
                 for one in other:
                     self._apply(one)
-                for one in scaled:
-                    routes.cluster.patch(_path(one), one, _APPLY, force=True)
                 self._await_pods(namespace)
         if self.dry:
             says = f"would make {', '.join(stale)}" if stale else "everything of the page is there"
@@ -556,7 +553,7 @@ class KubernetesMaintenance(Maintenance):
 
     def _apply(self, wanted: Json) -> None:
         try:
-            self.balancer.cluster.patch(_path(wanted), wanted, _APPLY)
+            self.balancer.cluster.patch(_path(wanted), wanted, _APPLY, force=self._is_scaled(wanted))
         except Refused as error:
             if error.status != 409:
                 raise
