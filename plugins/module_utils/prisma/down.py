@@ -401,7 +401,9 @@ def _keeps(connection: Connection[Any], task: Task, losses: Mapping[str, list[Lo
     with connection.transaction():
         database.as_owner(connection, task.address.schema, "SET LOCAL")
         sequences = [one.relation for one in found if one.kind == "sequence"]
-        return not all(one.harmless for one in found) or any(_is_used(connection, one) for one in sequences)
+        return any(one.filled or not one.harmless for one in found) or any(
+            _is_used(connection, one) for one in sequences
+        )
 
 
 def _is_used(connection: Connection[Any], sequence: str) -> bool:
@@ -656,7 +658,7 @@ def _told(one: Json) -> str:
 def _lost(one: Json) -> str:
     lost = ", ".join(f"{says}: {counted(rows, 'row')}" for says, rows in one["lost"].items())
     if not lost:
-        return f" (how far its sequences were is kept in {one['kept']})" if one["kept"] else ""
+        return f" (nothing is lost; what undo needs is kept in {one['kept']})" if one["kept"] else ""
     return f" (lost, and kept in {one['kept']}: {lost})"
 
 

@@ -196,8 +196,10 @@ class Loss:
         ``absent`` (not there now), ``view`` (rows behind what is no table: nothing can be kept, and it is not done),
         ``sequence`` (how far it is: no row goes, and no yes is needed).
     :param relation: the table's name, with its schema, quoted.
-    :param select: what is kept; its rows are what is lost.
-    :param changed: the condition in ``select`` under which a value is lost; empty where it is that there is one.
+    :param select: what is kept; its rows are what is lost, and of a ``column`` those that have a value. The others are
+        kept, too, where a key finds them again: ``migration.sql`` may fill them.
+    :param changed: of ``values``, the condition in ``select`` under which a value is lost.
+    :param filled: ``migration.sql`` gives a column's rows a default: they are kept also where none has a value.
     :param takes: the statement itself, written so that it gives back what it destroys: it runs once, and what is kept
         is what is lost.
     :param guess: ``select`` runs functions that may do anything, or answer otherwise the next time: it is not asked.
@@ -216,6 +218,7 @@ class Loss:
     rows: int | None = None
     takes: str = field(default="", repr=False)
     guess: bool = False
+    filled: bool = False
 
     @property
     def sentence(self) -> str:
@@ -416,25 +419,14 @@ def _values(connection: Connection[Any], oid: int, column: str, changed: str = "
     """With all of the table's columns, the lost one last."""
     schema, name, columns, _keys = _described(connection, oid)
     relation, value = quoted(schema, name), quoted(column)
-    kind = "values" if changed else "column"
-    if not changed and _is_filled_again(connection, oid, column):
-        changed = "TRUE"
-    loss = Loss(kind, relation, f"values of column {relation}.{value}", changed=changed)
+    loss = Loss("values" if changed else "column", relation, f"values of column {relation}.{value}", changed=changed)
     return _selecting(loss, [*(one for one in columns if one != column), column])
 
 
-def _is_filled_again(connection: Connection[Any], oid: int, column: str) -> bool:
-    """Whether ``ADD COLUMN`` has a default for the rows that are there, so that those without a value would get it."""
-    row = connection.execute(
-        "SELECT NOT attnotnull AND (atthasdef OR atthasmissing) FROM pg_attribute WHERE attrelid = %s AND attname = %s",
-        [oid, column],
-    ).fetchone()
-    return bool(row and row[0])
-
-
 def _selecting(loss: Loss, columns: Sequence[str], keys: Sequence[str] = ()) -> Loss:
-    condition = loss.changed or f"{quoted(columns[-1])} IS NOT NULL"
-    select = f"SELECT {_list(columns)} FROM {loss.relation} WHERE {condition}"
+    select = f"SELECT {_list(columns)} FROM {loss.relation}"
+    if loss.changed or not keys:
+        select += f" WHERE {loss.changed or f'{quoted(columns[-1])} IS NOT NULL'}"
     return replace(loss, select=select, columns=(*columns,), keys=(*keys,))
 
 
@@ -444,7 +436,20 @@ def _with_keys(connection: Connection[Any], loss: Loss, without: set[tuple[str, 
     passing = {column, *(one for relation, one in without if relation == loss.relation)}
     found = connection.execute(_KEYS, [loss.relation]).fetchall()
     keys: list[str] = next((one for (one,) in found if passing.isdisjoint(one)), [])
-    return _selecting(loss, [*keys, column], keys) if keys else loss
+    if not keys:
+        return loss
+    filled = loss.kind == "column" and _is_filled_again(connection, loss)
+    return replace(_selecting(loss, [*keys, column], keys), filled=filled)
+
+
+def _is_filled_again(connection: Connection[Any], loss: Loss) -> bool:
+    """Whether ``ADD COLUMN`` has a default for the rows that are there, so that those without a value would get it."""
+    row = connection.execute(
+        "SELECT NOT attnotnull AND (atthasdef OR atthasmissing) FROM pg_attribute"
+        " WHERE attrelid = %s::regclass AND attname = %s",
+        [loss.relation, loss.columns[-1]],
+    ).fetchone()
+    return bool(row and row[0])
 
 
 def _described(connection: Connection[Any], oid: int) -> tuple[str, str, list[str], list[str]]:
@@ -469,10 +474,15 @@ def count(connection: Connection[Any], loss: Loss, limit: float) -> Loss:
     try:
         with connection.transaction():
             connection.execute("SELECT set_config('statement_timeout', %s, true)", [str(max(1, round(limit * 1000)))])
-            row = connection.execute(f"SELECT count(*) FROM ({loss.select}) AS gone").fetchone()  # type: ignore[arg-type]
+            return replace(loss, rows=_count(connection, loss))
     except _NO_ANSWER:
         return loss
-    return replace(loss, rows=row[0] if row else None)
+
+
+def _count(connection: Connection[Any], loss: Loss) -> int:
+    what = quoted(loss.columns[-1]) if loss.kind == "column" else "*"
+    row = connection.execute(f"SELECT count({what}) FROM ({loss.select}) AS gone").fetchone()  # type: ignore[arg-type]
+    return int(row[0]) if row else 0
 
 
 def position(connection: Connection[Any], sequence: str) -> list[Any]:
@@ -525,6 +535,9 @@ class Kept:
             self.sequences[loss.relation] = state
         if not statement:
             return loss
+        values = _count(connection, loss) if loss.kind == "column" else None
+        if values == 0 and not loss.filled:
+            return replace(loss, rows=0)
         name = f"{len(self.losses) + 1:02}.copy"
         try:
             self._make()
@@ -542,7 +555,7 @@ class Kept:
                 lines, digest = self._copy(connection, loss.select, name)
         except OSError as error:
             raise self._unwritten(error) from error
-        loss = replace(loss, rows=lines)
+        loss = replace(loss, rows=lines if values is None else values)
         if lines:
             self.losses.append((loss, name, digest))
         else:
@@ -708,7 +721,18 @@ def counted(sequence: str, state: Sequence[Any]) -> str:
 
 
 def assignment(item: Mapping[str, Any], table: str) -> str:
-    """The UPDATE that puts a column's kept values back where the rows still are."""
+    """The UPDATE that puts a column's kept values back where the rows still are. Rows that have none and had none are
+    not written."""
     value = quoted(item["columns"][-1])
-    same = " AND ".join(f"t.{quoted(key)} = k.{quoted(key)}" for key in item["keys"])
-    return f"UPDATE {item['relation']} t SET {value} = k.{value} FROM {table} k WHERE {same}"
+    some = f"NOT (t.{value} IS NULL AND k.{value} IS NULL)"
+    return f"UPDATE {item['relation']} t SET {value} = k.{value} FROM {table} k WHERE {_same(item)} AND {some}"
+
+
+def there(item: Mapping[str, Any], table: str) -> str:
+    """The query of how many of a column's kept values have their row still."""
+    value = quoted(item["columns"][-1])
+    return f"SELECT count(k.{value}) FROM {item['relation']} t, {table} k WHERE {_same(item)}"
+
+
+def _same(item: Mapping[str, Any]) -> str:
+    return " AND ".join(f"t.{quoted(key)} = k.{quoted(key)}" for key in item["keys"])

@@ -76,7 +76,7 @@ def kept_before(connection: Connection[Any], base: Path, but: Iterable[str]) -> 
     for name in sorted(names.difference(but), reverse=True):
         folder, _ = _carried_out(connection, base, name)
         if folder:
-            lost = {item["says"]: item["rows"] for item in _told(folder)["items"]}
+            lost = {item["says"]: item["rows"] for item in _told(folder)["items"] if item["rows"]}
             found.append({"name": name, "lost": lost, "kept": str(folder)})
     return found
 
@@ -159,7 +159,7 @@ def _filled(
             rows = (
                 f"{item['rows']} rows" if there == item["rows"] else f"{there} of {item['rows']} rows, which are there"
             )
-            back.append(f"{item['says']}: {rows}")
+            back += [f"{item['says']}: {rows}"] if item["rows"] else []
     connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
     for _, _, after in reversed(held):
         connection.execute(after)  # type: ignore[arg-type]
@@ -194,7 +194,9 @@ def _column(connection: Connection[Any], folder: Path, item: Mapping[str, Any], 
     relation = item["relation"]
     connection.execute(f"CREATE TEMPORARY TABLE {name} ON COMMIT DROP AS SELECT {columns} FROM {relation} WITH NO DATA")  # type: ignore[arg-type]
     _copy(connection, f"pg_temp.{name}", item["columns"], folder / item["file"])
-    return connection.execute(loss.assignment(item, f"pg_temp.{name}")).rowcount  # type: ignore[arg-type]
+    connection.execute(loss.assignment(item, f"pg_temp.{name}"))  # type: ignore[arg-type]
+    row = connection.execute(loss.there(item, f"pg_temp.{name}")).fetchone()  # type: ignore[arg-type]
+    return int(row[0]) if row else 0
 
 
 def _copy(connection: Connection[Any], relation: str, columns: Iterable[str], file: Path) -> None:
