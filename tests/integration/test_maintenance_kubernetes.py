@@ -311,7 +311,10 @@ def test_only_the_plans_hosts_are_switched(cluster: Cluster, namespace: str) -> 
     every.prepare(PAGE)
     told = f"; Ingress {namespace}/hub for /: on hub.example, blog.example"
     assert every.check(PAGE)["says"].endswith(told)
-    assert every.on()["says"].endswith(told)
+    shown = every.on()["says"]
+    assert shown.endswith(told)
+    assert f"1 route (Ingress {namespace}/hub) leads to the page, within" in shown
+    assert f"1 route (Ingress {namespace}/hub) leads to it" in every.verify_on()["says"]
     every.off(app_must_answer=True)
 
     it = maintenance(
@@ -321,7 +324,7 @@ def test_only_the_plans_hosts_are_switched(cluster: Cluster, namespace: str) -> 
     )
     it.prepare(PAGE)
     assert "blog.example" not in it.check(PAGE)["says"]
-    it.on()
+    assert f"2 routes (Ingress {namespace}/hub, Ingress {namespace}/hub) lead to the page" in it.on()["says"]
     it.verify_on()
     page = "balik-maintenance"
     assert services_of(routes_of(cluster, namespace)["Ingress"]) == ["web", page, "web", "-", page]

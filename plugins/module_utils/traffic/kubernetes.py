@@ -505,11 +505,11 @@ class KubernetesMaintenance(Maintenance):
         if result["changed"]:
             self.balancer.switch(on)
         taken = round((time.monotonic() - start) * 1000, 1)
-        many = _many(self.balancer.routes)
+        lead = _lead(self.balancer.routes, "the page" if on else "the application")
         return {
             **result,
             "evidence": {"page": word, "routes": len(self.balancer.routes), "switched_after_ms": taken},
-            "says": self._says(f"{many} {'lead to the page' if on else 'lead to the application'}, within {taken} ms"),
+            "says": self._says(f"{lead}, within {taken} ms"),
         }
 
     def _verified(self, on: bool) -> Result:
@@ -517,9 +517,8 @@ class KubernetesMaintenance(Maintenance):
         if self.dry:
             return {"changed": False, "says": self._says("the page is not verified in check mode")}
         self._must_stand(on)
-        many = _many(self.balancer.routes)
-        says = f"the page is {word}: {many} {'lead to it' if on else 'lead to the application'}"
-        return {"changed": False, "evidence": {"page": word}, "says": self._says(says)}
+        lead = _lead(self.balancer.routes, "it" if on else "the application")
+        return {"changed": False, "evidence": {"page": word}, "says": self._says(f"the page is {word}: {lead}")}
 
     # What is made
 
@@ -677,3 +676,7 @@ def _told_left(routes: Routes) -> str:
 
 def _many(routes: Sequence[Route]) -> str:
     return f"{len(routes)} route{'' if len(routes) == 1 else 's'} ({', '.join(map(str, routes[:5]))})"
+
+
+def _lead(routes: Sequence[Route], where: str) -> str:
+    return f"{_many(routes)} lead{'s' if len(routes) == 1 else ''} to {where}"
