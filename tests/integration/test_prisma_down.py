@@ -1311,6 +1311,11 @@ def test_undo_takes_the_attempt_that_was_carried_out_and_names_the_others(produc
     assert f"kept when it went down before in this run: {run / BOARD}.8" in said
     assert ".10" not in said
     assert product.sql('SELECT "userId" FROM "Score"') == "9"
+    # One that had nothing to keep was carried out, too.
+    product.sql('TRUNCATE "Score" RESTART IDENTITY; UPDATE "User" SET "score" = NULL')
+    assert "kept" not in down.main(task, check_mode=False)["says"]
+    assert f"{BOARD} is applied again; kept when" in down.undo(task, check_mode=False)["says"]
+    assert product.sql('SELECT count(*) FROM "Score"') == "0"
 
 
 def test_all_folders_that_are_made_are_their_owners_only(product: Product) -> None:

@@ -586,10 +586,13 @@ class Kept:
     def close(self, rows: Sequence[Mapping[str, Any]], migration: str, transaction: int) -> str:
         """Writes down what the files are and how they come back; the folder's path, empty where nothing is kept.
 
+        Where an earlier attempt kept something, nothing is written down, too: else ``undo`` would put that back.
+
         :param rows: the migration's lines of ``_prisma_migrations``.
         :param transaction: the server's number of the transaction, by which it can be asked whether it was carried out.
         """
-        if not self.losses and not self.sequences:
+        nothing = not self.losses and not self.sequences
+        if nothing and all(one == self.folder for one in attempts(self.folder.parent, migration)):
             self.discard()
             return ""
         items = [
@@ -615,7 +618,7 @@ class Kept:
                 os.close(handle)
         except OSError as error:
             raise self._unwritten(error) from error
-        return str(self.folder)
+        return "" if nothing else str(self.folder)
 
     def discard(self) -> None:
         """Removes what was written for a transaction that was not carried out."""

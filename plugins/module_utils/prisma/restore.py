@@ -75,8 +75,9 @@ def kept_before(connection: Connection[Any], base: Path, but: Iterable[str]) -> 
     found = []
     for name in sorted(names.difference(but), reverse=True):
         folder, _ = _carried_out(connection, base, name)
-        if folder:
-            lost = {item["says"]: item["rows"] for item in _told(folder)["items"] if item["rows"]}
+        told = _told(folder) if folder else {}
+        if told.get("items") or told.get("sequences"):
+            lost = {item["says"]: item["rows"] for item in told["items"] if item["rows"]}
             found.append({"name": name, "lost": lost, "kept": str(folder)})
     return found
 
