@@ -1176,22 +1176,29 @@ def test_values_of_rows_that_no_key_finds_again_are_put_back_by_hand(product: Pr
 )
 def test_a_rename_before_what_goes_is_told_by_the_check(product: Product, renames: str, back: str, before: str) -> None:
     name = "20260105000000_rename"
-    product.sql('CREATE TABLE "Old" ("id" INT PRIMARY KEY); INSERT INTO "Old" VALUES (1)')
-    up = f'ALTER TABLE "Old" ADD "of" TEXT; ALTER TABLE {renames}'
-    product.write(name, up, f'ALTER TABLE {back}; ALTER TABLE "Old" DROP "of"')
+    product.sql(
+        """CREATE TABLE "Old" ("id" INT PRIMARY KEY); INSERT INTO "Old" VALUES (1);
+        CREATE TABLE "Bare" ("no" INT); INSERT INTO "Bare" VALUES (1)"""
+    )
+    up = f"""ALTER TABLE "Old" ADD "of" TEXT; ALTER TABLE {renames};
+        ALTER TABLE "Bare" RENAME "no" TO "number"; ALTER TABLE "Bare" ADD "of" TEXT"""
+    bare = 'ALTER TABLE "Bare" RENAME "number" TO "no"; ALTER TABLE "Bare" DROP "of"'
+    product.write(name, up, f'{bare}; ALTER TABLE {back}; ALTER TABLE "Old" DROP "of"')
     product.apply(name)
-    product.sql(f'UPDATE {before} SET "of" = 1')
+    product.sql(f'UPDATE {before} SET "of" = 1; UPDATE "Bare" SET "of" = 1')
     task = product.task(INDEX, destroys=[name])
     said = down.check(task)["says"]
     assert 'what goes of "Old" after this is kept by names that migration.sql does not make again' in said
     assert 'destroys table "Old"."of"' not in said
+    # Without a key it is put back by hand, whatever the other columns are called.
+    assert 'what goes of "Bare"' not in said
     # By the names of before it comes back.
-    product.write(name, up, f'ALTER TABLE {before} DROP "of"; ALTER TABLE {back}')
+    product.write(name, up, f'{bare}; ALTER TABLE {before} DROP "of"; ALTER TABLE {back}')
     found = down.check(task)
     assert "migration.sql does not make" not in found["says"]
     task = replace(task, saved=found["before"])
     down.main(task, check_mode=False)
-    down.undo(task, check_mode=False)
+    assert 'by hand: values of column "public"."Bare"."of"' in down.undo(task, check_mode=False)["says"]
     assert product.sql(f'SELECT "of" FROM {before}') == "1"
 
 

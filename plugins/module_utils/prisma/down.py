@@ -357,7 +357,7 @@ def _renamed(scripts: Mapping[str, Script], losses: Mapping[str, list[Loss]]) ->
     """What is kept under names that ``migration.sql`` does not make again is not found by ``undo``."""
     for name, script in scripts.items():
         for one, table, column, later in sql.renamed(script):
-            kept = {each for loss in losses[name] if loss.relation.endswith(f".{table}") for each in loss.columns}
+            kept = {each for loss in losses[name] if loss.relation.endswith(f".{table}") for each in _found_by(loss)}
             hit = not column or column in kept or any(each.column == one.node.newname for each in later)
             if hit and any(each.kind in ("table", "column") for each in later):
                 yield (
@@ -365,6 +365,11 @@ def _renamed(scripts: Mapping[str, Script], losses: Mapping[str, list[Loss]]) ->
                     "that migration.sql does not make again, so undo will fail; put the DROP before it, by the names "
                     "of before"
                 )
+
+
+def _found_by(loss: Loss) -> tuple[str, ...]:
+    """The columns without which nothing is put back. Values of rows that no key finds are put back by hand."""
+    return loss.columns if loss.kind == "table" else (*loss.keys, *loss.columns[-1:])
 
 
 def _unwilling(
