@@ -62,6 +62,7 @@ def hook() -> Iterator[Hook]:
 def product(tmp_path: Path, server: Server, snapshot: Path, hook: Hook) -> Product:
     return Product(
         tmp_path,
+        web=False,
         rollback_people={"lead": {"title": "Lead", "reach": {"webhook": hook.url}}},
         rollback_remedies={
             "all": {"covers": ["frontend", "backend", "database"], "takes": "1m", "revert": ["revert-it", "db-restore"]}
@@ -246,6 +247,7 @@ def going_down(tmp_path: Path, server: Server, hook: Hook) -> Product:
     remedy = {"covers": ["frontend", "backend", "database"], "takes": "1m", "revert": ["revert-it", "prisma-down"]}
     return Product(
         tmp_path,
+        web=False,
         rollback_people={"lead": {"title": "Lead", "reach": {"webhook": hook.url}}},
         rollback_remedies={"all": remedy},
         rollback_messages={"asked": {"to": ["lead"], "subject": "Go?", "says": "Go atau No-Go: <reason>"}},

@@ -31,6 +31,7 @@ class Entrances(Product):
         self.balancers = balancers
         super().__init__(
             folder,
+            web=False,
             rollback_hold=["maintenance-page"],
             rollback_restore=["traffic-restore"],
             rollback_procedures=[{"name": "standard", "watch": "10m", "every": "1m"}],
@@ -40,7 +41,7 @@ class Entrances(Product):
             maintenance_page_within="1s",
         )
         self.hosts["all"]["children"]["balancers"] = {
-            "vars": self.hosts["all"]["children"]["web"]["vars"],
+            "vars": self.hosts["all"]["hosts"]["localhost"],
             "hosts": balancers.hosts,
         }
         self.write()
@@ -312,9 +313,9 @@ def test_who_has_lost_the_lock_in_the_watch_touches_no_load_balancer(product: En
 
 
 def test_a_load_balancer_with_the_page_is_not_forgotten(product: Entrances) -> None:
-    (product.folder / "revert-it" / "break-web-1").touch()
+    (product.folder / "revert-it" / "break-localhost").touch()
     assert product.play(*BREAK_GLASS).returncode != 0
-    (product.folder / "revert-it" / "break-web-1").unlink()
+    (product.folder / "revert-it" / "break-localhost").unlink()
     assert product.answers() == [503, 503]
 
     product.write(maintenance_page_hosts="lb-web", rollback_sign_offs=[])

@@ -62,10 +62,12 @@ PLAN: dict[str, Any] = {
 class Product:
     """One product in a folder of its own.
 
+    :param web: whether the first two steps have hosts of their own; without, all is on the control node, which is
+        quicker: each task costs each host a process.
     :param changes: variables that differ from ``PLAN``; None takes one away.
     """
 
-    def __init__(self, folder: Path, **changes: Any) -> None:
+    def __init__(self, folder: Path, web: bool = True, **changes: Any) -> None:
         self.folder = folder
         self.state = folder / "state" / "flow"
         self.inventory = folder / "inventory"
@@ -73,13 +75,14 @@ class Product:
         variables.mkdir(parents=True)
         self.plan_file = variables / "plan.yml"
         local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
-        self.hosts: dict[str, Any] = {
-            "all": {
-                "hosts": {"localhost": local},
-                "children": {"web": {"hosts": {"web-1": {}, "web-2": {}}, "vars": local}},
-            }
-        }
+        self.hosts: dict[str, Any] = {"all": {"hosts": {"localhost": local}, "children": {}}}
         self.plan = {**PLAN, "rollback_state_dir": str(folder / "state")}
+        self.hosts_of = HOSTS
+        if web:
+            self.hosts["all"]["children"]["web"] = {"hosts": {"web-1": {}, "web-2": {}}, "vars": local}
+        else:
+            self.hosts_of = dict.fromkeys(STEPS, ("localhost",))
+            del self.plan["hold_it_hosts"], self.plan["revert_it_hosts"]
         for step in STEPS:
             role = folder / "roles" / step
             shutil.copytree(Path(__file__).parent / "roles" / "write-line", role)
@@ -158,18 +161,18 @@ class Product:
 
     def line(self, step: str, host: str = "") -> str:
         """What stands in a step's file: off (no file), half or on."""
-        path = self.folder / step / (host or HOSTS[step][0])
+        path = self.folder / step / (host or self.hosts_of[step][0])
         return path.read_text().strip() if path.exists() else "off"
 
     def everywhere(self, step: str, line: str) -> bool:
-        return all(self.line(step, host) == line for host in HOSTS[step])
+        return all(self.line(step, host) == line for host in self.hosts_of[step])
 
     def lines(self) -> dict[str, str]:
-        return {f"{step} {host}": self.line(step, host) for step in STEPS for host in HOSTS[step]}
+        return {f"{step} {host}": self.line(step, host) for step in STEPS for host in self.hosts_of[step]}
 
     def times(self, step: str, host: str = "") -> int:
         """How often a step was carried out on a host."""
-        path = self.folder / step / f"log-{host or HOSTS[step][0]}"
+        path = self.folder / step / f"log-{host or self.hosts_of[step][0]}"
         return len(path.read_text().splitlines()) if path.exists() else 0
 
     def entries(self, *kinds: str) -> list[Entry]:
