@@ -655,8 +655,8 @@ def script(items: Sequence[Mapping[str, Any]], sequences: Mapping[str, Sequence[
     if filled:
         lines += [
             "-- Until all is there: no foreign key is checked, no trigger of your own runs, and the unique keys of the",
-            "-- columns below are away. They are made anew as they were, but in the default tablespace. A view that hangs on",
-            "-- such a key (GROUP BY) refuses that: drop it before, and make it again afterwards.",
+            "-- columns below are away. They are made anew as they were, but in the default tablespace.",
+            "-- A view that hangs on such a key (GROUP BY) refuses that: drop it before, and make it again afterwards.",
             "SET CONSTRAINTS ALL IMMEDIATE;",
         ]
         lines += [f"CREATE TEMPORARY TABLE balik_held AS {held(filled)};"]
