@@ -55,16 +55,17 @@ def test_what_an_edited_plan_no_longer_names_is_thawed_by_the_record(cluster: Cl
     cluster.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "desk"}}, other])
     product = Product(
         tmp_path,
+        web=False,
         rollback_hold=["scale-freeze"],
         rollback_restore=["scale-thaw", "restore-it"],
         scale_freeze_kubeconfig=str(cluster.kubeconfig),
         scale_freeze_namespaces=["hub", "desk"],
     )
-    (tmp_path / "revert-it" / "break-web-1").touch()
+    (tmp_path / "revert-it" / "break-localhost").touch()
     assert product.play(*BREAK_GLASS).returncode != 0
     assert frozen(cluster)
     assert frozen(cluster, "desk")
-    (tmp_path / "revert-it" / "break-web-1").unlink()
+    (tmp_path / "revert-it" / "break-localhost").unlink()
     product.write(scale_freeze_namespaces=["hub"])
     done = product.play(*BREAK_GLASS)
     assert done.returncode == 0, done.stdout
@@ -77,14 +78,15 @@ def test_a_later_call_in_another_cluster_is_refused_and_says_which_one_is_frozen
 ) -> None:
     product = Product(
         tmp_path,
+        web=False,
         rollback_hold=["scale-freeze"],
         rollback_restore=["scale-thaw", "restore-it"],
         scale_freeze_kubeconfig=str(cluster.kubeconfig),
         scale_freeze_namespaces=["hub"],
     )
-    (tmp_path / "revert-it" / "break-web-1").touch()
+    (tmp_path / "revert-it" / "break-localhost").touch()
     assert product.play(*BREAK_GLASS).returncode != 0
-    (tmp_path / "revert-it" / "break-web-1").unlink()
+    (tmp_path / "revert-it" / "break-localhost").unlink()
     product.write(scale_freeze_kubeconfig=str(elsewhere.kubeconfig))
     refused = product.play(*BREAK_GLASS)
     assert refused.returncode != 0, refused.stdout
@@ -103,12 +105,13 @@ def test_whatever_fails_it_is_told_that_autoscalers_are_frozen_until_they_are_no
 ) -> None:
     product = Product(
         tmp_path,
+        web=False,
         rollback_hold=["scale-freeze", "hold-it"],
         rollback_restore=["scale-thaw", "restore-it"],
         scale_freeze_kubeconfig=str(cluster.kubeconfig),
         scale_freeze_namespaces=["hub"],
     )
-    (tmp_path / "revert-it" / "break-web-1").touch()
+    (tmp_path / "revert-it" / "break-localhost").touch()
     failed = product.play(*BREAK_GLASS)
     assert failed.returncode != 0
     assert frozen(cluster)
@@ -120,7 +123,7 @@ def test_whatever_fails_it_is_told_that_autoscalers_are_frozen_until_they_are_no
     assert json.loads(report.with_suffix(".json").read_text())["frozen"]["says"]
 
     # It breaks once more, after the thaw: traffic was not given back, so all before is held to again.
-    (tmp_path / "revert-it" / "break-web-1").unlink()
+    (tmp_path / "revert-it" / "break-localhost").unlink()
     (tmp_path / "restore-it" / "break-localhost").touch()
     failed = product.play(*BREAK_GLASS)
     assert failed.returncode != 0, failed.stdout

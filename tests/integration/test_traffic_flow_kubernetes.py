@@ -70,6 +70,7 @@ def product(cluster: Cluster, tmp_path: Path) -> Product:
     cluster.apply([ingress("hub"), ingress("front")])
     made = Product(
         tmp_path,
+        web=False,
         rollback_hold=["maintenance-page"],
         rollback_restore=["traffic-restore"],
         maintenance_page_backend="kubernetes",
@@ -89,9 +90,9 @@ def product(cluster: Cluster, tmp_path: Path) -> Product:
 
 def broken(product: Product) -> None:
     """A first call, whose revert fails with the page up."""
-    (product.folder / "revert-it" / "break-web-1").touch()
+    (product.folder / "revert-it" / "break-localhost").touch()
     assert product.play(*BREAK_GLASS).returncode != 0
-    (product.folder / "revert-it" / "break-web-1").unlink()
+    (product.folder / "revert-it" / "break-localhost").unlink()
 
 
 def test_a_route_that_left_the_plan_meanwhile_gets_its_application_back(cluster: Cluster, product: Product) -> None:
