@@ -284,15 +284,22 @@ def _locked(path: Path) -> int:
     # NFS locks a file only for who may write to it; a folder nobody opens for writing.
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        _lock(handle, path.parent, fcntl.LOCK_NB)
+    except BaseException:
         os.close(handle)
-        if error.errno == errno.ENOLCK:
-            raise BalikError(
-                str(path.parent), "nothing can be locked there", "a file system with locks", "Name another folder."
-            ) from None
         raise
     return handle
+
+
+def _lock(handle: int, folder: Path, how: int = 0) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | how)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        raise BalikError(
+            str(folder), "nothing can be locked there", "a file system with locks", "Name another folder."
+        ) from None
 
 
 @contextmanager
@@ -300,7 +307,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
     """Nobody else gives a file of this folder its name meanwhile."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        _lock(handle, folder)
         yield
     finally:
         os.close(handle)

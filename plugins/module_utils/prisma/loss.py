@@ -186,6 +186,18 @@ WHERE c.relreplident = 'd' AND i.indisprimary OR c.relreplident = 'i' AND i.indi
 ORDER BY nth
 """
 
+# The tables that own a sequence, or whose defaults ask it.
+_ASKING = """
+SELECT format('%%I.%%I', n.nspname, c.relname)
+FROM pg_depend d LEFT JOIN pg_attrdef f ON d.classid = 'pg_attrdef'::regclass AND f.oid = d.objid
+JOIN pg_class c ON c.relkind IN ('r', 'p') AND c.oid = coalesce(f.adrelid, d.refobjid)
+JOIN pg_namespace n ON n.oid = c.relnamespace,
+  (SELECT %s::regclass::oid AS oid) s
+WHERE d.refclassid = 'pg_class'::regclass AND CASE WHEN f.oid IS NULL
+  THEN d.classid = 'pg_class'::regclass AND d.objid = s.oid AND d.deptype IN ('a', 'i') ELSE d.refobjid = s.oid END
+GROUP BY 1 ORDER BY 1
+"""
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -496,7 +508,10 @@ def position(connection: Connection[Any], sequence: str) -> list[Any]:
 
 def hold(connection: Connection[Any], sequence: str) -> None:
     """Waits for all who have asked a sequence and not ended, and lets nobody ask until the transaction ends. LOCK TABLE
-    takes no sequence; altering one does that, here to what it is."""
+    takes no sequence; altering one does that, here to what it is. The tables that ask it come first: an INSERT locks
+    its table before the sequence, and the other way round each would wait for the other."""
+    for (table,) in connection.execute(_ASKING, [sequence]).fetchall():
+        connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")  # type: ignore[arg-type]
     asked = "SELECT seqincrement FROM pg_sequence WHERE seqrelid = %s::regclass"
     if row := connection.execute(asked, [sequence]).fetchone():
         connection.execute(f"ALTER SEQUENCE {sequence} INCREMENT BY {row[0]}")  # type: ignore[arg-type]
@@ -721,7 +736,8 @@ def counted(sequence: str, state: Sequence[Any]) -> str:
     name, (last, called) = sequence.replace("'", "''"), state
     value = f"setval('{name}', {int(last)}, {str(bool(called)).lower()})"
     start = f"(SELECT seqstart FROM pg_sequence WHERE seqrelid = {sequence}.tableoid)"
-    return f"SELECT {value} FROM {sequence} WHERE last_value < {int(last)} OR NOT is_called AND last_value = {start}"
+    behind = f"last_value < {int(last)} OR NOT is_called AND last_value IN ({int(last)}, {start})"
+    return f"SELECT {value} FROM {sequence} WHERE {behind}"
 
 
 def assignment(item: Mapping[str, Any], table: str) -> str:

@@ -67,12 +67,13 @@ def test_a_file_is_locked_by_who_may_write_to_it(tmp_path: Path, name: str, monk
         assert part.exists()
 
 
-def test_a_folder_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("folders", [True, False])
+def test_a_folder_without_locks_is_named(tmp_path: Path, folders: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As NFS is without its lock daemon."""
     real = fcntl.flock
 
     def flock(handle: int, operation: int) -> None:
-        if not stat.S_ISDIR(os.fstat(handle).st_mode):
+        if folders or not stat.S_ISDIR(os.fstat(handle).st_mode):
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
         real(handle, operation)
 
