@@ -16,7 +16,7 @@ pytest.register_assert_rewrite("tests.contracts.record")
 
 
 class OneEngine(LoadScopeScheduling):
-    """Where two processes share the tests, each file stays with one; so do all that use the one Docker engine."""
+    """Where processes share the tests, each file stays with one; so do all that use the one Docker engine."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]

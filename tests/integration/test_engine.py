@@ -31,8 +31,9 @@ class Engine:
         self.environment = {**os.environ, "XDG_CACHE_HOME": str(folder), "DOCKER_HOST": socket}
         own = [f"--{name}={folder}/{name}" for name in ("data-root", "exec-root")]
         alone = ["--bridge=none", "--iptables=false", "--storage-driver=vfs", f"--pidfile={state}/dockerd.pid"]
-        # In a network of its own: without a bridge, it takes the machine's docker0 away.
-        command = ["unshare", "--net", "dockerd", "--host", socket, *own, *alone]
+        # In a network of its own: without a bridge, it takes the machine's docker0 away. With mounts of its own: where
+        # / is not shared (a chroot), it binds its data-root and leaves that mounted, and the folder cannot be removed.
+        command = ["unshare", "--net", "--mount", "dockerd", "--host", socket, *own, *alone]
         with (folder / "log").open("w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         # Else what has ended would stay there as a zombie, and seem to go on.
