@@ -1145,6 +1145,26 @@ def test_a_sequence_that_migration_sql_sets_is_not_taken_back(
     assert product.sql('SELECT max("id") FROM "Old"') == number
 
 
+@pytest.mark.parametrize(("meanwhile", "number"), [(1, "-3"), (3, "-4")])
+def test_a_sequence_that_counts_downwards_goes_on_from_its_lowest(
+    product: Product, meanwhile: int, number: str
+) -> None:
+    name = "20260105000000_numbered"
+    product.sql('CREATE TABLE "Log" ("id" INT GENERATED ALWAYS AS IDENTITY (INCREMENT BY -1))')
+    product.write(
+        name, 'ALTER TABLE "Log" ADD "note" TEXT', 'TRUNCATE "Log" RESTART IDENTITY; ALTER TABLE "Log" DROP "note"'
+    )
+    product.apply(name)
+    inserted = 'INSERT INTO "Log" SELECT FROM generate_series(1, {})'
+    product.sql(f'{inserted.format(2)}; DELETE FROM "Log"')
+    task = product.task(INDEX)
+    task = replace(task, saved=down.check(task)["before"])
+    down.main(task, check_mode=False)
+    product.sql(inserted.format(meanwhile))
+    down.undo(task, check_mode=False)
+    assert product.sql('INSERT INTO "Log" DEFAULT VALUES RETURNING "id"').split()[0] == number
+
+
 def test_a_number_that_was_given_while_the_sequence_was_waited_for_is_not_given_again(product: Product) -> None:
     name = "20260105000000_invoices"
     product.write(name, 'CREATE SEQUENCE "invoice"', 'DROP SEQUENCE "invoice"')
@@ -1357,6 +1377,9 @@ def test_undo_takes_the_attempt_that_was_carried_out_and_names_the_others(produc
     assert "kept" not in down.main(task, check_mode=False)["says"]
     assert f"{BOARD} is applied again; kept when" in down.undo(task, check_mode=False)["says"]
     assert product.sql('SELECT count(*) FROM "Score"') == "0"
+    assert json.loads((run / f"{BOARD}.12" / "manifest.json").read_text())["items"] == []
+    down.main(task, check_mode=False)
+    assert f"{run / BOARD}.12" not in down.undo(task, check_mode=False)["says"]
 
 
 def test_all_folders_that_are_made_are_their_owners_only(product: Product) -> None:

@@ -735,9 +735,12 @@ def counted(sequence: str, state: Sequence[Any]) -> str:
     has put it where the rows of now ask for. One that nothing has asked yet is where it starts."""
     name, (last, called) = sequence.replace("'", "''"), state
     value = f"setval('{name}', {int(last)}, {str(bool(called)).lower()})"
-    start = f"(SELECT seqstart FROM pg_sequence WHERE seqrelid = {sequence}.tableoid)"
-    behind = f"last_value < {int(last)} OR NOT is_called AND last_value IN ({int(last)}, {start})"
-    return f"SELECT {value} FROM {sequence} WHERE {behind}"
+    about = f"FROM pg_sequence WHERE seqrelid = {sequence}.tableoid"
+    behind = (
+        f"CASE WHEN (SELECT seqincrement > 0 {about}) THEN last_value < {int(last)} ELSE last_value > {int(last)} END"
+    )
+    unasked = f"NOT is_called AND last_value IN ({int(last)}, (SELECT seqstart {about}))"
+    return f"SELECT {value} FROM {sequence} WHERE {behind} OR {unasked}"
 
 
 def assignment(item: Mapping[str, Any], table: str) -> str:

@@ -76,10 +76,14 @@ def kept_before(connection: Connection[Any], base: Path, but: Iterable[str]) -> 
     for name in sorted(names.difference(but), reverse=True):
         folder, _ = _carried_out(connection, base, name)
         told = _told(folder) if folder else {}
-        if told.get("items") or told.get("sequences"):
+        if _has_kept(told):
             lost = {item["says"]: item["rows"] for item in told["items"] if item["rows"]}
             found.append({"name": name, "lost": lost, "kept": str(folder)})
     return found
+
+
+def _has_kept(manifest: Json) -> bool:
+    return bool(manifest.get("items") or manifest.get("sequences"))
 
 
 def _told(folder: Path) -> Json:
@@ -108,8 +112,8 @@ def _manifest(folder: Path) -> Json:
 
 
 def _carried_out(connection: Connection[Any], base: Path, name: str) -> tuple[Path | None, list[Path]]:
-    """The folder of the last attempt that was carried out, and those of others that were: the server knows by its
-    transaction's number. One without a manifest never came to its end."""
+    """The folder of the last attempt that was carried out, and those of others that were and have kept something: the
+    server knows by its transaction's number. One without a manifest never came to its end."""
     found = []
     for folder in loss.attempts(base, name):
         if (folder / loss.MANIFEST).exists():
@@ -120,7 +124,7 @@ def _carried_out(connection: Connection[Any], base: Path, name: str) -> tuple[Pa
             ).fetchone()
             if not row or row[0] != "aborted":
                 found.append(folder)
-    return (found[-1], found[:-1]) if found else (None, [])
+    return (found[-1], [one for one in found[:-1] if _has_kept(_told(one))]) if found else (None, [])
 
 
 def _comes(item: Mapping[str, Any]) -> bool:
