@@ -7,7 +7,9 @@ class ModuleDocFragment:
     DOCUMENTATION = r"""
 options:
   golive:
-    description: When the release went live, in ISO 8601 with a time zone; needed when the place is a pattern.
+    description:
+      - When the release went live, in ISO 8601 with a time zone; needed when the place is a pattern.
+      - A backup whose manifest says that it was not taken before is refused, also where it is named itself.
     type: str
     default: ""
   ssh_options:

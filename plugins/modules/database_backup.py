@@ -155,7 +155,7 @@ def act(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     limit = parse_duration(given["limit"], "limit")
     deadline = Deadline(limit)
     if given["state"] == "found":
-        candidate, says = look(place, name, given["golive"])
+        candidate, says, _warning = look(place, name, given["golive"])
         return {"changed": False, "path": candidate.name, "manifest": {}, "says": says}
     remote = not isinstance(place, Local)
     if remote and not given["folder"]:

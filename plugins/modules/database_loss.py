@@ -132,7 +132,7 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible_collections.balik.rollback.plugins.module_utils.backups.fetching import fetch  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.backups.fetching import Found, fetch  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.backups.places import (  # noqa: E402
     PLACE,
     Options,
@@ -169,8 +169,8 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def brought(options: dict[str, Any], dry: bool) -> str:
-    """The path of the backup on this host, which it is brought to first.
+def brought(options: dict[str, Any], dry: bool) -> Found:
+    """The backup on this host, which it is brought to first.
 
     :raises BalikError: it cannot be had, or is not what its manifest says.
     """
@@ -181,10 +181,10 @@ def brought(options: dict[str, Any], dry: bool) -> str:
     )
     if dry and found.changed:
         raise BalikError("the backup", found.says)
-    return str(found.path)
+    return found
 
 
-def asked(options: dict[str, Any], path: str) -> Asked:
+def asked(options: dict[str, Any], path: str, warning: str) -> Asked:
     run = options["run"] or f"{utc_now():%Y%m%dT%H%M%SZ}-{os.getpid()}"
     return Asked(
         access=access_of(options, f"balik loss {run}"),
@@ -199,20 +199,23 @@ def asked(options: dict[str, Any], path: str) -> Asked:
         programs=options["bin_dir"],
         jobs=options["jobs"] or min(os.cpu_count() or 1, 8),
         settings=options["session_settings"],
+        notes=[warning] if warning else [],
     )
 
 
 def main() -> None:
     module = AnsibleModule(OPTIONS, supports_check_mode=True)
     try:
-        path, unfit = module.params["backup"], ""
+        path, unfit, warning = module.params["backup"], "", ""
         try:
-            path = brought(module.params, module.check_mode) if path else path
+            if path:
+                found = brought(module.params, module.check_mode)
+                path, warning = str(found.path), found.warning
         except BalikError as error:
             if module.params["state"] == "exported":
                 raise
             unfit = str(error)
-        wanted = asked(module.params, path)
+        wanted = asked(module.params, path, warning)
         if module.params["state"] == "told":
             lost = statement(wanted, not module.check_mode, unfit)
             module.exit_json(changed=False, says=lost["says"], lost=lost)

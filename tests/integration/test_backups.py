@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -158,11 +159,48 @@ def test_rows_that_come_while_it_is_made_are_in_neither_file_nor_manifest(server
     server.psql("DROP TABLE busy", "hub")
 
 
-def test_a_backup_after_go_live_says_that_none_will_choose_it(server, tmp_path):
-    assert (
-        "BEWARE: go-live was at 2026-01-10"
-        in make(wanted(server, tmp_path, golive="2026-01-10T20:00:00+07:00"))["says"]
+@pytest.mark.parametrize("name", [PATTERN, "latest.sql"])
+def test_a_backup_after_go_live_says_that_none_will_choose_it_and_none_does(server, tmp_path, name):
+    launched = "2026-01-10T20:00:00+07:00"
+    done = make(wanted(server, tmp_path, name, golive=launched))
+    assert "BEWARE: go-live was at 2026-01-10" in done["says"]
+    place, _ = place_of(done["path"])
+    for asked in (name, Path(done["path"]).name):
+        with pytest.raises(BalikError, match=r"taken .*Z by its manifest, after go-live"):
+            fetch(place, asked, launched, tmp_path, limit(), "hub")
+    assert fetch(place, name, LAUNCH, tmp_path, limit(), "hub").warning == ""
+
+
+def test_a_backup_without_a_manifest_whose_file_is_of_after_go_live_is_told(server, made, tmp_path):
+    """Nobody knows when it was taken; whoever decides reads it in check and in the loss statement."""
+    path = tmp_path / "latest.sql"
+    path.write_bytes(made.read_bytes())
+    at = {"login_host": server.host, "login_port": server.port, "login_user": "postgres"}
+    place, _ = place_of(str(path))
+    for unknown in (LAUNCH, ""):
+        found = fetch(place, path.name, unknown, tmp_path, limit(), "hub")
+        assert re.search(r"latest\.sql in .*, its file of .* UTC; it has no manifest$", found.says)
+    launched = "2026-01-10T20:00:00+07:00"
+    plan = {
+        "db_restore_database": "hub",
+        "db_restore_backup": str(path),
+        "db_restore_golive": launched,
+        "db_restore_backup_dir": str(tmp_path / "now"),
+        **{f"db_restore_{key}": value for key, value in at.items()},
+    }
+    says = play(tmp_path, [("db-restore", "check")], plan, {})[0]["says"]
+    said = (
+        r"WARNING: latest\.sql has no manifest .* its file is of \S+ \S+ UTC, after go-live .* would be restored from"
     )
+    assert re.search(said, says), says
+    asked = {"state": "told", "database": "hub", "backup": str(path), "golive": launched, **at}
+    for wait in ("0", "1m"):
+        told = subprocess.run(
+            ["ansible", "localhost", "-c", "local", "-m", "balik.rollback.database_loss", "-a",
+             json.dumps({**asked, "limit": wait})],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert "  WARNING: latest.sql has no manifest that says when it was taken" in told.stdout
 
 
 def test_a_dump_that_fails_leaves_nothing(server, tmp_path):

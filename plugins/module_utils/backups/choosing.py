@@ -147,6 +147,34 @@ def choose(
     return Choice(candidate, taken, by, manifest, {**refused, **older})
 
 
+def judge_named(
+    name: str, candidate: Candidate, manifest: Mapping[str, Any] | None, golive: str, what: str = "db_restore_backup"
+) -> str:
+    """A warning where a backup that is named itself may be of after go-live; empty where nothing says so.
+
+    :param name: for messages.
+    :param golive: empty where nobody said when it was.
+    :raises BalikError: its manifest says that it was not taken before go-live.
+    """
+    if not golive:
+        return ""
+    launch = parse_time(golive, "db_restore_golive")
+    if manifest is not None:
+        if parse_time(manifest["taken"], f"taken in the manifest of {candidate.name}") >= launch:
+            raise BalikError(
+                what,
+                f"{name} was taken {manifest['taken']} by its manifest, after go-live",
+                f"one that was taken before go-live, {golive}",
+                "Name an older one.",
+            )
+    elif candidate.written and candidate.written >= launch:
+        return (
+            f"WARNING: {candidate.name} has no manifest that says when it was taken, and its file is of"
+            f" {candidate.written:%Y-%m-%d %H:%M} UTC, after go-live ({golive})"
+        )
+    return ""
+
+
 def _judged(
     parts: Mapping[str, str | None],
     candidate: Candidate,

@@ -14,7 +14,7 @@ from ..database.access import Deadline
 from ..database.backup import kind_of, listed_sum, verify_checksum
 from ..database.space import human, whole_path
 from ..errors import BalikError
-from .choosing import Candidate, Choice, choose, is_pattern
+from .choosing import Candidate, Choice, choose, is_pattern, judge_named
 from .manifest import ENDING, agree, parse_manifest, verify
 from .places import Local, Place, private
 
@@ -23,29 +23,36 @@ _SUM = ".sha256"
 
 @dataclass(frozen=True)
 class Found:
-    """A backup on this host."""
+    """A backup on this host.
+
+    :param warning: why it may be of after go-live; it stands in ``says``, too.
+    """
 
     path: Path
     manifest: Mapping[str, Any] | None
     says: str
+    warning: str = ""
     changed: bool = False
 
 
-def look(place: Place, pattern: str, golive: str) -> tuple[Candidate, str]:
-    """Which backup of a place is meant, and a sentence.
+def look(place: Place, pattern: str, golive: str) -> tuple[Candidate, str, str]:
+    """Which backup of a place is meant, a sentence, and within it a warning where it may be of after go-live.
 
-    :raises BalikError: none is, or it is not there.
+    :raises BalikError: none is, it is not there, or its manifest says that it was taken after go-live.
     """
     there = place.list()
+    known = {each.name for each in there}
     if not is_pattern(pattern):
         named = [each for each in there if each.name == pattern]
         if not named:
             names = ", ".join(sorted(each.name for each in there)[:12]) or "nothing"
             raise BalikError(f"{pattern} in {place.title}", "not there", "the backup", f"There is {names}.")
-        return named[0], f"{pattern} in {place.title}"
-    known = {each.name for each in there}
+        manifest = _manifest(place, pattern, known)
+        warning = judge_named(f"{pattern} in {place.title}", named[0], manifest, golive)
+        written = f", its file of {named[0].written:%Y-%m-%d %H:%M} UTC" if named[0].written and not manifest else ""
+        return named[0], f"{pattern} in {place.title}{f'; {warning}' if warning else written}", warning
     choice: Choice = choose(pattern, there, golive, lambda each: _manifest(place, each.name, known))
-    return choice.candidate, f"{choice.says} in {place.title}"
+    return choice.candidate, f"{choice.says} in {place.title}", ""
 
 
 def _manifest(place: Place, name: str, known: set[str]) -> dict[str, Any] | None:
@@ -84,12 +91,12 @@ def fetch(
     :param accept: ``database NAME``: it may be of that one, too.
     :raises BalikError: it is not what its manifest says, does not fit on the disk, or does not come in time.
     """
-    candidate, says = look(place, pattern, golive)
+    candidate, says, warning = look(place, pattern, golive)
     folder = folder_of(place, folder)
     final = folder / candidate.name
     if isinstance(place, Local):
         manifest, said = verify(final, kind_of(final), database, accept)
-        return Found(final, manifest, f"{says}; {said}", False)
+        return Found(final, manifest, f"{says}; {said}", warning)
     beside = {ending: place.read(candidate.name + ending) for ending in (ENDING, _SUM)}
     provable = beside[ENDING] is not None or bool(listed_sum(beside[_SUM] or "", candidate.name))
     if final.exists():
@@ -100,9 +107,9 @@ def fetch(
             says = f"{says}, other than what was fetched before ({error.found})"
         else:
             _lay(folder, candidate.name, {} if dry else beside)
-            return Found(final, manifest, f"{says}, fetched before; {said}", False)
+            return Found(final, manifest, f"{says}, fetched before; {said}", warning)
     if dry:
-        return Found(final, None, f"would fetch {says} ({human(candidate.size)}) to {folder}", True)
+        return Found(final, None, f"would fetch {says} ({human(candidate.size)}) to {folder}", warning, True)
     private(folder)
     part = folder / f"{candidate.name}.part"
     if not provable:  # two halves of two files would be taken for one
@@ -128,7 +135,7 @@ def fetch(
     final.unlink(missing_ok=True)  # else a kill would leave the old one with what is said of the new one
     _lay(folder, candidate.name, beside)
     part.replace(final)
-    return Found(final, manifest, f"{says}, fetched to {folder}; {said}", True)
+    return Found(final, manifest, f"{says}, fetched to {folder}; {said}", warning, True)
 
 
 def _proved(

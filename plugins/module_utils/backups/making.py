@@ -99,10 +99,11 @@ def make(wanted: Wanted, dry: bool = False) -> dict[str, Any]:
 
 
 def _late(golive: str) -> str:
-    """A snapshot of before go-live that is made after it is never chosen, and whoever makes it should know."""
+    """By its manifest, a snapshot that is made after go-live is refused, also where it is named; so who makes it should
+    know."""
     if not golive or utc_now() < parse_time(golive, "golive"):
         return ""
-    return f". BEWARE: go-live was at {golive}; this backup is younger, and no rollback of that release will choose it"
+    return f". BEWARE: go-live was at {golive}; this backup is younger, and no rollback of that release will take it"
 
 
 def _room(final: Path, size: int, ignore_space: bool) -> None:

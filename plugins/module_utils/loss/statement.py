@@ -62,6 +62,7 @@ class Asked:
     :param limit: seconds for the comparison.
     :param exact: ``always`` compares whatever the disk looks like, ``auto`` where there is room, ``never``.
     :param jobs: how many processes load an archive.
+    :param notes: what is to be told with it.
     """
 
     access: Access
@@ -76,6 +77,7 @@ class Asked:
     programs: str = ""
     jobs: int = 2
     settings: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 @dataclass
@@ -97,7 +99,7 @@ def statement(asked: Asked, may_write: bool = True, unfit: str = "") -> dict[str
     :param may_write: whether a database may be made beside, for the comparison; a check run may not.
     :param unfit: why the backup cannot be compared with at all.
     :return: plain JSON: ``exact``, ``reason`` (why not), ``at``, ``taken`` (the backup's time), ``taken_by``,
-        ``notes`` (what of the plan was not used),
+        ``notes`` (those that were asked for, and what of the plan was not used),
         ``tables`` (:meth:`Difference.as_dict`), ``same`` (how many are as they were), ``sequences``, ``total``,
         ``says``.
     :raises BalikError: the server or the database cannot be reached at all, or a table is not there.
@@ -117,7 +119,7 @@ def statement(asked: Asked, may_write: bool = True, unfit: str = "") -> dict[str
         try:
             with compared(asked) as done:
                 body = _body(done.differences, done.sequences, done.at)
-                notes = done.comparison.misnamed
+                notes = [*asked.notes, *done.comparison.misnamed]
                 return _told({**head, **body, "notes": notes, "seconds": _seconds(began, done.seconds)})
         except BalikError as error:
             if isinstance(error, Refused):
@@ -308,7 +310,7 @@ def _estimate(asked: Asked, taken: datetime | None, reason: str) -> dict[str, An
         note = f"{objects:,} are there, and nothing says which were written since the backup"
         found[LARGE_OBJECTS] = Difference(LARGE_OBJECTS, "unknown", note=note)
     body = _body(list(found.values()), [], utc_now())
-    return {**body, "exact": False, "reason": reason, "notes": notes}
+    return {**body, "exact": False, "reason": reason, "notes": [*asked.notes, *notes]}
 
 
 def _counters_since(now: Psql) -> datetime | None:
