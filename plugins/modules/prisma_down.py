@@ -115,7 +115,7 @@ options:
     type: bool
     default: false
   saved:
-    description: What V(check) gave back as C(before) the first time in this run. For V(undo).
+    description: What V(check) gave back as C(before) the first time in this run. V(undo) refuses without it.
     type: dict
     default: {}
 attributes:

@@ -903,16 +903,28 @@ def test_undo_says_what_it_cannot_put_back(product: Product) -> None:
 
 def test_undo_is_whole_or_not_at_all(product: Product) -> None:
     fill(product)
+
+    def undo(task: down.Task) -> Any:
+        return down.undo(task, check_mode=False)
+
     task = product.task(INIT, destroys=[BOARD])
     task = replace(task, saved=down.check(task)["before"])
     down.main(task, check_mode=False)
+    before = product.state()
+    # Without what check saw, or what main kept, it would bring back empty tables and call that success.
+    assert "rollback_step_saved: not handed in" in why(replace(task, saved={}), undo)
+    away = replace(task, keep_dir=str(product.folder / "elsewhere"))
+    words = why(away, undo)
+    assert f"elsewhere/{RUN}: nothing is kept there of {BOARD}; expected what check said would be lost (" in words
+    assert 'table "public"."Score": 5 rows' in words and f"`prisma migrate deploy` applies {BOARD} again" in words
+    assert product.state() == before
     product.sql('DELETE FROM "User" WHERE "id" = 2')
     before = product.state()
-    words = why(task, lambda task: down.undo(task, check_mode=False))
+    words = why(task, undo)
     assert f"{BOARD} stays down" in words and "violates foreign key" in words
     assert product.state() == before
     product.write(BOARD, UP[BOARD] + "-- changed")
-    assert "is not the one that was applied before" in why(task, lambda task: down.undo(task, check_mode=False))
+    assert "is not the one that was applied before" in why(task, undo)
 
 
 FAMILY = """

@@ -17,7 +17,7 @@ from . import database, loss, sql, watch, workload
 from .address import Address
 from .history import NONE_STAYS, History, Migration, Row, compare, read_folder
 from .loss import Kept, Loss
-from .restore import kept_before, put_back
+from .restore import kept_before, put_back, see_kept
 from .sql import Script, Statement
 from .workload import Places
 
@@ -98,7 +98,12 @@ def check(task: Task) -> Json:
         "before": {
             "to": task.to,
             "migrations": [
-                {"name": one.name, "rows": [row.as_kept() for row in way.history.rows[one.name]]} for one in way.down
+                {
+                    "name": one.name,
+                    "lost": _would_lose(way, one),
+                    "rows": [row.as_kept() for row in way.history.rows[one.name]],
+                }
+                for one in way.down
             ],
         },
         "evidence": {"migrations": _found(way), "left": [one.name for one in way.left], "notes": way.notes},
@@ -165,7 +170,14 @@ def undo(task: Task, check_mode: bool) -> Json:
 
     :raises BalikError: its migration.sql has changed, or the server refuses; what is not told as done is as it was.
     """
-    saved = list(reversed(task.saved.get("migrations") or []))
+    if "migrations" not in task.saved:
+        raise BalikError(
+            "rollback_step_saved",
+            "not handed in, so it is not known what this run took down",
+            "what check gave back as `before`, which stands in the record",
+            "docs/prisma.md says how undo is started.",
+        )
+    saved = list(reversed(task.saved["migrations"]))
     folder = {one.name: one for one in read_folder(task.migrations)}
     deadline = Deadline(task.limit)
     done: list[Json] = []
@@ -175,6 +187,7 @@ def undo(task: Task, check_mode: bool) -> Json:
         notes = _by_others(task, saved, rows)
         for each in todo:
             _undoable(each, folder.get(each["name"]))
+            see_kept(connection, each, task.kept)
         names = ", ".join(each["name"] for each in todo)
         if check_mode:
             says = "; ".join([f"would apply again: {names}" if todo else "nothing to put back", *notes])
@@ -197,7 +210,9 @@ def _by_others(task: Task, saved: Sequence[Mapping[str, Any]], rows: Sequence[Ro
     found = []
     for each in saved:
         now = {row.id for row in rows if row.migration_name == each["name"]}
-        folders = [str(one) for one in loss.attempts(task.kept, each["name"]) if (one / loss.MANIFEST).exists()]
+        folders = [
+            str(one) for one in loss.attempts(task.kept, each["name"]) if one / loss.MANIFEST in loss.listed(one)
+        ]
         if now and folders and not now & {row["id"] for row in each["rows"]}:
             found.append(
                 f"{each['name']} was applied again by somebody else, without what it held: that is kept in "
@@ -671,11 +686,15 @@ def _found(way: Way) -> list[Json]:
     return [
         {
             "name": one.name,
-            "lost": {each.says: each.rows for each in way.losses[one.name] if not each.harmless},
+            "lost": _would_lose(way, one),
             "additive": not way.disturbs[one.name],
         }
         for one in way.down
     ]
+
+
+def _would_lose(way: Way, one: Migration) -> dict[str, int | None]:
+    return {each.says: each.rows for each in way.losses[one.name] if not each.harmless}
 
 
 def _evidence(way: Way) -> Json:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pwd
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -654,9 +655,35 @@ def _private(path: Path) -> IO[bytes]:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
+def listed(folder: Path) -> list[Path]:
+    """What stands in a folder of what was kept; nothing where there is no such folder.
+
+    :raises BalikError: this user may not look into it, so it is not known.
+    """
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise BalikError(
+            f"prisma_down_keep_dir: {folder}",
+            f"cannot be looked into by {user()}: {error.strerror}",
+            "the folder of what this run keeps",
+            "Nothing was changed. Run it as the user who has made that folder.",
+        ) from None
+
+
+def user() -> str:
+    """Who works here; a container's user may have no name."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"user id {os.geteuid()}"
+
+
 def attempts(base: Path, migration: str) -> list[Path]:
     """The folders of a migration's attempts in a run, the last last."""
-    found = [path for path in base.glob("*.*") if path.name.rpartition(".")[0] == migration]
+    found = [path for path in listed(base) if path.name.rpartition(".")[0] == migration]
     return sorted((path for path in found if path.suffix[1:].isdigit()), key=lambda path: int(path.suffix[1:]))
 
 

@@ -65,13 +65,27 @@ def put_back(connection: Connection[Any], schema: str, up: str, saved: Mapping[s
     return {"name": name, "says": says, "back": back, "by_hand": by_hand}
 
 
+def see_kept(connection: Connection[Any], saved: Mapping[str, Any], base: Path) -> None:
+    """:raises BalikError: ``check`` told of rows that would be lost, and nothing is found of what was kept."""
+    told = (saved.get("lost") or {}).items()
+    lost = [f"{says}: {'unknown' if rows is None else counted(rows, 'row')}" for says, rows in told]
+    if lost and not _carried_out(connection, base, saved["name"])[0]:
+        raise BalikError(
+            f"{base}",
+            f"nothing is kept there of {saved['name']}",
+            f"what check said would be lost ({', '.join(lost)})",
+            "Nothing was changed. Run undo where main ran, as its user and with its prisma_down_keep_dir. If there was "
+            f"nothing to keep by then, the new release's `prisma migrate deploy` applies {saved['name']} again.",
+        )
+
+
 def kept_before(connection: Connection[Any], base: Path, but: Iterable[str]) -> list[Json]:
     """What earlier starts of a run kept of migrations that are down since: ``name``, ``lost``, ``kept``; newest first.
 
     :param base: the run's folder of what was kept.
     :param but: migrations that are not down.
     """
-    names = {path.name.rpartition(".")[0] for path in base.glob("*.*") if path.suffix[1:].isdigit()}
+    names = {path.name.rpartition(".")[0] for path in loss.listed(base) if path.suffix[1:].isdigit()}
     found = []
     for name in sorted(names.difference(but), reverse=True):
         folder, _ = _carried_out(connection, base, name)
@@ -116,7 +130,7 @@ def _carried_out(connection: Connection[Any], base: Path, name: str) -> tuple[Pa
     server knows by its transaction's number. One without a manifest never came to its end."""
     found = []
     for folder in loss.attempts(base, name):
-        if (folder / loss.MANIFEST).exists():
+        if folder / loss.MANIFEST in loss.listed(folder):
             number = _told(folder).get("transaction")
             row = connection.execute(
                 "SELECT CASE WHEN %(n)s < txid_snapshot_xmax(txid_current_snapshot()) THEN txid_status(%(n)s) END",
