@@ -183,10 +183,11 @@ def act(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         given["ignore_space"],
         given["maintenance_database"],
         given["bin_dir"],
+        elsewhere=remote,
     )
     made = make(wanted, check_mode)
-    if remote and not check_mode:
-        made["says"] += f"; {store(place, Path(made['path']), deadline)}"
+    if remote:
+        made["says"] += f"; {store(place, Path(made['path']), deadline, check_mode)}"
     return made
 
 

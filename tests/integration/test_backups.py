@@ -26,6 +26,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.backups.manifest im
 from ansible_collections.balik.rollback.plugins.module_utils.backups.places import Options, place_of
 from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access, Deadline
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
+from ansible_collections.balik.rollback.plugins.modules.database_backup import act
 
 from tests.integration.database_restores import small_disk, wait_for
 from tests.integration.roles_in_a_play import ROOT, play
@@ -380,12 +381,56 @@ def place_at(kind: str, folder: Path, remote: Sshd, endpoint: str, name: str = P
     return place_of(f"s3://{BUCKET}/{folder.name}/{name}", Options(s3={**KEYS, "endpoint_url": endpoint}))
 
 
+def taken_away(kind: str, path: Path, endpoint: str) -> None:
+    if kind == "ssh":
+        path.unlink()
+    else:
+        bucket_of(endpoint).delete_object(Bucket=BUCKET, Key=f"{path.parent.name}/{path.name}")
+
+
+def test_what_a_place_refused_is_stored_by_the_next_start(server, endpoint, tmp_path):
+    """It refuses while its bucket is not there; what was made is stored then, and not made anew."""
+    bucket = "refuses-at-first"
+    given = {
+        **dict.fromkeys(["login_user", "bin_dir", "login_password", "ca_cert"], ""),
+        "state": "made", "place": f"s3://{bucket}/{PATTERN}", "folder": str(tmp_path), "database": "hub",
+        "golive": LAUNCH, "limit": "1m", "lock_limit": "10s", "ignore_space": False, "jobs": 1, "ssh_options": [],
+        "s3": {**KEYS, "endpoint_url": endpoint}, "login_host": server.host, "login_port": server.port,
+        "login_user": "postgres", "ssl_mode": "prefer", "maintenance_database": "postgres",
+    }  # fmt: skip
+    with pytest.raises(BalikError, match=f"s3://{bucket}: refused: NoSuchBucket"):
+        act(given, check_mode=False)
+    (made_then,) = tmp_path.glob("*/*.sql")
+    before = made_then.stat()
+    bucket_of(endpoint).create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": KEYS["region"]})
+    assert "was made before, as its manifest says: taken 2" in act(given, check_mode=True)["says"]
+    done = act(given, check_mode=False)
+    assert done["says"].endswith(f"rows; stored in s3://{bucket}")
+    assert (made_then.stat().st_mtime, made_then.stat().st_ino) == (before.st_mtime, before.st_ino)
+    place, name = place_of(given["place"], Options(s3=given["s3"]))
+    assert fetch(place, name, LAUNCH, tmp_path / "here", limit(), "hub").path.read_bytes() == made_then.read_bytes()
+    for check in (True, False):
+        with pytest.raises(BalikError, match=rf"{made_then.name} in s3://{bucket}: exists already"):
+            act(given, check_mode=check)
+    os.truncate(made_then, 1000)
+    with pytest.raises(BalikError, match=r"size is 1000.* It cannot be stored\. Remove it, and run again"):
+        act(given, check_mode=False)
+
+
 @pytest.mark.parametrize("kind", ["ssh", "s3"])
 def test_a_backup_goes_to_another_place_and_comes_back(made, remote, endpoint, tmp_path, kind):
     place, name = place_at(kind, tmp_path / f"kept {kind}", remote, endpoint)
     assert store(place, made, limit()) == f"stored in {place.title}"
     with pytest.raises(BalikError, match="exists already"):
         store(place, made, limit())
+    assert sorted(each.name for each in place.list()) == sorted(each.name for each in made.parent.iterdir())
+    for left in (["manifest.json"], ["manifest.json", "sql"]):  # what has come when it breaks off
+        for each in place.list():
+            if each.name.endswith(tuple(left)):
+                taken_away(kind, tmp_path / f"kept {kind}" / each.name, endpoint)
+        store(place, made, limit())
+        with pytest.raises(BalikError, match="exists already"):
+            store(place, made, limit())
     assert sorted(each.name for each in place.list()) == sorted(each.name for each in made.parent.iterdir())
 
     here = tmp_path / "here"
@@ -504,6 +549,8 @@ def test_a_place_that_does_not_let_us_in_is_named_and_no_key_is_shown(remote, en
     with pytest.raises(BalikError, match="refused: NoSuchBucket") as error:
         place, name = place_of(f"s3://no-such-bucket/{PATTERN}", Options(s3={**KEYS, "endpoint_url": endpoint}))
         fetch(place, name, LAUNCH, tmp_path, limit())
+    with pytest.raises(BalikError, match=r"s3://no-such-bucket: .*NoSuchBucket"):
+        place.store(Path(__file__), "x.sql", limit())
     assert KEYS["secret_key"] not in str(error.value) + repr(place)
     began = time.monotonic()
     with pytest.raises(BalikError, match="Check the endpoint"):

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from ..loss.compare import counters, tables
 from ..loss.psql import Psql, literal, reach
 from ..units import iso, parse_time, utc_now
 from .choosing import ENDINGS, fill, zone_of
-from .manifest import FORMAT, manifest_of, sums, write_manifest
+from .manifest import FORMAT, manifest_of, read_text, sums, verify, write_manifest
 from .places import Place, private, taken
 
 TOOL = "balik 0.1.0"
@@ -46,6 +47,7 @@ class Wanted:
     :param pattern: path whose name may hold ``YYYYMMDD`` and the like; its ending says the format.
     :param golive: ISO 8601; a name's date is written in its zone (UTC without it).
     :param lock_limit: seconds to wait for a lock that another session holds.
+    :param elsewhere: it goes to another place then; one that was made for that before is taken again.
     """
 
     access: Access
@@ -58,6 +60,7 @@ class Wanted:
     ignore_space: bool = False
     maintenance: str = "postgres"
     programs: str = ""
+    elsewhere: bool = False
 
 
 def make(wanted: Wanted, dry: bool = False) -> dict[str, Any]:
@@ -75,11 +78,11 @@ def make(wanted: Wanted, dry: bool = False) -> dict[str, Any]:
     if not final.name.endswith(ENDINGS):
         raise BalikError(str(final), "its ending says no format", f"one of {', '.join(ENDINGS)}")
     if final.exists():
-        raise taken(final.name, str(final.parent))
+        return _made_before(wanted, final)
     database = server.to(wanted.database)
     about = database.one(_ABOUT)
     _room(final, about["size"], wanted.ignore_space)
-    late = _late(wanted.golive)
+    late = _late(wanted.golive, utc_now())
     if dry:
         return {
             "changed": True,
@@ -98,10 +101,26 @@ def make(wanted: Wanted, dry: bool = False) -> dict[str, Any]:
     return {"changed": True, "path": str(final), "manifest": manifest, "says": says}
 
 
-def _late(golive: str) -> str:
+def _made_before(wanted: Wanted, final: Path) -> dict[str, Any]:
+    """One that is whole and as its manifest says, and could not be stored where it belongs.
+
+    :raises BalikError: it is none, or belongs here, where nothing is replaced.
+    """
+    try:
+        manifest, said = verify(final, backup.kind_of(final), wanted.database) if wanted.elsewhere else (None, "")
+    except BalikError as error:
+        error.do = "It cannot be stored. Remove it, and run again."
+        raise
+    if manifest is None:
+        raise taken(final.name, str(final.parent))
+    late = _late(wanted.golive, parse_time(manifest["taken"]))
+    return {"changed": True, "path": str(final), "manifest": manifest, "says": f"{final} was made before, {said}{late}"}
+
+
+def _late(golive: str, moment: datetime) -> str:
     """By its manifest, a snapshot that is made after go-live is refused, also where it is named; so who makes it should
     know."""
-    if not golive or utc_now() < parse_time(golive, "golive"):
+    if not golive or moment < parse_time(golive, "golive"):
         return ""
     return f". BEWARE: go-live was at {golive}; this backup is younger, and no rollback of that release will take it"
 
@@ -341,13 +360,32 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def store(place: Place, path: Path, deadline: Deadline) -> str:
+def store(place: Place, path: Path, deadline: Deadline, dry: bool = False) -> str:
     """A backup with its manifest in another place; the manifest last, so that who finds it finds all.
 
+    The checksum goes first: where the place has it and no manifest, an earlier start of this broke off, and is gone on
+    with.
+
+    :param dry: only find whether the name is free.
     :raises BalikError: a name is taken, or the place refused; the backup on this host stays.
     """
     if path.is_dir():
         raise BalikError(str(path), "a directory", "one file (.sql, .sql.gz, .sql.zst or .dump) for another place")
-    for each in (path, path.with_name(path.name + ".sha256"), manifest_of(path)):
-        place.store(each, each.name, deadline)
+    there = {each.name: each.size for each in place.list()}
+    sums, manifest = _sums_of(path), manifest_of(path)
+    in_the_way = [each.name for each in (path, sums, manifest) if each.name in there]
+    broke_off = (
+        path.exists()
+        and sums.name in there
+        and manifest.name not in there
+        and place.read(sums.name) == read_text(sums)
+        and there.get(path.name) in (None, path.stat().st_size)
+    )
+    if in_the_way and not broke_off:
+        raise taken(in_the_way[0], place.title)
+    if dry:
+        return f"would be stored in {place.title}"
+    for each in (sums, path, manifest):
+        if not (broke_off and each.name in there):
+            place.store(each, each.name, deadline)
     return f"stored in {place.title}"

@@ -400,6 +400,7 @@ def _told(title: str, missing: bool = False) -> Iterator[None]:
 
     :param missing: an object that is not there is no error: what follows the block goes on.
     """
+    from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
@@ -411,7 +412,7 @@ def _told(title: str, missing: bool = False) -> Iterator[None]:
         raise Unreachable(
             title, f"refused: {code}", do="Check the bucket's name, the endpoint and the rights."
         ) from None
-    except BotoCoreError as error:
+    except (BotoCoreError, Boto3Error) as error:
         raise Unreachable(
             title, without_values(str(error)), do="Check the endpoint and the credentials (db_restore_s3)."
         ) from None
