@@ -29,7 +29,7 @@ from ..loss.psql import Psql, literal, reach
 from ..units import iso, parse_time, utc_now
 from .choosing import ENDINGS, fill, zone_of
 from .manifest import FORMAT, manifest_of, read_text, sums, verify, write_manifest
-from .places import Place, private, taken
+from .places import Place, give_name, private, taken
 
 TOOL = "balik 0.1.0"
 _PACKERS = {".gz": ["gzip", "-c", "-6"], ".zst": ["zstd", "-c", "-q", "-3"], ".zstd": ["zstd", "-c", "-q", "-3"]}
@@ -236,8 +236,7 @@ def _publish(part: Path, final: Path, manifest: dict[str, Any]) -> None:
             if part.is_dir():
                 part.rename(final)  # replaces an empty folder only
             else:
-                os.link(part, final)
-                part.unlink()
+                give_name(part, final)
         except BaseException:
             for beside in (manifest_of(final), _sums_of(final)):
                 beside.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ name that nobody has. Fetching and storing end within a deadline.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -29,6 +30,8 @@ _CHUNK = 1024 * 1024
 _SMALL = 16 * 1024**2
 #: How a remote shell says that a file is not there; ssh's own errors are 255.
 _MISSING = 44
+#: What a file system without hard links says (CIFS, exFAT, FUSE).
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 #: How often a fetch that broke off is gone on with.
 _ATTEMPTS = 5
 _SSH = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
@@ -172,9 +175,7 @@ class Local:
                 for chunk in iter(lambda: source.read(_CHUNK), b""):
                     _in_time(deadline, f"storing {name}")
                     target.write(chunk)
-            os.link(part, final)
-        except FileExistsError:
-            raise taken(name, self.title) from None
+            give_name(part, final)
         finally:
             part.unlink(missing_ok=True)
 
@@ -434,6 +435,23 @@ def private(folder: Path) -> None:
             f"a folder, for {folder}",
             "Name another folder (db_restore_backup_dir), or let its user make this one.",
         ) from None
+
+
+def give_name(part: Path, final: Path) -> None:
+    """A file's name, which nobody may have. A link never takes another's place, as a rename does.
+
+    :raises BalikError: somebody has it.
+    """
+    try:
+        os.link(part, final)
+    except FileExistsError:
+        raise taken(final.name, str(final.parent)) from None
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        part.rename(final)  # a name that is taken would have been said first
+    else:
+        part.unlink()
 
 
 def taken(name: str, title: str) -> BalikError:

@@ -9,7 +9,8 @@ import stat
 from pathlib import Path
 
 import pytest
-from ansible_collections.balik.rollback.plugins.module_utils.backups.making import _part_of
+from ansible_collections.balik.rollback.plugins.module_utils.backups.making import _part_of, _publish
+from ansible_collections.balik.rollback.plugins.module_utils.backups.places import give_name
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
 
 
@@ -82,3 +83,26 @@ def test_a_folder_without_locks_is_named(tmp_path: Path, folders: bool, monkeypa
     with pytest.raises(BalikError, match=told), _part_of(tmp_path / "before.sql"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_folder_without_hard_links_gets_it_too(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As CIFS, exFAT and FUSE have none; a name that is taken is refused before that is found."""
+    real = os.link
+
+    def link(source: Path, target: Path) -> None:
+        if target.exists():
+            real(source, target)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", link)
+    part, final = tmp_path / "part", tmp_path / "before.sql"
+    part.write_text("whole")
+    _publish(part, final, {"sha256": "0"})
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "before.sql", "before.sql.manifest.json", "before.sql.sha256",
+    ]  # fmt: skip
+    part.write_text("another")
+    with pytest.raises(BalikError, match=r"before\.sql in .*: exists already"):
+        give_name(part, final)
+    assert (part.read_text(), final.read_text()) == ("another", "whole")
