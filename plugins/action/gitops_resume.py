@@ -37,18 +37,34 @@ class ActionModule(RollbackAction):
         self._refuse_unfinished(entries)
         hosts = self._asked_hosts()
         still = runs.still_held_off(entries)
-        names = still.by_host if still else {}
-        held: dict[str, dict[str, Any]] = {host: {"held": []} for host in hosts}
-        for entry in entries if names else ():
-            if entry.kind == "step-started" and entry.body["step"] == runs.REVERT:
-                for host in set(hosts) & set(entry.body["saved"]):
-                    saved = entry.body["saved"][host]
-                    paths = [one for one in saved.get("held") or [] if name_of(one) in names.get(host, ())]
-                    if paths:
-                        held[host] = {**saved, "held": list(dict.fromkeys([*held[host]["held"], *paths]))}
-        if others := [host for host in names if names[host] and host not in hosts]:
+        held = {host: self._held(host, entries, still) for host in hosts}
+        if others := sorted({host for host, _cluster in still.by_place if host not in hosts} if still else ()):
             self.say(f"WARNING: what the record says is held off on {', '.join(others)} stays so (gitops_resume_hosts)")
         return {"hosts": hosts, "run_saved": {host: {runs.REVERT: saved} for host, saved in held.items()}}
+
+    def _held(self, host: str, entries: Sequence[Entry], still: runs.HeldOff | None) -> dict[str, Any]:
+        """What the reverts have kept of a host's cluster, the newer above the older, with the paths that are still held
+        off there. Of two clusters, it is the one of the newest revert: a call is pointed at one only."""
+        found: dict[str, Any] = {"held": []}
+        elsewhere: list[str] = []
+        for entry in reversed(entries if still else ()):
+            if entry.kind != "step-started" or entry.body["step"] != runs.REVERT:
+                continue
+            saved = entry.body["saved"].get(host) or {}
+            names = still.on(host, runs.cluster_uid(saved)) if still else ()
+            paths = [one for one in saved.get("held") or [] if name_of(one) in names]
+            if not paths:
+                continue
+            if runs.same_cluster(runs.cluster_uid(found), runs.cluster_uid(saved)):
+                found = {**saved, **found, "held": list(dict.fromkeys([*paths, *found["held"]]))}
+            else:
+                elsewhere.append(str(saved.get("cluster")))
+        if elsewhere:
+            self.say(
+                f"WARNING: what {host} has held off in the cluster at {', '.join(dict.fromkeys(elsewhere))} stays so. "
+                "Once this is done, run it again with that one's kubeconfig and context."
+            )
+        return found
 
     def _refuse_unfinished(self, entries: Sequence[Entry]) -> None:
         """:raises BalikError: the next call goes on with a run that counts on nobody putting the version back."""

@@ -335,39 +335,71 @@ def still_frozen(entries: Iterable[Entry]) -> Frozen | None:
 @dataclass(frozen=True)
 class HeldOff:
     """GitOps objects (Argo CD's Applications, Flux' Kustomizations and HelmReleases) that do not act by themselves:
-    since when, by which run, and on each host their names (``applications hub in namespace argocd``)."""
+    since when, by which run, and their names (``applications hub in namespace argocd``) by host and cluster (its uid;
+    empty where that is not known)."""
 
     run: str
     since: datetime
-    by_host: dict[str, tuple[str, ...]]
+    by_place: dict[tuple[str, str], tuple[str, ...]]
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(itertools.chain(*self.by_host.values())))
+        return tuple(dict.fromkeys(itertools.chain(*self.by_place.values())))
+
+    def on(self, host: str, cluster: str) -> tuple[str, ...]:
+        """Those that a host has held off in what may be this cluster."""
+        there = [
+            names for place, names in self.by_place.items() if place[0] == host and same_cluster(place[1], cluster)
+        ]
+        return tuple(dict.fromkeys(itertools.chain(*there)))
+
+
+def cluster_uid(saved: Any) -> str:
+    """That of the cluster in which a step kept this; empty where it is not known."""
+    return str(saved.get("cluster_uid") or "") if isinstance(saved, dict) else ""
+
+
+def same_cluster(one: str, other: str) -> bool:
+    """Whether it may be, by the uids of both."""
+    return not one or not other or one == other
 
 
 def still_held_off(entries: Iterable[Entry]) -> HeldOff | None:
     """What the reverts of a record have held off and no resume has let go, whichever run it was; None where nothing."""
     found = None
+    asked: dict[str, str] = {}
     for entry in entries:
         step = entry.body.get("step") if entry.kind.startswith("step-") else None
         if step == REVERT and entry.kind == "step-started":
-            every: dict[str, tuple[str, ...]] = dict(found.by_host) if found else {}
+            every: dict[tuple[str, str], tuple[str, ...]] = dict(found.by_place) if found else {}
             for host, paths in _listed_by_host(entry.body["saved"], "held").items():
-                every[host] = tuple(dict.fromkeys([*every.get(host, ()), *map(name_of, paths)]))
+                place = (host, cluster_uid(entry.body["saved"][host]))
+                every[place] = tuple(dict.fromkeys([*every.get(place, ()), *map(name_of, paths)]))
             if any(every.values()):
                 found = HeldOff(entry.run, found.since if found else parse_time(entry.at), every)
+        elif step == RESUME and entry.kind == "step-started":
+            asked = {host: cluster_uid(saved) for host, saved in _mapping(entry.body.get("saved")).items()}
         elif step == RESUME and entry.kind == "step-done" and found:
-            # It says nothing of hosts on which it did not run.
-            every = {**found.by_host, **_listed_by_host(entry.body.get("evidence"), "verify", "left")}
+            # It says nothing of hosts on which it did not run, and of other clusters.
+            every = dict(found.by_place)
+            for host, left in _listed_by_host(entry.body.get("evidence"), "verify", "left").items():
+                cluster = asked.get(host, "")
+                every = {
+                    place: every[place] for place in every if place[0] != host or not same_cluster(place[1], cluster)
+                }
+                every[host, cluster] = left
             found = HeldOff(found.run, found.since, every) if any(every.values()) else None
     return found
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _listed_by_host(hosts: Any, *keys: str) -> dict[str, tuple[str, ...]]:
     """The texts of a list below these keys, of each host; none where it is no list."""
     listed = {}
-    for host, found in hosts.items() if isinstance(hosts, dict) else ():
+    for host, found in _mapping(hosts).items():
         below = found
         for key in keys:
             below = below.get(key) if isinstance(below, dict) else None

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.balik.rollback.plugins.module_utils.record import Holder, Record
+from ansible_collections.balik.rollback.plugins.module_utils.record import Entry, Holder, Record
 
 from tests.integration.flow.product import BREAK_GLASS, Product
 from tests.servers.kubernetes import Cluster, control_plane
@@ -142,12 +142,12 @@ def refuses_bad_calls(product: Product, resume: str) -> None:
         assert refused.returncode != 0 and reason in refused.stdout, refused.stdout
     refused = product.play("-e", "image_revert_resume=alway", playbook=resume)
     assert refused.returncode != 0 and refused.stdout.count("alway") > 0
-    refuses_another_cluster(product, resume)
     assert len(product.entries()) == untouched
 
 
-def refuses_another_cluster(product: Product, resume: str) -> None:
-    """One in which the same product holds off the same names, as a rehearsal leaves it."""
+def another_cluster_is_let_go_by_itself(product: Product, resume: str) -> None:
+    """One in which the same product holds off the same names, as a rehearsal leaves it; then as a run of this record
+    does that was begun there by mistake."""
     with control_plane(product.folder / "other") as other:
         other.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "told"}})
         flux(other, "told")
@@ -155,17 +155,35 @@ def refuses_another_cluster(product: Product, resume: str) -> None:
         note = {"balik.dev/held": json.dumps({"product": "flow", "was": {"suspend": None}})}
         held = {"metadata": {"annotations": note}, "spec": {"suspend": True}}
         other.api.request("PATCH", path, held, "application/merge-patch+json")
-        refused = product.play("-e", f"image_revert_kubeconfig={other.kubeconfig}", playbook=resume)
+        there = ("-e", f"image_revert_kubeconfig={other.kubeconfig}")
+        untouched = len(product.entries())
+        refused = product.play(*there, playbook=resume)
         assert refused.returncode != 0, refused.stdout
         assert "this run began in another cluster" in " ".join(refused.stdout.split())
         assert other.api.request("GET", path)["spec"]["suspend"] is True
+        assert len(product.entries()) == untouched
+
+        uid = other.get("v1", "Namespace", "kube-system")["metadata"]["uid"]
+        (ours,) = {one.body["saved"]["localhost"]["cluster"] for one in reverts(product)}
+        address = yaml.safe_load(other.kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
+        saved = {"localhost": {"held": [path], "cluster": address, "cluster_uid": uid}}
+        with Record(str(product.state / "record.sqlite"), "flow") as record:
+            begun = {"phase": "revert", "step": "image-revert", "by": "rina", "saved": saved}
+            record.append("step-started", begun, reverts(product)[-1].run)
+        resumed = product.play(*there, playbook=resume)
+        assert resumed.returncode == 0, resumed.stdout
+        assert f"WARNING: what localhost has held off in the cluster at {ours} stays so." in resumed.stdout
+        assert "suspend" not in other.api.request("GET", path)["spec"]
+
+
+def reverts(product: Product) -> list[Entry]:
+    return [one for one in product.entries("step-started") if one.body["step"] == "image-revert"]
 
 
 def test_what_the_check_found_without_refusing_is_told_and_kept(cluster: Cluster, lab: Nodes, tmp_path: Path) -> None:
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "told"}})
     kustomized = {"kustomize.toolkit.fluxcd.io/name": "apps", "kustomize.toolkit.fluxcd.io/namespace": "told"}
-    labels = {"part-of": "hub", "app.kubernetes.io/managed-by": "Helm", **kustomized}
-    metadata = {"namespace": "told", "labels": labels}
+    metadata = {"namespace": "told", "labels": {"part-of": "hub", "app.kubernetes.io/managed-by": "Helm", **kustomized}}
     helm = {"meta.helm.sh/release-name": "hub", "meta.helm.sh/release-namespace": "told"}
     web, other = deployment("web"), deployment("other")
     web["metadata"] |= {**metadata, "annotations": helm}
@@ -198,7 +216,7 @@ def test_what_the_check_found_without_refusing_is_told_and_kept(cluster: Cluster
         assert run.returncode == 0, run.stdout
         (line,) = [each for each in run.stdout.splitlines() if each.startswith("balik: image-revert: checked. ")]
         assert [note for note in notes if note not in line] == []
-    (started,) = [one for one in product.entries("step-started") if one.body["step"] == "image-revert"]
+    (started,) = reverts(product)
     report = Path(product.outcome()["report"]).read_text()
     for note in notes:
         assert note in started.body["says"]["localhost"] and note in report
@@ -221,6 +239,7 @@ def test_what_the_check_found_without_refusing_is_told_and_kept(cluster: Cluster
         assert refused.returncode != 0 and "is rolling it back. Let that end first" in refused.stdout, refused.stdout
         record.release(mine)
     refuses_bad_calls(product, resume)
+    another_cluster_is_let_go_by_itself(product, resume)
     assert "HELD OFF" in product.play(playbook="playbooks/status.yml").stdout
     would = product.play("--check", playbook=resume)
     assert "would be: localhost: acting again: kustomizations apps in namespace told" in would.stdout, would.stdout

@@ -477,6 +477,13 @@ def test_the_same_cluster_by_another_address_is_known_and_another_one_refused(
     there = freezer(cluster, namespace, user=by_name, began=known, recorded={**recorded, f"{HPA} default/web": {}})
     with pytest.raises(BalikError, match=r"namespace default: not permitted: .* Apply the role's RBAC manifest"):
         there.thaw()
+    # No role can be given in one that is being deleted, which this API without its controllers goes on with for ever.
+    ending = f"{namespace}-ending"
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": ending}})
+    cluster.api.request("DELETE", f"/api/v1/namespaces/{ending}")
+    there = freezer(cluster, namespace, user=by_name, began=known, recorded={**recorded, f"{HPA} {ending}/web": {}})
+    with pytest.raises(BalikError, match=rf"namespace {ending} is being deleted, .* Wait until it is gone"):
+        there.thaw()
     seen = left.ready_to_thaw()
     assert seen["before"] == {"frozen": [names[0]]}
     told = f"; {names[1]}, which the record names, is not there"

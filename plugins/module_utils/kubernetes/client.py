@@ -227,8 +227,19 @@ class Cluster:
                 do="If it was deleted, give them `get namespaces` in the whole cluster (docs/kubernetes/rbac.yml); "
                 "else the role in that namespace. Then run again.",
             )
+        if there and refused.status == 403 and self._is_ending(namespace):
+            raise Refused(
+                refused.status,
+                refused.what,
+                f"{refused.found}; namespace {namespace} is being deleted, and its roles may be gone already",
+                do=f"Wait until it is gone, then run again. What holds it: kubectl get namespace {namespace} -o yaml.",
+            )
         if there:
             raise refused
+
+    def _is_ending(self, namespace: str) -> bool:
+        found = self.find(path_of("v1", "namespaces", "", namespace)) or {"metadata": {}}
+        return "deletionTimestamp" in found["metadata"]
 
     def offers(self, group_version: str, resource: str) -> bool:
         """Whether the API serves a resource, such as ``("autoscaling/v2", "horizontalpodautoscalers")``."""

@@ -378,6 +378,16 @@ HELD = step(1, "started", "image-revert", phase="revert", saved={"localhost": {"
 NAMES = ("applications hub in namespace argocd",)
 
 
+def held_in(uid: str) -> Any:
+    saved = {"localhost": {"held": [PATH], "cluster_uid": uid}}
+    return step(1, "started", "image-revert", phase="revert", saved=saved)
+
+
+def resumed_in(uid: str) -> list[Any]:
+    asked = {"localhost": {"held": [], "cluster_uid": uid}}
+    return [step(7, "started", "gitops-resume", phase="restore", saved=asked), resumed()]
+
+
 def resumed(*left: str) -> Any:
     evidence = {"localhost": {"main": {}, "verify": {"left": list(left)}}}
     return step(8, "done", "gitops-resume", phase="restore", evidence=evidence)
@@ -399,6 +409,11 @@ def resumed(*left: str) -> Any:
             NAMES,
         ),
         ([HELD, step(8, "done", "gitops-resume", phase="restore", evidence={})], NAMES),
+        ([held_in("a"), held_in("b"), *resumed_in("b")], NAMES),
+        ([held_in("a"), *resumed_in("b"), *resumed_in("a")], None),
+        ([held_in("a"), held_in("b"), *resumed_in("b"), *resumed_in("a")], None),
+        ([HELD, *resumed_in("b")], None),
+        ([held_in("a"), *resumed_in("")], None),
     ],
 )
 def test_whether_git_ops_is_still_held_off(told: Sequence[Any], names: tuple[str, ...] | None) -> None:
