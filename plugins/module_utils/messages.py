@@ -165,11 +165,18 @@ def _mail(plan: Plan, address: str, subject: str, text: str) -> Callable[[], Non
     return send
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirected POST goes on as a GET without its body: it would be answered, and nobody told."""
+
+    def redirect_request(self, *_args: Any) -> None:
+        return None
+
+
 def _hook(url: str, body: dict[str, str]) -> Callable[[], None]:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
     def send() -> None:
-        with urllib.request.urlopen(request, timeout=LIMIT):
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=LIMIT):
             pass
 
     return send

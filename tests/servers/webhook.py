@@ -1,4 +1,4 @@
-"""A web-hook receiver on loopback that keeps what it gets.
+"""A web-hook receiver on loopback that keeps what it gets. As a web server does, it answers any GET.
 
 ``with webhook() as hook: ...; hook.bodies[0]["text"]``
 """
@@ -32,6 +32,11 @@ def webhook(status: int = 204) -> Iterator[Hook]:
         def do_POST(self) -> None:
             hook.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(hook.status)
+            self.send_header("Location", "/login")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.send_response(200)
             self.end_headers()
 
         def log_message(self, *_args: Any) -> None:

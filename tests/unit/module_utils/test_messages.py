@@ -176,6 +176,13 @@ def test_one_way_that_works_is_said_beside_one_that_does_not() -> None:
     assert lines == ["Lead was not told everywhere (webhook not sent: HTTP Error 500: Internal Server Error)"]
 
 
+def test_a_web_hook_that_leads_elsewhere_was_told_nothing() -> None:
+    with webhook(status=302) as moved:
+        lines, bodies = send(plan(lead={"webhook": moved.url}))
+    assert bodies[0]["ways"] == {"webhook": "not sent: HTTP Error 302: Found"}
+    assert lines == ["Lead was not told everywhere (webhook not sent: HTTP Error 302: Found)"]
+
+
 @pytest.mark.parametrize("greeting", [b"SSH-2.0-OpenSSH_9.2\r\n", b"\x00\xff\x00\r\n", b"HTTP/9.9 what\r\n\r\n"])
 def test_a_port_where_somebody_else_answers_does_not_stop_the_rollback(greeting: bytes) -> None:
     with talker(greeting) as port:
