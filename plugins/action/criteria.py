@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from ..module_utils import criteria
 from ..module_utils.http_probe import requests_of
-from ..module_utils.run import read_statements
-from ..plugin_utils.action import RollbackAction
+from ..module_utils.run import Run, read_statements
+from ..plugin_utils.action import LEASE, RollbackAction
 
 MARKS = {criteria.SAFE: "safe   ", criteria.UNSAFE: "UNSAFE ", criteria.UNKNOWN: "unknown"}
 
@@ -32,6 +32,18 @@ def measure(
     verdicts = tuple(told.get(each.name) or not_asked(each, found.at) for each in plan.criteria)
     whole = criteria.combine([each.verdict for each in verdicts], plan.trigger)
     return replace(found, verdict=whole, reason=criteria.summary(verdicts, whole), verdicts=verdicts)
+
+
+def stated_unsafe(action: RollbackAction, run: Run) -> criteria.Verdict | None:
+    """What somebody has stated since a run gave the traffic back first, and nobody has taken back: a watch would end by
+    it."""
+    plan = action.plan
+    if run.first_back is None or plan.trigger != "any":
+        return None
+    stated = [each for each in plan.criteria if "statement" in each.measure]
+    context: criteria.Context = {"statements": read_statements(action.entries(), plan.launched, run.first_back)}
+    verdicts = criteria.evaluate(stated, context).verdicts
+    return next((each for each in verdicts if each.verdict == criteria.UNSAFE), None)
 
 
 def not_asked(criterion: criteria.Criterion, now: datetime) -> criteria.Verdict:
@@ -61,6 +73,7 @@ class ActionModule(RollbackAction):
         if decided := self.run_of(arguments["run"]).decided:
             says = f"decided before: {decided['reason']}"
             return {"verdict": criteria.UNSAFE, "remedy": decided["remedy"], "says": says, "ask": False}
+        self.keep_lock(criteria.longest(self.plan.criteria) + LEASE)
         found = measure(self)
         for verdict in found.verdicts:
             self.say(f"{MARKS[verdict.verdict]}  {verdict.says}: {verdict.reason}")

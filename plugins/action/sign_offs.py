@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any, ClassVar
 
-from ..module_utils import criteria
 from ..module_utils import run as runs
 from ..module_utils.errors import BalikError
 from ..module_utils.plan import PHASES, SignOff
 from ..module_utils.units import format_duration
 from ..plugin_utils.action import RollbackAction
+from .criteria import stated_unsafe
 
 LOOK_EVERY = 0.5
 
@@ -31,31 +31,31 @@ class ActionModule(RollbackAction):
             for item in self.plan.sign_offs
             if item.phase == arguments["phase"] and arguments["remedy"] in item.remedies
         ]
-        run = self.run_of(arguments["run"])
-        if arguments["phase"] == "verify" and not self.check_mode and not run.traffic_given_back:
+        phase, run = arguments["phase"], self.run_of(arguments["run"])
+        looks = phase == "restore" or (phase == "verify" and not run.traffic_given_back)
+        if looks and not self.check_mode:
             self._refuse_unsafe(run)
         if self.check_mode or not wanted:
             return {"says": f"would ask {', '.join(item.role for item in wanted)} to sign off" if wanted else ""}
-        if arguments["phase"] != "restore" and run.traffic_given_back:
+        if phase != "restore" and run.traffic_given_back:
             return {"says": "signed off before the traffic was given back"}
         given = [self._wait(item, arguments["run"]) for item in wanted]
+        if looks:
+            self._refuse_unsafe(run)
         return {"says": "; ".join(f"{a.item} signed off by {a.by}: {a.reason}" for a in given)}
 
     def _refuse_unsafe(self, run: runs.Run) -> None:
-        """What somebody stated in a watch of this run counts until it is taken back: the next watch would end by it."""
-        if run.first_back is None or self.plan.trigger != "any":
-            return
-        stated = [each for each in self.plan.criteria if "statement" in each.measure]
-        statements = runs.read_statements(self.entries(), self.plan.launched, run.first_back)
-        for verdict in criteria.evaluate(stated, {"statements": statements}).verdicts:
-            if verdict.verdict == criteria.UNSAFE:
-                extra = {"decide_item": verdict.criterion, "decide_answer": runs.SAFE}
-                command = self.command("decide.yml", **extra, decide_role="…", decide_by="…", decide_reason="…")
-                raise BalikError(
-                    f"criterion {verdict.criterion}",
-                    f"stated since the traffic was given back: {verdict.reason}",
-                    do=f"When that is mended, let them take it back ({command}), and run again.",
-                )
+        """What somebody stated since this run gave the traffic back counts until it is taken back: the next watch would
+        end by it, and a run that is over would leave it behind."""
+        if found := stated_unsafe(self, run):
+            extra = {"decide_item": found.criterion, "decide_answer": runs.SAFE}
+            command = self.command("decide.yml", **extra, decide_role="…", decide_by="…", decide_reason="…")
+            page = "Run again, and the maintenance page goes up. " if run.traffic_given_back else ""
+            raise BalikError(
+                f"criterion {found.criterion}",
+                f"stated since the traffic was given back: {found.reason}",
+                do=f"{page}When that is mended, let them take it back ({command}), and run again.",
+            )
 
     def _command(self, item: SignOff) -> str:
         extra = {"decide_role": item.role, "decide_answer": runs.SIGN_OFF, "decide_item": item.name}

@@ -12,6 +12,7 @@ from ..module_utils.plan import PHASES
 from ..module_utils.record import RecordUnavailable
 from ..module_utils.units import format_duration, parse_duration
 from ..plugin_utils.action import LEASE, RollbackAction
+from .criteria import stated_unsafe
 
 MOMENTS = ("ready", "looked", "confirmed", "checked", "seen", "finished")
 #: Characters of what a check said that the operator is shown; the record has all of it.
@@ -94,6 +95,9 @@ class ActionModule(RollbackAction):
             self.say(
                 f"{self.step}: {'done before, and proved before the traffic was given back' if done else left_out}"
             )
+        elif done and self.step == runs.PAGE_DOWN and (unsafe := stated_unsafe(self, run)):
+            self.say(f"{self.step}: done before, but since then {unsafe.says}: {unsafe.reason}")
+            todo = "do"
         elif done:
             todo = "confirm"
         else:
@@ -149,6 +153,9 @@ class ActionModule(RollbackAction):
         failures = self._failures()
         if failures:
             self.say(f"{self.step}: done before, but no longer so: {_listed(failures)}")
+            return {"todo": "do"}
+        if self.step == runs.PAGE_UP and not self.check_mode and self.run_of(self.run_id).page != runs.ON:
+            # Something went wrong with it since. Done once more, the record is sure of it again.
             return {"todo": "do"}
         # Not all roles look in a check run.
         holds = "whether it still holds is seen in the run" if self.check_mode else "and it still holds"

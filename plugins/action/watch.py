@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, ClassVar
 
-from ..module_utils.criteria import SAFE, UNKNOWN, UNSAFE, Evaluation
+from ..module_utils.criteria import SAFE, UNKNOWN, UNSAFE, Evaluation, longest
 from ..module_utils.record import RecordUnavailable
 from ..module_utils.units import format_duration, utc_now
 from ..plugin_utils.action import LEASE, RollbackAction
@@ -32,10 +32,15 @@ class ActionModule(RollbackAction):
             return {"verdict": SAFE, "says": f"would watch the criteria for {format_duration(self.procedure.watch)}"}
         return self._watch() if arguments["moment"] == "given-back" else self._look()
 
+    @property
+    def _measuring(self) -> float:
+        """Seconds that one look may take."""
+        return longest(self.plan.criteria)
+
     def _look(self) -> dict[str, Any]:
         """What is to become of the traffic that could not be given back: where visitors had it before this call, only
         criteria that are unsafe take it from them."""
-        self.keep_lock()
+        self.keep_lock(self._measuring + LEASE)
         run = self.run_of(self.run_id)
         if not run.traffic_is_back:
             return {"verdict": UNSAFE, "says": ""}
@@ -51,6 +56,7 @@ class ActionModule(RollbackAction):
         self.say(f"traffic is back; watching the criteria every {format_duration(every)} for {format_duration(watch)}")
         # What was seen and said between an earlier call's watch and this one counts: visitors had the application.
         run = self.run_of(self.run_id)
+        self.keep_lock(self._measuring + LEASE)
         began = time.monotonic()
         looks = blind = 0
         while True:
@@ -64,7 +70,7 @@ class ActionModule(RollbackAction):
                 break
             self.say(f"watch: {found.verdict}, {format_duration(max(left, 0))} to go")
             pause = min(every, left) if left > 0 else every
-            self.keep_lock(pause + LEASE)
+            self.keep_lock(pause + self._measuring + LEASE)
             time.sleep(pause)
         verdict, reason = found.verdict, found.reason
         if verdict == SAFE and blind * 2 > looks:

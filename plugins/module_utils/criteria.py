@@ -385,6 +385,16 @@ def combine(verdicts: Sequence[str], trigger: str = "any") -> str:
 # ---- measuring ------------------------------------------------------------------------------------
 
 
+def longest(criteria: Sequence[Criterion]) -> float:
+    """Seconds after which measuring these at once has ended."""
+    return max((_patience(each) for each in criteria), default=0)
+
+
+def _patience(criterion: Criterion) -> float:
+    kind, spec = next(iter(criterion.measure.items()))
+    return MEASUREMENTS[kind].patience(spec, criterion.hold, criterion.limit)
+
+
 def evaluate(
     criteria: Sequence[Criterion],
     context: Context | None = None,
@@ -420,7 +430,7 @@ def evaluate(
     jobs = {}
     for key, ask in asks.items():
         kind, spec = next(iter(criteria[int(key)].measure.items()))
-        jobs[key] = (_job(kind, spec, ask), MEASUREMENTS[kind].patience(spec, ask.hold, ask.limit))
+        jobs[key] = (_job(kind, spec, ask), _patience(criteria[int(key)]))
     found: dict[str, Verdict] = {}
     for key, answer in as_done(jobs):
         found[key] = _verdict(criteria[int(key)], answer, moment, since, time.monotonic() - started)

@@ -453,16 +453,17 @@ def read_statements(
     """What people have stated on the plan's criteria, oldest first, as measurements take it.
 
     A statement is about the release that it was made about: ``before`` says what has come since, so that it no longer
-    counts (the launch, the last rollback); it is empty where it counts.
+    counts (the launch, or the last rollback, from when visitors first got the stable release); empty where it counts.
 
     :param first_back: when a run has given the traffic back first, to which only what was stated after it matters.
     """
     ends = [(launched, "the launch")]
     if first_back:
         ends.append((first_back, "the traffic was given back"))
+    given_back = {run.id: run.first_back for run in read_runs(entries)}
     for entry in entries:
         if entry.kind == "outcome" and entry.body["outcome"] == ROLLED_BACK:
-            ends.append((parse_time(entry.at), "the last rollback"))
+            ends.append((given_back.get(entry.run) or parse_time(entry.at), "the last rollback"))
     since, what = max(ends, key=lambda end: end[0])
     return [
         {

@@ -144,6 +144,37 @@ def test_what_is_said_between_two_calls_is_heard_by_the_second(product: Entrance
     assert (product.answers(), product.outcome()["page"]) == ([503, 503], "on")
 
 
+def test_what_is_said_after_a_safe_watch_is_heard_too(product: Entrances) -> None:
+    asked = {"name": "looked", "role": "lead", "phase": "restore", "says": "It is well"}
+    watch = [{"name": "standard", "watch": "1m", "every": "1m"}]
+    restore = ["traffic-restore", "restore-it"]
+    product.write(rollback_sign_offs=[], rollback_restore=restore, rollback_procedures=watch)
+    broken = product.folder / "restore-it" / "break-localhost"
+    broken.touch()
+    assert product.play(*BREAK_GLASS).returncode != 0
+    assert (product.told("step-done")[-1], product.answers()) == ("traffic-restore", [200, 200])
+    broken.unlink()
+
+    product.decide("unsafe", "bocor lagi", decide_item="leak")
+    again = product.play()
+    assert again.returncode != 0
+    assert "traffic-restore: done before, but since then " in again.stdout, again.stdout
+    assert (product.answers(), product.outcome()["page"]) == ([503, 503], "on")
+
+    # Said while somebody was waited for at the very end.
+    product.decide("safe", "sudah ditutup", decide_item="leak")
+    product.write(rollback_sign_offs=[asked])
+    with product.started() as rollback:
+        rollback.until(lambda: product.entries("asked"))
+        product.decide("unsafe", "bocor lagi", decide_item="leak")
+        assert product.decide("sign-off", decide_item="looked").returncode == 0
+        assert rollback.wait() != 0
+    assert "Run again, and the maintenance page goes up. When that is mended" in " ".join(rollback.stdout().split())
+    assert (product.answers(), product.outcome()["outcome"]) == ([200, 200], "failed")
+    assert product.play().returncode != 0
+    assert product.answers() == [503, 503]
+
+
 def test_a_page_that_somebody_puts_up_during_the_watch_is_told(product: Entrances) -> None:
     product.write(rollback_procedures=[{"name": "standard", "watch": "20m", "every": "1m"}])
     with product.started(*BREAK_GLASS) as rollback:
@@ -286,6 +317,12 @@ def test_an_unsafe_watch_is_told_where_the_page_cannot_go_up_again(product: Entr
     assert product.outcome()["page"] == "unknown"
     assert f"balik: FAILED: {reason}" in rollback.stdout().splitlines()
 
+    # Somebody puts it up by hand, and the next call sees that, and writes it down.
+    switch.with_name("gone").rename(switch)
+    (switch / "on").touch()
+    assert product.play().returncode != 0
+    assert product.outcome()["page"] == "on"
+
 
 def test_the_lock_of_a_watch_lasts_from_one_look_to_the_next(product: Entrances) -> None:
     def lease() -> float:
@@ -293,10 +330,17 @@ def test_the_lock_of_a_watch_lasts_from_one_look_to_the_next(product: Entrances)
             lock = record.lock()
         return (lock.until - lock.since).total_seconds() if lock else 0
 
-    # At this speed a look comes every 12 minutes, and a lease that is not told of it lasts 10.
+    # At this speed a look comes every 12 minutes and may take 18, and a lease that is not told of it lasts 10.
+    answers = {
+        "name": "answers",
+        "says": "It answers",
+        "measure": {"http": {"url": f"http://{product.balancers.app.address}/"}},
+        "for": "36h",
+    }
+    product.write(rollback_criteria=[*product.plan["rollback_criteria"], answers])
     with watching(product, watch="96h", every="24h") as rollback:
         rollback.until(lambda: "watch: safe" in rollback.stdout())
-        rollback.until(lambda: lease() > 20 * 60, 10)
+        rollback.until(lambda: lease() > 38 * 60, 10)
 
 
 def test_who_has_lost_the_lock_in_the_watch_touches_no_load_balancer(product: Entrances) -> None:

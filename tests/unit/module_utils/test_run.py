@@ -499,6 +499,16 @@ def test_what_was_stated_before_a_run_gave_the_traffic_back_does_not_count_in_it
     assert [each["before"] for each in found] == ["the traffic was given back", ""]
 
 
+def test_what_was_stated_after_a_rollback_gave_the_traffic_back_counts_when_that_is_over() -> None:
+    restore = [
+        step(at, state, runs.PAGE_DOWN, phase="restore", saved={}) for at, state in ((2, "started"), (3, "done"))
+    ]
+    said = [word(at, runs.UNSAFE, item="leak") for at in (1, 4)]
+    told = [opened(0), said[0], *restore, said[1], outcome(5, runs.ROLLED_BACK)]
+    found = runs.read_statements(entries(*told), START - timedelta(days=1))
+    assert [each["before"] for each in found] == ["the last rollback", ""]
+
+
 def test_an_answer_counts_though_an_older_run_is_left_as_it_is_after_it() -> None:
     told = [opened(0), word(5, runs.NO_GO), outcome(9, runs.ABANDONED), opened(9, "r2")]
     found = runs.read_runs(entries(*told))
