@@ -1219,6 +1219,44 @@ def test_the_way_down_of_a_sequence_and_rows_that_ask_it_do_not_wait_for_each_ot
     assert product.sql('SELECT max("id") FROM "Member"') == "2"
 
 
+def test_dropping_partitions_and_who_reads_their_table_do_not_wait_for_each_other(product: Product) -> None:
+    name = "20260105000000_parts"
+    product.write(
+        name,
+        """CREATE TABLE "Part" ("id" INT) PARTITION BY LIST ("id");
+        CREATE TABLE "Part_1" PARTITION OF "Part" FOR VALUES IN (1);
+        CREATE TABLE "Part_2" PARTITION OF "Part" FOR VALUES IN (2)""",
+        'DROP TABLE "Part"',
+    )
+    product.apply(name)
+    dsn, waiting = product.server.dsn(product.name), "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    with psycopg.connect(dsn) as first, psycopg.connect(dsn) as second, ThreadPoolExecutor() as pool:
+        first.execute('SELECT FROM "Part_2"')
+        going = pool.submit(down.main, product.task(INDEX, lock_timeout=20), check_mode=False)
+        wait_for(lambda: product.sql(waiting) == "1", "it waits for the first")
+        late = pool.submit(second.execute, 'SELECT FROM "Part"')
+        wait_for(lambda: product.sql(waiting) == "2", "and the second for it")
+        first.commit()
+        assert going.result()["changed"]
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            late.result()
+
+
+def test_emptying_a_table_waits_for_who_has_read_it_and_writes(product: Product) -> None:
+    fill(product)
+    product.write(INDEX, UP[INDEX], 'TRUNCATE "Score"')
+    task = product.task(BOARD, destroys=[INDEX], lock_timeout=20)
+    with psycopg.connect(product.server.dsn(product.name)) as other, ThreadPoolExecutor() as pool:
+        other.execute('TABLE "Score"')
+        going = pool.submit(down.main, task, check_mode=False)
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        wait_for(lambda: product.sql(waiting) == "1", "it waits for who has read")
+        other.execute("""INSERT INTO "Score" ("userId", "kind") VALUES (9, 'DAY')""")
+        other.commit()
+        (done,) = going.result()["evidence"]["migrations"]
+    assert done["lost"] == {'all rows of "public"."Score"': 6}
+
+
 def test_values_of_rows_that_no_key_finds_again_are_put_back_by_hand(product: Product) -> None:
     # No other key than the one that goes: "half" may be NULL. By that key nothing is found again, also not by others.
     member(product, "serial")
@@ -1447,6 +1485,19 @@ def test_a_lock_that_is_held_for_ever_has_a_limit_and_a_name(product: Product) -
         assert "forgotten report, as postgres, idle in transaction" in words
         assert f"{INDEX} is as it was; down already: none" in words
     assert down.main(task, check_mode=False)["changed"]
+
+
+def test_a_deadlock_says_to_run_again(product: Product) -> None:
+    product.write(INDEX, UP[INDEX], 'ALTER TABLE "User" ADD "a" INT; ALTER TABLE "Score" ADD "a" INT')
+    task = product.task(BOARD, lock_timeout=20)
+    with psycopg.connect(product.server.dsn(product.name)) as other, ThreadPoolExecutor() as pool:
+        other.execute('LOCK TABLE "Score"')
+        going = pool.submit(why, task, lambda task: down.main(task, check_mode=False))
+        wait_for(lambda: product.sql("SELECT count(*) FROM pg_locks WHERE NOT granted") == "1", "it waits")
+        other.execute('TABLE "User"')
+    assert f"(a deadlock); the server ended this one. {INDEX} is as it was; down already: none. Run again." in (
+        going.result()
+    )
 
 
 def test_of_a_lock_whose_holder_a_role_may_not_see_no_age_is_made_up(product: Product) -> None:

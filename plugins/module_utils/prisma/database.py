@@ -158,6 +158,12 @@ def telling(connection: Connection[Any], at: Sequence[str], state: str, lock_tim
             + (f": {'; '.join(held)}" if held else ", and has gone since"),
             do=f"{state} End that session, or wait for it, and run again.",
         ) from None
+    except psycopg.errors.DeadlockDetected:
+        raise BalikError(
+            at[0],
+            "another session and this one waited for each other (a deadlock); the server ended this one",
+            do=f"{state} Run again.",
+        ) from None
     except psycopg.errors.QueryCanceled:
         raise BalikError(
             at[0], "was not done within prisma_down_limit", do=f"{state} Raise the limit if it is too short."

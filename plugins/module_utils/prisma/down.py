@@ -559,9 +559,12 @@ def _keep(
     order = sorted(
         loss.of(connection, statement, passing), key=lambda each: (bool(each.takes), each.kind == "sequence")
     )
+    loss.hold_above(connection, order)
+    # At once what the statement takes: a lock that grows waits for who has read, and who then writes for this one.
+    shared = not isinstance(statement.node, sql.ast.TruncateStmt)
     for found in order:
         if found.select:
-            mode = "SHARE ROW EXCLUSIVE" if found.kind == "rows" else "ACCESS EXCLUSIVE"
+            mode = "SHARE ROW EXCLUSIVE" if shared and found.kind == "rows" else "ACCESS EXCLUSIVE"
             connection.execute(f"LOCK TABLE {found.relation} IN {mode} MODE")  # type: ignore[arg-type]
         elif found.kind == "sequence":
             loss.hold(connection, found.relation)

@@ -198,6 +198,18 @@ WHERE d.refclassid = 'pg_class'::regclass AND CASE WHEN f.oid IS NULL
   THEN d.classid = 'pg_class'::regclass AND d.objid = s.oid AND d.deptype IN ('a', 'i') ELSE d.refobjid = s.oid END
 GROUP BY 1 ORDER BY 1
 """
+# What partitions belong to, the topmost first.
+_ABOVE = """
+WITH RECURSIVE up(oid, nth) AS (
+    SELECT one::regclass::oid, 0 FROM unnest(%s::text[]) AS one
+  UNION
+    SELECT i.inhparent, up.nth + 1 FROM pg_inherits i JOIN up ON i.inhrelid = up.oid
+)
+SELECT format('%%I.%%I', n.nspname, c.relname)
+FROM up JOIN pg_class c ON c.oid = up.oid AND c.relkind = 'p' JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE pg_has_role(c.relowner, 'USAGE')
+GROUP BY 1 ORDER BY max(up.nth) DESC
+"""
 
 
 @dataclass(frozen=True)
@@ -505,6 +517,14 @@ def position(connection: Connection[Any], sequence: str) -> list[Any]:
         f"(SELECT seqstart FROM pg_sequence WHERE seqrelid = {sequence}.tableoid)"
     ).fetchone()
     return [*(row or ())]
+
+
+def hold_above(connection: Connection[Any], losses: Iterable[Loss]) -> None:
+    """Locks what the partitions belong to that go, as dropping them does: who reads it has it before its partitions,
+    and the other way round each would wait for the other."""
+    partitions = [one.relation for one in losses if one.kind == "table"]
+    for (table,) in connection.execute(_ABOVE, [partitions]).fetchall():
+        connection.execute(f"LOCK TABLE ONLY {table} IN ACCESS EXCLUSIVE MODE")  # type: ignore[arg-type]
 
 
 def hold(connection: Connection[Any], sequence: str) -> None:
