@@ -268,6 +268,8 @@ def _explore(connection: Connection[Any], task: Task, counting: bool) -> Way:
             notes.append(f"also connected: {', '.join(elsewhere)}")
         if keeps:
             problems += _writable(task.kept)
+        else:
+            loss.listed(task.kept)  # what an earlier start has kept is looked for there
     return Way(history, down, left, disturbs, scripts, losses, problems, notes)
 
 
@@ -433,9 +435,10 @@ def _is_used(connection: Connection[Any], sequence: str) -> bool:
 
 
 def _writable(folder: Path) -> Iterator[str]:
-    there = next((one for one in (folder, *folder.parents) if one.exists()), Path("/"))
+    # What stands in a folder that may not be entered does not seem to be there.
+    there = next((one for one in (folder, *folder.parents) if os.access(one, os.F_OK)), Path("/"))
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        yield f"prisma_down_keep_dir: {folder} cannot be made, because {there} may not be written"
+        yield f"prisma_down_keep_dir: {folder} cannot be made, because {there} may not be written by {loss.user()}"
 
 
 # Doing
