@@ -1363,6 +1363,30 @@ def test_a_row_without_a_value_does_not_get_migration_sqls(product: Product, way
     assert product.sql('TABLE "Member" ORDER BY 1').splitlines()[:2] == before
 
 
+@pytest.mark.parametrize("way", ["undo", "by hand"])
+def test_a_row_without_a_value_keeps_migration_sqls_where_it_must_have_one(product: Product, way: str) -> None:
+    name = "20260105000000_cap"
+    up = """ALTER TABLE "Member" ADD "cap" INT NOT NULL DEFAULT 7, ADD "it's" INT NOT NULL DEFAULT 8"""
+    product.write(name, up, 'ALTER TABLE "Member" DROP "cap", DROP "it\'s"')
+    product.sql('CREATE TABLE "Member" ("id" INT PRIMARY KEY); INSERT INTO "Member" VALUES (1), (2)')
+    product.apply(name)
+    product.sql(
+        """ALTER TABLE "Member" ALTER "cap" DROP NOT NULL, ALTER "it's" DROP NOT NULL;
+        UPDATE "Member" SET "cap" = NULLIF("id", 1), "it's" = NULL"""
+    )
+    task = product.task(INDEX, destroys=[name])
+    task = replace(task, saved=down.check(task)["before"])
+    (done,) = down.main(task, check_mode=False)["evidence"]["migrations"]
+    if way == "undo":
+        said = down.undo(task, check_mode=False)["says"]
+        assert '"cap": 1 rows; migration.sql\'s value stays in 1 row that had none' in said
+        assert "\"it's\": 0 rows; migration.sql's value stays in 2 rows that had none" in said
+    else:
+        product.apply(name, row=False)
+        restored(product, done["kept"])
+    assert product.sql('TABLE "Member" ORDER BY 1').splitlines() == ["1|7|8", "2|2|8"]
+
+
 def test_a_key_whose_own_values_change_finds_no_row_again(product: Product) -> None:
     name = "20260105000000_wide"
     up = 'ALTER TABLE "Member" ALTER "id" TYPE INT, ADD "nick" TEXT'

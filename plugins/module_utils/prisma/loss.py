@@ -719,6 +719,7 @@ def script(items: Sequence[Mapping[str, Any]], sequences: Mapping[str, Sequence[
             "-- Until all is there: no foreign key is checked, no trigger of your own runs, and the unique keys of the",
             "-- columns below are away. They are made anew as they were, but in the default tablespace.",
             "-- A view that hangs on such a key (GROUP BY) refuses that: drop it before, and make it again afterwards.",
+            "-- A row that had no value keeps what migration.sql gives it, where the column must have one (NOT NULL).",
             "SET CONSTRAINTS ALL IMMEDIATE;",
         ]
         lines += [f"CREATE TEMPORARY TABLE balik_held AS {held(filled)};"]
@@ -792,16 +793,22 @@ def counted(sequence: str, state: Sequence[Any]) -> str:
 
 def assignment(item: Mapping[str, Any], table: str) -> str:
     """The UPDATE that puts a column's kept values back where the rows still are. Rows that have none and had none are
-    not written."""
-    value = quoted(item["columns"][-1])
-    some = f"NOT (t.{value} IS NULL AND k.{value} IS NULL)"
+    not written, nor those that had none where the column must have one by then."""
+    value, name = quoted(item["columns"][-1]), _texts(item["columns"][-1:])
+    must = (
+        f"SELECT attnotnull FROM pg_attribute WHERE attrelid = {_texts([item['relation']])}::regclass"
+        f" AND attname = {name}"
+    )
+    some = f"(k.{value} IS NOT NULL OR t.{value} IS NOT NULL AND NOT ({must}))"
     return f"UPDATE {item['relation']} t SET {value} = k.{value} FROM {table} k WHERE {_same(item)} AND {some}"
 
 
 def there(item: Mapping[str, Any], table: str) -> str:
-    """The query of how many of a column's kept values have their row still."""
+    """The query of how many of a column's kept values have their row still; and how many rows that had none have one
+    after the ``assignment``."""
     value = quoted(item["columns"][-1])
-    return f"SELECT count(k.{value}) FROM {item['relation']} t, {table} k WHERE {_same(item)}"
+    both = f"count(k.{value}), count(*) FILTER (WHERE k.{value} IS NULL AND t.{value} IS NOT NULL)"
+    return f"SELECT {both} FROM {item['relation']} t, {table} k WHERE {_same(item)}"
 
 
 def _same(item: Mapping[str, Any]) -> str:

@@ -174,11 +174,14 @@ def _filled(
             _copy(connection, item["relation"], item["columns"], folder / item["file"])
             back.append(f"{item['says']}: {item['rows']} rows")
         else:
-            there = _column(connection, folder, item, f"balik_kept_{number}")
+            there, given = _column(connection, folder, item, f"balik_kept_{number}")
             rows = (
                 f"{item['rows']} rows" if there == item["rows"] else f"{there} of {item['rows']} rows, which are there"
             )
-            back += [f"{item['says']}: {rows}"] if item["rows"] else []
+            rows += (
+                f"; migration.sql's value stays in {counted(given, 'row')} that had none (NOT NULL)" if given else ""
+            )
+            back += [f"{item['says']}: {rows}"] if item["rows"] or given else []
     connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
     for _, _, after in reversed(held):
         connection.execute(after)  # type: ignore[arg-type]
@@ -207,15 +210,15 @@ def _empty(connection: Connection[Any], relations: Sequence[str]) -> None:
         relations = [relation for relation, _ in refused]
 
 
-def _column(connection: Connection[Any], folder: Path, item: Mapping[str, Any], name: str) -> int:
-    """:return: how many rows got their value back: those that are still there."""
+def _column(connection: Connection[Any], folder: Path, item: Mapping[str, Any], name: str) -> tuple[int, int]:
+    """:return: how many rows got their value back: those that are still there; how many had none, and must have one."""
     columns = ", ".join(quoted(one) for one in item["columns"])
     relation = item["relation"]
     connection.execute(f"CREATE TEMPORARY TABLE {name} ON COMMIT DROP AS SELECT {columns} FROM {relation} WITH NO DATA")  # type: ignore[arg-type]
     _copy(connection, f"pg_temp.{name}", item["columns"], folder / item["file"])
     connection.execute(loss.assignment(item, f"pg_temp.{name}"))  # type: ignore[arg-type]
     row = connection.execute(loss.there(item, f"pg_temp.{name}")).fetchone()  # type: ignore[arg-type]
-    return int(row[0]) if row else 0
+    return (int(row[0]), int(row[1])) if row else (0, 0)
 
 
 def _copy(connection: Connection[Any], relation: str, columns: Iterable[str], file: Path) -> None:
