@@ -62,7 +62,7 @@ numbers = itertools.count(1)
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with postgresql() as running:
+    with postgresql(max_prepared_transactions=2) as running:
         yield running
 
 
@@ -1508,6 +1508,12 @@ def test_a_lock_that_is_held_for_ever_has_a_limit_and_a_name(product: Product) -
         assert "held a lock for longer than prisma_down_lock_timeout (300ms)" in words
         assert "forgotten report, as postgres, idle in transaction" in words
         assert f"{INDEX} is as it was; down already: none" in words
+    product.sql("BEGIN; LOCK TABLE \"Score\"; PREPARE TRANSACTION 'forgotten transfer'")
+    try:
+        words = why(task, lambda task: down.main(task, check_mode=False))
+    finally:
+        product.sql("ROLLBACK PREPARED 'forgotten transfer'")
+    assert "a prepared transaction (pg_prepared_xacts): forgotten transfer (prepared, for " in words
     assert down.main(task, check_mode=False)["changed"]
 
 

@@ -36,6 +36,11 @@ WHERE a.pid <> pg_backend_pid() AND a.pid IN (
            OR (NOT %(only)s AND l.locktype = 'relation' AND l.relation >= 16384)))
 ORDER BY 5 DESC LIMIT 5
 """
+# No session has these, and none ends them but by their name.
+_PREPARED = """
+SELECT gid, owner, extract(epoch FROM clock_timestamp() - prepared) FROM pg_prepared_xacts
+WHERE database = current_database() ORDER BY prepared LIMIT 5
+"""
 
 
 # What a value takes at most: by a type of fixed length, or by the length that the column gives it. What a name means in
@@ -127,9 +132,15 @@ def sizes(connection: Connection[Any]) -> dict[tuple[str, str], int]:
 
 
 def holders(connection: Connection[Any], only_prisma: bool = False) -> list[str]:
-    """The sessions that hold a lock on Prisma's bookkeeping, or (unless ``only_prisma``) on tables, in words."""
+    """Who holds a lock on Prisma's bookkeeping, or (unless ``only_prisma``) on tables, in words: sessions, and
+    transactions that were prepared."""
     rows = connection.execute(_LOCKED, {"key": PRISMA_LOCK, "only": only_prisma}).fetchall()
+    prepared = [] if only_prisma else connection.execute(_PREPARED).fetchall()
     return [
+        f"a prepared transaction (pg_prepared_xacts): {gid} ({_doing('prepared', since)}, as {owner}), which only "
+        "COMMIT PREPARED or ROLLBACK PREPARED ends"
+        for gid, owner, since in prepared
+    ] + [
         f"process {pid} ({application or 'no application name'}, as {user}, {_doing(state, since)})"
         for pid, application, user, state, since in rows
     ]
