@@ -23,6 +23,9 @@ import psycopg
 import pytest
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
 from ansible_collections.balik.rollback.plugins.module_utils.prisma import address, database, down
+from ansible_collections.balik.rollback.plugins.module_utils.record import Entry
+from ansible_collections.balik.rollback.plugins.module_utils.run import read_runs
+from ansible_collections.balik.rollback.plugins.module_utils.units import iso, utc_now
 
 from tests.integration.roles_in_a_play import play
 from tests.servers.postgresql import Server, postgresql
@@ -238,7 +241,7 @@ def test_down_is_newest_first_idempotent_and_says_what_it_kept(product: Product)
         found = down.check(task)
     finally:
         product.server.psql(f"ALTER DATABASE {product.name} RESET ALL")
-    assert [each["name"] for each in found["before"]["migrations"]] == [INDEX, BOARD]
+    assert list(found["before"]["migrations"]) == [INDEX, BOARD]
     assert found["diff"]["after"].index(INDEX) < found["diff"]["after"].index("DROP TYPE")
     assert (
         '(destroys values of column "public"."User"."score": 3 rows, table "public"."Score": 5 rows)' in found["says"]
@@ -385,7 +388,7 @@ def test_all_rows_of_a_migration_go_so_that_prisma_6_is_not_misled(product: Prod
     product.record(INDEX, checksum)
     found = down.check(product.task(BOARD))
     assert "stands 2 times as applied" in found["says"]
-    assert len(found["before"]["migrations"][0]["rows"]) == 3
+    assert len(found["before"]["migrations"][INDEX]["rows"]) == 3
     down.main(product.task(BOARD), check_mode=False)
     assert product.applied() == [INIT, BOARD]
     status = Prisma("6.19.3", product.folder, product.url).run("migrate", "status")
@@ -777,7 +780,9 @@ def test_a_trigger_that_takes_nothing_but_what_is_kept_is_no_loss_of_its_own(
     product: Product, where: str, rows: int
 ) -> None:
     product.sql(TOUCH)
-    (product.migrations / INDEX / "down.sql").write_text(f'UPDATE "User" SET "name" = upper("name") {where};')
+    (product.migrations / INDEX / "down.sql").write_text(
+        f'{DOWN[INDEX]} UPDATE "User" SET "name" = upper("name") {where};'
+    )
     given = {
         "prisma_down_url": product.url,
         "prisma_down_migrations": str(product.migrations),
@@ -792,6 +797,10 @@ def test_a_trigger_that_takes_nothing_but_what_is_kept_is_no_loss_of_its_own(
     assert done["evidence"]["migrations"][0]["lost"] == lost
     assert ("lost, and kept in" in done["says"]) == bool(rows)
     assert product.applied() == [INIT, BOARD]
+    # That there was nothing to keep after all is kept, too.
+    (run,) = (product.folder / "kept").iterdir()
+    undone = down.undo(replace(product.task(BOARD), run=run.name, saved=saved), check_mode=False)
+    assert undone["says"].startswith(f"{INDEX} is applied again")
 
 
 @pytest.mark.parametrize(
@@ -1040,7 +1049,7 @@ def test_a_column_that_is_the_key_comes_back_to_its_rows_and_its_sequence_goes_o
         for each in reversed(done):
             product.apply(each["name"], row=False)
             restored(product, each["kept"])
-        for row in (row for each in reversed(task.saved["migrations"]) for row in each["rows"]):
+        for row in (row for each in task.saved["migrations"].values() for row in each["rows"]):
             product.sql(
                 "INSERT INTO _prisma_migrations (id, checksum, migration_name, started_at, finished_at,"
                 " applied_steps_count) VALUES ('{id}', '{checksum}', '{migration_name}', '{started_at}',"
@@ -1422,6 +1431,22 @@ def test_what_somebody_else_applied_again_is_not_taken_for_undone(product: Produ
     assert f"{RUN}/{BOARD}.1, with a restore.sql" in said["says"]
 
 
+def test_undo_is_about_all_that_the_starts_of_a_run_took_down(product: Product) -> None:
+    fill(product)
+    before = product.state()
+    entries = []
+    for number, task in enumerate((product.task(BOARD), product.task(INIT, destroys=[BOARD]))):
+        saved = {"localhost": down.check(task)["before"]}
+        down.main(replace(task, saved=saved["localhost"]), check_mode=False)
+        body = {"phase": "revert", "step": "prisma-down", "saved": saved}
+        entries.append(Entry("hub", number + 2, iso(utc_now()), "r1", "step-started", body, "", ""))
+    opened = Entry("hub", 1, iso(utc_now()), "r1", "run-opened", {"by": "budi"}, "", "")
+    (run,) = read_runs([opened, *entries])
+    undone = down.undo(product.task(INIT, saved=run.steps["prisma-down"].saved["localhost"]), check_mode=False)
+    assert [one["name"] for one in undone["evidence"]["migrations"]] == [BOARD, INDEX]
+    assert product.state() == before
+
+
 def test_undo_takes_the_attempt_that_was_carried_out_and_names_the_others(product: Product) -> None:
     fill(product)
     task = product.task(INIT, destroys=[BOARD])
@@ -1702,6 +1727,8 @@ def test_a_full_disk_where_it_is_kept_leaves_the_state_before(product: Product) 
     shutil.rmtree(product.folder / "kept")
     (product.folder / "kept").write_text("no folder")
     assert "cannot be made, because" in why(task)
+    # Where nothing goes, main looks for what an earlier start has kept all the same.
+    assert "cannot be looked into" in why(product.task(BOARD, keep_dir="/" + "long" * 100))
 
 
 @contextmanager

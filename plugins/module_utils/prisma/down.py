@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,14 +98,15 @@ def check(task: Task) -> Json:
         "says": _would(way, task),
         "before": {
             "to": task.to,
-            "migrations": [
-                {
+            # By name: what a later start of the run finds is added to it.
+            "migrations": {
+                one.name: {
                     "name": one.name,
                     "lost": _would_lose(way, one),
                     "rows": [row.as_kept() for row in way.history.rows[one.name]],
                 }
                 for one in way.down
-            ],
+            },
         },
         "evidence": {"migrations": _found(way), "left": [one.name for one in way.left], "notes": way.notes},
         "diff": _diff(way),
@@ -177,7 +179,7 @@ def undo(task: Task, check_mode: bool) -> Json:
             "what check gave back as `before`, which stands in the record",
             "docs/prisma.md says how undo is started.",
         )
-    saved = list(reversed(task.saved["migrations"]))
+    saved = _went_down(task)
     folder = {one.name: one for one in read_folder(task.migrations)}
     deadline = Deadline(task.limit)
     done: list[Json] = []
@@ -202,6 +204,21 @@ def undo(task: Task, check_mode: bool) -> Json:
                 done.append(put_back(connection, task.address.schema, folder[name].up, each, task.kept))
     says = "; ".join([*(one["says"] for one in done), *notes] if done else ["nothing to put back", *notes])
     return {"changed": bool(done), "says": says, "evidence": {"migrations": done}}
+
+
+def _went_down(task: Task) -> list[Json]:
+    """What the record has of the migrations that this run was to take down, in the order in which they were applied."""
+    found = task.saved.get("migrations", {})
+    # Records of the first versions have a list.
+    every = list(found.values()) if isinstance(found, dict) else list(found)
+    if task.order == "applied":
+        return sorted(every, key=_applied_at)
+    return sorted(every, key=lambda each: str(each["name"]))
+
+
+def _applied_at(saved: Mapping[str, Any]) -> datetime:
+    good = [row for row in saved["rows"] if row["finished_at"] and not row["rolled_back_at"]]
+    return min(datetime.fromisoformat(row["started_at"]) for row in good)
 
 
 def _by_others(task: Task, saved: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[str]:
@@ -266,10 +283,10 @@ def _explore(connection: Connection[Any], task: Task, counting: bool) -> Way:
         notes += seen.notes
         if elsewhere:
             notes.append(f"also connected: {', '.join(elsewhere)}")
-        if keeps:
-            problems += _writable(task.kept)
-        else:
-            loss.listed(task.kept)  # what an earlier start has kept is looked for there
+    if down and keeps:
+        problems += _writable(task.kept)
+    elif task.run:
+        loss.listed(task.kept)  # what an earlier start has kept is looked for there
     return Way(history, down, left, disturbs, scripts, losses, problems, notes)
 
 
@@ -483,7 +500,9 @@ def _go_down(
             rows = way.history.rows[one.name]
             _end(connection, task.address.schema, one, rows, state)
             number = connection.execute("SELECT txid_current()").fetchone()
-            folder = kept.close([{**row.as_kept(), "logs": row.logs} for row in rows], one.name, *(number or (0,)))
+            told = [each for each in _went_down(task) if each["name"] == one.name and each.get("lost")]
+            lines = [{**row.as_kept(), "logs": row.logs} for row in rows]
+            folder = kept.close(lines, one.name, number[0] if number else 0, expected=bool(told))
     except BalikError as error:
         # After a lost connection nobody knows yet whether it was carried out: what is kept stays.
         if not connection.closed:

@@ -619,16 +619,18 @@ class Kept:
             os.fsync(file.fileno())
         return lines, content.hexdigest()
 
-    def close(self, rows: Sequence[Mapping[str, Any]], migration: str, transaction: int) -> str:
+    def close(self, rows: Sequence[Mapping[str, Any]], migration: str, transaction: int, expected: bool = False) -> str:
         """Writes down what the files are and how they come back; the folder's path, empty where nothing is kept.
 
-        Where an earlier attempt kept something, nothing is written down, too: else ``undo`` would put that back.
+        Nothing is written down, too, where an earlier attempt kept something, which ``undo`` would put back else, and
+        where ``undo`` will look for something.
 
         :param rows: the migration's lines of ``_prisma_migrations``.
         :param transaction: the server's number of the transaction, by which it can be asked whether it was carried out.
+        :param expected: ``check`` said that something would be lost.
         """
         nothing = not self.losses and not self.sequences
-        if nothing and all(one == self.folder for one in attempts(self.folder.parent, migration)):
+        if nothing and not expected and all(one == self.folder for one in attempts(self.folder.parent, migration)):
             self.discard()
             return ""
         items = [
