@@ -120,7 +120,12 @@ from ansible_collections.balik.rollback.plugins.module_utils.backups.fetching im
     folder_of,
     look,
 )
-from ansible_collections.balik.rollback.plugins.module_utils.backups.making import Wanted, make, store  # noqa: E402
+from ansible_collections.balik.rollback.plugins.module_utils.backups.making import (  # noqa: E402
+    Wanted,
+    make,
+    never_stored,
+    store,
+)
 from ansible_collections.balik.rollback.plugins.module_utils.backups.places import (  # noqa: E402
     PLACE,
     Local,
@@ -187,7 +192,8 @@ def act(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     )
     made = make(wanted, check_mode)
     if remote:
-        made["says"] += f"; {store(place, Path(made['path']), deadline, check_mode)}"
+        path = Path(made["path"])
+        made["says"] += f"; {store(place, path, deadline, check_mode)}{never_stored(path, name)}"
     return made
 
 

@@ -388,41 +388,78 @@ def taken_away(kind: str, path: Path, endpoint: str) -> None:
         bucket_of(endpoint).delete_object(Bucket=BUCKET, Key=f"{path.parent.name}/{path.name}")
 
 
-def test_what_a_place_refused_is_stored_by_the_next_start(server, endpoint, tmp_path):
-    """It refuses while its bucket is not there; what was made is stored then, and not made anew."""
-    bucket = "refuses-at-first"
-    given = {
+def to_bucket(bucket: str, server: Server, endpoint: str, folder: Path) -> dict[str, Any]:
+    """What database_backup is given for a snapshot that goes to a bucket."""
+    return {
         **dict.fromkeys(["login_user", "bin_dir", "login_password", "ca_cert"], ""),
-        "state": "made", "place": f"s3://{bucket}/{PATTERN}", "folder": str(tmp_path), "database": "hub",
+        "state": "made", "place": f"s3://{bucket}/{PATTERN}", "folder": str(folder), "database": "hub",
         "golive": LAUNCH, "limit": "1m", "lock_limit": "10s", "ignore_space": False, "jobs": 1, "ssh_options": [],
         "s3": {**KEYS, "endpoint_url": endpoint}, "login_host": server.host, "login_port": server.port,
         "login_user": "postgres", "ssl_mode": "prefer", "maintenance_database": "postgres",
     }  # fmt: skip
+
+
+def test_what_a_place_refused_is_stored_by_the_next_start(server, endpoint, tmp_path):
+    """It refuses while its bucket is not there; what was made is stored then, and not made anew."""
+    bucket = "refuses-at-first"
+    given = to_bucket(bucket, server, endpoint, tmp_path)
     with pytest.raises(BalikError, match=f"s3://{bucket}: refused: NoSuchBucket"):
         act(given, check_mode=False)
     (made_then,) = tmp_path.glob("*/*.sql")
-    before = made_then.stat()
-    bucket_of(endpoint).create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": KEYS["region"]})
-    assert "was made before, as its manifest says: taken 2" in act(given, check_mode=True)["says"]
-    done = act(given, check_mode=False)
-    assert done["says"].endswith(f"rows; stored in s3://{bucket}")
-    assert (made_then.stat().st_mtime, made_then.stat().st_ino) == (before.st_mtime, before.st_ino)
-    place, name = place_of(given["place"], Options(s3=given["s3"]))
-    assert fetch(place, name, LAUNCH, tmp_path / "here", limit(), "hub").path.read_bytes() == made_then.read_bytes()
-    for check in (True, False):
-        with pytest.raises(BalikError, match=rf"{made_then.name} in s3://{bucket}: exists already"):
-            act(given, check_mode=check)
+    unstored = made_then.with_name(f"{made_then.name}.unstored")
+    assert (unstored.exists(), unstored.stat().st_mode & 0o077) == (True, 0)
+    assert fetch(*place_of(str(made_then.with_name(PATTERN))), LAUNCH, tmp_path, limit(), "hub").path == made_then
+    with pytest.raises(BalikError, match=r"already, of the database hub; .* give this one another name or prefix"):
+        act({**given, "database": "postgres"}, check_mode=False)
+    content = made_then.read_bytes()
     os.truncate(made_then, 1000)
     with pytest.raises(BalikError, match=r"size is 1000.* It cannot be stored\. Remove it, and run again"):
         act(given, check_mode=False)
+    made_then.write_bytes(content)
+    before = made_then.stat()
+    for name in ("pre-golive-snapshot-20260101.sql", "weekly.sql"):
+        for each in (name, f"{name}.unstored"):
+            made_then.with_name(each).touch()
+    made_then.with_name("pre-golive-snapshot-20260103.sql.unstored").touch()  # the file has been removed
+    bucket_of(endpoint).create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": KEYS["region"]})
+    assert "was made before, as its manifest says: taken 2" in act(given, check_mode=True)["says"]
+    done = act(given, check_mode=False)
+    assert done["says"].partition("rows; ")[2] == (
+        f"stored in s3://{bucket}. BEWARE: pre-golive-snapshot-20260101.sql was made in {made_then.parent}, too, and "
+        "never stored: remove it, or store it with its name as db_restore_backup"
+    )
+    assert not unstored.exists()
+    assert (made_then.stat().st_mtime, made_then.stat().st_ino) == (before.st_mtime, before.st_ino)
+    place, name = place_of(given["place"], Options(s3=given["s3"]))
+    assert fetch(place, name, LAUNCH, tmp_path / "here", limit(), "hub").path.read_bytes() == made_then.read_bytes()
+    unstored.touch()
+    fetch(place, name, LAUNCH, tmp_path, limit(), "hub")
+    assert not unstored.exists(), "the place has it"
+
+
+def test_what_was_stored_and_taken_away_on_purpose_is_not_stored_again(server, endpoint, tmp_path):
+    given = to_bucket(f"{BUCKET}/taken-away", server, endpoint, tmp_path)
+    done = act(given, check_mode=False)
+    place, _ = place_of(given["place"], Options(s3=given["s3"]))
+    for taken in (False, True):
+        for each in place.list() if taken else []:
+            bucket_of(endpoint).delete_object(Bucket=BUCKET, Key=f"taken-away/{each.name}")
+        for check in (True, False):
+            with pytest.raises(BalikError, match=r"exists already; .* choose another name"):
+                act(given, check_mode=check)
+    assert place.list() == []
+    assert Path(done["path"]).exists()
 
 
 @pytest.mark.parametrize("kind", ["ssh", "s3"])
 def test_a_backup_goes_to_another_place_and_comes_back(made, remote, endpoint, tmp_path, kind):
     place, name = place_at(kind, tmp_path / f"kept {kind}", remote, endpoint)
     assert store(place, made, limit()) == f"stored in {place.title}"
+    unstored = made.with_name(f"{made.name}.unstored")
+    unstored.touch()  # as if it had been killed at the very end
     with pytest.raises(BalikError, match="exists already"):
         store(place, made, limit())
+    assert not unstored.exists()
     assert sorted(each.name for each in place.list()) == sorted(each.name for each in made.parent.iterdir())
     for left in (["manifest.json"], ["manifest.json", "sql"]):  # what has come when it breaks off
         for each in place.list():

@@ -115,7 +115,7 @@ def choose(
             "the time of go-live, such as 2026-01-10T20:00:00+07:00",
         )
     launch, zone = parse_time(golive, "db_restore_golive"), zone_of(golive)
-    shape = _shape(pattern)
+    shape = shape_of(pattern)
     there = list(candidates)
     good: list[tuple[datetime, str, Candidate, str, Mapping[str, Any] | None]] = []
     refused: dict[str, str] = {}
@@ -224,7 +224,8 @@ def _judged_by_day(day: datetime, candidate: Candidate, launch: datetime) -> tup
     return None, "", f"its day may reach beyond go-live; it has no manifest and is {said} (only copied then? name it)"
 
 
-def _shape(pattern: str) -> re.Pattern[str]:
+def shape_of(pattern: str) -> re.Pattern[str]:
+    """What the names of a pattern's backups look like."""
     ending = next((each for each in ENDINGS if pattern.endswith(each)), "")
     expression = re.escape(pattern[: len(pattern) - len(ending)]).replace(r"\-", "-")
     for token, part in _TOKENS.items():

@@ -15,7 +15,7 @@ from ..database.backup import kind_of, listed_sum, verify_checksum
 from ..database.space import human, whole_path
 from ..errors import BalikError
 from .choosing import Candidate, Choice, choose, is_pattern, judge_named
-from .manifest import ENDING, agree, parse_manifest, verify
+from .manifest import ENDING, UNSTORED, agree, parse_manifest, verify
 from .places import Local, Place, private
 
 _SUM = ".sha256"
@@ -98,6 +98,7 @@ def fetch(
         manifest, said = verify(final, kind_of(final), database, accept)
         return Found(final, manifest, f"{says}; {said}", warning)
     beside = {ending: place.read(candidate.name + ending) for ending in (ENDING, _SUM)}
+    beside[UNSTORED] = None  # the place has it
     provable = beside[ENDING] is not None or bool(listed_sum(beside[_SUM] or "", candidate.name))
     if final.exists():
         try:

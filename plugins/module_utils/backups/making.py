@@ -27,8 +27,8 @@ from ..errors import BalikError
 from ..loss.compare import counters, tables
 from ..loss.psql import Psql, literal, reach
 from ..units import iso, parse_time, utc_now
-from .choosing import ENDINGS, fill, zone_of
-from .manifest import FORMAT, manifest_of, read_text, sums, verify, write_manifest
+from .choosing import ENDINGS, fill, shape_of, zone_of
+from .manifest import FORMAT, UNSTORED, manifest_of, read_text, sums, verify, write_manifest
 from .places import Place, give_name, private, taken
 
 TOOL = "balik 0.1.0"
@@ -47,7 +47,7 @@ class Wanted:
     :param pattern: path whose name may hold ``YYYYMMDD`` and the like; its ending says the format.
     :param golive: ISO 8601; a name's date is written in its zone (UTC without it).
     :param lock_limit: seconds to wait for a lock that another session holds.
-    :param elsewhere: it goes to another place then; one that was made for that before is taken again.
+    :param elsewhere: it goes to another place then; one that was made for that and never stored is taken again.
     """
 
     access: Access
@@ -94,7 +94,7 @@ def make(wanted: Wanted, dry: bool = False) -> dict[str, Any]:
     with _part_of(final) as part:
         manifest = _dumped(wanted, database, final, part, deadline)
         manifest.update(server_version=about["version"].split()[0], statistics_since=about["since"])
-        _publish(part, final, manifest)
+        _publish(part, final, manifest, wanted.elsewhere)
     rows = sum(each["rows"] or 0 for each in manifest["tables"].values())
     size, moment = human(manifest["size"]), manifest["taken"]
     says = f"{wanted.database} is backed up as {final}: {size}, {rows:,} rows, of {moment}{late}"
@@ -104,15 +104,26 @@ def make(wanted: Wanted, dry: bool = False) -> dict[str, Any]:
 def _made_before(wanted: Wanted, final: Path) -> dict[str, Any]:
     """One that is whole and as its manifest says, and could not be stored where it belongs.
 
-    :raises BalikError: it is none, or belongs here, where nothing is replaced.
+    One that was stored is none: where the place has it no more, somebody wanted that.
+
+    :raises BalikError: it is none, is another database's, or belongs here, where nothing is replaced.
     """
+    if not (wanted.elsewhere and _unstored(final).exists()):
+        raise taken(final.name, str(final.parent))
     try:
-        manifest, said = verify(final, backup.kind_of(final), wanted.database) if wanted.elsewhere else (None, "")
+        manifest, said = verify(final, backup.kind_of(final))
     except BalikError as error:
         error.do = "It cannot be stored. Remove it, and run again."
         raise
     if manifest is None:
         raise taken(final.name, str(final.parent))
+    if manifest["database"] != wanted.database:
+        raise BalikError(
+            f"{final.name} in {final.parent}",
+            f"exists already, of the database {manifest['database']}",
+            f"a free name for one of {wanted.database}",
+            "Nothing is replaced: give this one another name or prefix.",
+        )
     late = _late(wanted.golive, parse_time(manifest["taken"]))
     return {"changed": True, "path": str(final), "manifest": manifest, "says": f"{final} was made before, {said}{late}"}
 
@@ -220,10 +231,12 @@ def _packed(
                 raise BalikError(what, f"{program} ended with {code}: {complaint(said)}")
 
 
-def _publish(part: Path, final: Path, manifest: dict[str, Any]) -> None:
+def _publish(part: Path, final: Path, manifest: dict[str, Any], elsewhere: bool = False) -> None:
     """The part under its name, on the disk; never in the place of another, and never without its manifest.
 
     Whoever is killed in between leaves a manifest of nothing, which the next one replaces.
+
+    :param elsewhere: it is to be stored in another place yet, and marked so.
     """
     for each in sorted(part.iterdir()) if part.is_dir() else [part]:
         _sync(each)
@@ -233,12 +246,14 @@ def _publish(part: Path, final: Path, manifest: dict[str, Any]) -> None:
         try:
             write_manifest(final, manifest)
             _write_sums(final, manifest)
+            if elsewhere:
+                _unstored(final).touch(mode=0o600)
             if part.is_dir():
                 part.rename(final)  # replaces an empty folder only
             else:
                 give_name(part, final)
         except BaseException:
-            for beside in (manifest_of(final), _sums_of(final)):
+            for beside in (manifest_of(final), _sums_of(final), _unstored(final)):
                 beside.unlink(missing_ok=True)
             raise
         _sync(final.parent)
@@ -344,6 +359,10 @@ def _sums_of(final: Path) -> Path:
     return final.with_name(final.name + ".sha256")
 
 
+def _unstored(final: Path) -> Path:
+    return final.with_name(final.name + UNSTORED)
+
+
 def _write_sums(final: Path, manifest: dict[str, Any]) -> None:
     """For ``sha256sum -c``, and for whoever has no eye for manifests."""
     files = {name: each["sha256"] for name, each in (manifest.get("files") or {}).items()}
@@ -373,13 +392,15 @@ def store(place: Place, path: Path, deadline: Deadline, dry: bool = False) -> st
     there = {each.name: each.size for each in place.list()}
     sums, manifest = _sums_of(path), manifest_of(path)
     in_the_way = [each.name for each in (path, sums, manifest) if each.name in there]
-    broke_off = (
+    same = (
         path.exists()
         and sums.name in there
-        and manifest.name not in there
         and place.read(sums.name) == read_text(sums)
         and there.get(path.name) in (None, path.stat().st_size)
     )
+    broke_off = same and manifest.name not in there
+    if same and not broke_off and not dry:
+        _unstored(path).unlink(missing_ok=True)  # an earlier start was killed at its very end
     if in_the_way and not broke_off:
         raise taken(in_the_way[0], place.title)
     if dry:
@@ -387,4 +408,21 @@ def store(place: Place, path: Path, deadline: Deadline, dry: bool = False) -> st
     for each in (sums, path, manifest):
         if not (broke_off and each.name in there):
             place.store(each, each.name, deadline)
+    _unstored(path).unlink(missing_ok=True)
     return f"stored in {place.title}"
+
+
+def never_stored(path: Path, pattern: str) -> str:
+    """A sentence about others of a pattern that were made in a backup's folder for another place, and never stored."""
+    names = sorted(each.name.removesuffix(UNSTORED) for each in path.parent.glob(f"*{UNSTORED}"))
+    others = [
+        name
+        for name in names
+        if shape_of(pattern).fullmatch(name) and name != path.name and path.with_name(name).exists()
+    ]
+    if not others:
+        return ""
+    return (
+        f". BEWARE: {', '.join(others)} was made in {path.parent}, too, and never stored: remove it, or store it with "
+        "its name as db_restore_backup"
+    )

@@ -28,6 +28,8 @@ from ..units import parse_time
 
 FORMAT = 1
 ENDING = ".manifest.json"
+#: Beside a backup that was made here for another place, and has not been stored there yet.
+UNSTORED = ".unstored"
 _CHUNK = 1024 * 1024
 _NEEDED = {
     "format": int,
