@@ -38,7 +38,7 @@ class ActionModule(RollbackAction):
         hosts = self._asked_hosts()
         still = runs.still_held_off(entries)
         held = {host: self._held(host, entries, still) for host in hosts}
-        if others := sorted({host for host, _cluster in still.by_place if host not in hosts} if still else ()):
+        if others := [host for host in (still.hosts if still else ()) if host not in hosts]:
             self.say(f"WARNING: what the record says is held off on {', '.join(others)} stays so (gitops_resume_hosts)")
         return {"hosts": hosts, "run_saved": {host: {runs.REVERT: saved} for host, saved in held.items()}}
 
@@ -62,7 +62,7 @@ class ActionModule(RollbackAction):
         if elsewhere:
             self.say(
                 f"WARNING: what {host} has held off in the cluster at {', '.join(dict.fromkeys(elsewhere))} stays so. "
-                "Once this is done, run it again with that one's kubeconfig and context."
+                "Once nothing is held off in this one any more, run it again with that one's kubeconfig and context."
             )
         return found
 

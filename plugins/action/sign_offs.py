@@ -50,7 +50,11 @@ class ActionModule(RollbackAction):
         if found := stated_unsafe(self, run):
             extra = {"decide_item": found.criterion, "decide_answer": runs.SAFE}
             command = self.command("decide.yml", **extra, decide_role="…", decide_by="…", decide_reason="…")
-            page = "Run again, and the maintenance page goes up. " if run.traffic_given_back else ""
+            page = (
+                "Run again, and the maintenance page goes up. "
+                if run.traffic_given_back and runs.PAGE_DOWN in run.steps
+                else ""
+            )
             raise BalikError(
                 f"criterion {found.criterion}",
                 f"stated since the traffic was given back: {found.reason}",

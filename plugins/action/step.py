@@ -155,7 +155,7 @@ class ActionModule(RollbackAction):
             self.say(f"{self.step}: done before, but no longer so: {_listed(failures)}")
             return {"todo": "do"}
         if self.step == runs.PAGE_UP and not self.check_mode and self.run_of(self.run_id).page != runs.ON:
-            # Something went wrong with it since. Done once more, the record is sure of it again.
+            self.say(f"{self.step}: it holds, and is done once more, since the record was not certain of it any more")
             return {"todo": "do"}
         # Not all roles look in a check run.
         holds = "whether it still holds is seen in the run" if self.check_mode else "and it still holds"

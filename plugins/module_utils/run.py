@@ -242,8 +242,8 @@ def _follow_traffic(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> 
     elif kind == "step-started":
         if body["phase"] == "hold":
             run.back_since = None
-        if run.back_since is None:
-            run.watched = None
+        if run.back_since is None and _gives_back(run, run.steps[body["step"]]):
+            run.watched = None  # a watch of its own is to come; what was seen before holds until then
 
 
 def _follow_page(run: Run, kind: str, at: datetime, body: dict[str, Any]) -> None:
@@ -345,6 +345,11 @@ class HeldOff:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(itertools.chain(*self.by_place.values())))
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Those that hold something off."""
+        return tuple(dict.fromkeys(host for (host, _cluster), names in self.by_place.items() if names))
 
     def on(self, host: str, cluster: str) -> tuple[str, ...]:
         """Those that a host has held off in what may be this cluster."""

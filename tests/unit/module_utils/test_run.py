@@ -194,6 +194,16 @@ def left(hosts: dict[str, Any]) -> tuple[float, str, str, dict]:
         pytest.param([BEGUN, WATCHING, watched(3, "safe")], True, True, id="killed after a safe watch"),
         pytest.param([BEGUN, WATCHING, watched(3, "unknown")], True, True, id="killed after a blind watch"),
         pytest.param([BEGUN, WATCHING, watched(3, "unsafe")], False, False, id="killed after an unsafe watch"),
+        pytest.param(
+            [*UP, BEGUN, WATCHING, watched(3, "unsafe"), AGAIN, *UP, step(7, "started", saved={})],
+            *(False, False),
+            id="and the next call puts the page up and reverts again",
+        ),
+        pytest.param(
+            [*UP, BEGUN, WATCHING, watched(3, "unsafe"), AGAIN, *UP, BEGUN_AGAIN],
+            *(True, False),
+            id="and is killed when it gives the traffic back once more",
+        ),
         pytest.param([BEGUN, DONE], True, True, id="done by a step that does not watch"),
         pytest.param([BEGUN, WATCHING, watched(3, "safe"), DONE], True, True, id="done"),
         pytest.param([BEGUN, BROKEN], False, False, id="failed before the watch: the page is on again"),
@@ -400,6 +410,7 @@ def resumed(*left: str) -> Any:
         ([step(1, "started", "image-revert", phase="revert", saved={"localhost": {"workloads": {}}})], None),
         ([step(1, "started", "image-revert", phase="revert", saved={"localhost": {"held": "spoiled"}})], None),
         ([HELD], ("applications hub in namespace argocd",)),
+        ([HELD, step(2, "started", "image-revert", phase="revert", saved={"another": {}})], NAMES),
         ([HELD, outcome(3, runs.FAILED)], ("applications hub in namespace argocd",)),
         ([HELD, step(8, "failed", "gitops-resume", phase="restore")], ("applications hub in namespace argocd",)),
         ([HELD, resumed("applications desk in namespace argocd")], ("applications desk in namespace argocd",)),
@@ -419,6 +430,7 @@ def resumed(*left: str) -> Any:
 def test_whether_git_ops_is_still_held_off(told: Sequence[Any], names: tuple[str, ...] | None) -> None:
     found = runs.still_held_off(entries(opened(0), *told))
     assert (found.names if found else None) == names
+    assert (found.hosts if found else ()) == (("localhost",) if names else ())
 
 
 # Answers
