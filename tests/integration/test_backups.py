@@ -435,6 +435,11 @@ def test_what_a_place_refused_is_stored_by_the_next_start(server, endpoint, tmp_
     unstored.touch()
     fetch(place, name, LAUNCH, tmp_path, limit(), "hub")
     assert not unstored.exists(), "the place has it"
+    # As a store leaves it that breaks off before the manifest.
+    bucket_of(endpoint).delete_object(Bucket=bucket, Key=f"{made_then.name}.manifest.json")
+    unstored.touch()
+    fetch(place, name, LAUNCH, tmp_path, limit(), "hub")
+    assert act(given, check_mode=False)["says"].partition("rows; ")[2].startswith(f"stored in s3://{bucket}.")
 
 
 def test_what_was_stored_and_taken_away_on_purpose_is_not_stored_again(server, endpoint, tmp_path):

@@ -34,7 +34,17 @@ def molecule(command: str) -> None:
             timeout=LIMIT,
             check=False,
         )
-    assert done.returncode == 0, log.read_text(encoding="utf-8")[-4000:]
+    assert done.returncode == 0, log.read_text(encoding="utf-8")[-4000:] + last_words()
+
+
+def last_words() -> str:
+    """What the apps and their database said last: why one does not start stands nowhere else."""
+    said = ""
+    for name in ("lawyers-hub-app-1", "balik-lh-db"):
+        command = ["docker", "logs", "--tail", "20", name]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        said += f"\n{name}: {done.stdout}{done.stderr}"
+    return said
 
 
 @pytest.fixture(scope="module")

@@ -107,7 +107,9 @@ def fetch(
         except BalikError as error:
             says = f"{says}, other than what was fetched before ({error.found})"
         else:
-            _lay(folder, candidate.name, {} if dry else beside)
+            # What is half stored keeps its manifest here, and the mark by which the rest is stored.
+            half = beside[ENDING] is None and (folder / f"{candidate.name}{UNSTORED}").exists()
+            _lay(folder, candidate.name, {} if dry or half else beside)
             return Found(final, manifest, f"{says}, fetched before; {said}", warning)
     if dry:
         return Found(final, None, f"would fetch {says} ({human(candidate.size)}) to {folder}", warning, True)

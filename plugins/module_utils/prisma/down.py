@@ -18,7 +18,7 @@ from . import database, loss, sql, watch, workload
 from .address import Address
 from .history import NONE_STAYS, History, Migration, Row, compare, read_folder
 from .loss import Kept, Loss
-from .restore import kept_before, put_back, see_kept
+from .restore import kept_before, kept_folders, put_back, see_kept
 from .sql import Script, Statement
 from .workload import Places
 
@@ -227,9 +227,7 @@ def _by_others(task: Task, saved: Sequence[Mapping[str, Any]], rows: Sequence[Ro
     found = []
     for each in saved:
         now = {row.id for row in rows if row.migration_name == each["name"]}
-        folders = [
-            str(one) for one in loss.attempts(task.kept, each["name"]) if one / loss.MANIFEST in loss.listed(one)
-        ]
+        folders = kept_folders(task.kept, each["name"])
         if now and folders and not now & {row["id"] for row in each["rows"]}:
             found.append(
                 f"{each['name']} was applied again by somebody else, without what it held: that is kept in "

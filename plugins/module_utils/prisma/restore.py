@@ -96,6 +96,12 @@ def kept_before(connection: Connection[Any], base: Path, but: Iterable[str]) -> 
     return found
 
 
+def kept_folders(base: Path, name: str) -> list[str]:
+    """Those of a migration's attempts that have kept something, carried out or not."""
+    ended = [one for one in loss.attempts(base, name) if one / loss.MANIFEST in loss.listed(one)]
+    return [str(one) for one in ended if _has_kept(_told(one))]
+
+
 def _has_kept(manifest: Json) -> bool:
     return bool(manifest.get("items") or manifest.get("sequences"))
 

@@ -213,7 +213,7 @@ async def resources(app: web.Application) -> Any:
     app["database"] = AsyncConnectionPool(os.environ["DATABASE_URL"], min_size=2, max_size=8, kwargs=rows, open=False)
     app["cache"] = redis.from_url(os.environ["REDIS_URL"], socket_timeout=2, socket_connect_timeout=2)
     app["http"] = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20))
-    await app["database"].open(wait=True, timeout=60)
+    await app["database"].open(wait=True, timeout=150)
     await app["release"].on_start(app)
     yield
     await app["http"].close()
