@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,15 @@ pytest.register_assert_rewrite("tests.contracts.record")
 
 
 class OneEngine(LoadScopeScheduling):
-    """Where processes share the tests, each file stays with one; so do all that use the one Docker engine."""
+    """Where processes share the tests, each file stays with one; so do all that run containers on the one Docker
+    engine. A parameter alone (``marks=``) does not make a file one of them."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "docker" if "pytest.mark.docker" in Path(self.config.rootpath, file).read_text() else file
+        runs_containers = re.search(
+            r"^(pytestmark = |@)pytest\.mark\.docker", Path(self.config.rootpath, file).read_text(), re.MULTILINE
+        )
+        return "docker" if runs_containers else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneEngine:
