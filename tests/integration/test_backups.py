@@ -440,6 +440,12 @@ def test_what_a_place_refused_is_stored_by_the_next_start(server, endpoint, tmp_
     unstored.touch()
     fetch(place, name, LAUNCH, tmp_path, limit(), "hub")
     assert act(given, check_mode=False)["says"].partition("rows; ")[2].startswith(f"stored in s3://{bucket}.")
+    # Another one of that name is not lost to what the place has.
+    made_then.write_bytes(b"another")
+    unstored.touch()
+    with pytest.raises(BalikError, match="made here and never stored, and other than what"):
+        fetch(place, name, LAUNCH, tmp_path, limit(), "hub")
+    assert made_then.read_bytes() == b"another"
 
 
 def test_what_was_stored_and_taken_away_on_purpose_is_not_stored_again(server, endpoint, tmp_path):

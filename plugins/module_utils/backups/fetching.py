@@ -98,17 +98,24 @@ def fetch(
         manifest, said = verify(final, kind_of(final), database, accept)
         return Found(final, manifest, f"{says}; {said}", warning)
     beside = {ending: place.read(candidate.name + ending) for ending in (ENDING, _SUM)}
-    beside[UNSTORED] = None  # the place has it
+    beside[UNSTORED] = None  # the place has all of it
+    unstored = (folder / f"{candidate.name}{UNSTORED}").exists()
     provable = beside[ENDING] is not None or bool(listed_sum(beside[_SUM] or "", candidate.name))
     if final.exists():
         try:
             manifest, said = _proved(final, candidate, beside, database, accept)
             _of_the_time(final, candidate, provable)
         except BalikError as error:
+            if unstored:
+                raise BalikError(
+                    str(final),
+                    f"made here and never stored, and other than what {place.title} has ({error.found})",
+                    do="It would be replaced. Move it and what stands beside it away, and run again.",
+                ) from None
             says = f"{says}, other than what was fetched before ({error.found})"
         else:
             # What is half stored keeps its manifest here, and the mark by which the rest is stored.
-            half = beside[ENDING] is None and (folder / f"{candidate.name}{UNSTORED}").exists()
+            half = unstored and beside[ENDING] is None
             _lay(folder, candidate.name, {} if dry or half else beside)
             return Found(final, manifest, f"{says}, fetched before; {said}", warning)
     if dry:

@@ -622,8 +622,8 @@ class Kept:
     def close(self, rows: Sequence[Mapping[str, Any]], migration: str, transaction: int, expected: bool = False) -> str:
         """Writes down what the files are and how they come back; the folder's path, empty where nothing is kept.
 
-        Nothing is written down, too, where an earlier attempt kept something, which ``undo`` would put back else, and
-        where ``undo`` will look for something.
+        That nothing is kept is written down, too, where an earlier attempt kept something, which ``undo`` would put
+        back else, and where ``undo`` will look for something.
 
         :param rows: the migration's lines of ``_prisma_migrations``.
         :param transaction: the server's number of the transaction, by which it can be asked whether it was carried out.

@@ -81,7 +81,7 @@ def test_what_sees_whether_a_record_can_be_made_makes_nothing(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="root writes everywhere, so the test gives up its rights")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user, as which this is tried")
 def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     code = (

@@ -20,7 +20,7 @@ def test_a_folder_of_what_was_kept_that_cannot_be_looked_into_is_not_an_empty_on
         loss.attempts(tmp_path / ("a" * 300), "20260102000000_leaderboard")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="root writes everywhere, so the test gives up its rights")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user, as which this is tried")
 def test_a_folder_that_is_another_users_only(tmp_path: Path) -> None:
     (tmp_path / "kept" / "run").mkdir(parents=True)
     (tmp_path / "kept").chmod(0o700)
