@@ -87,7 +87,7 @@ class Holder:
 
     def is_gone(self) -> bool:
         """Whether the process has certainly ended; False where that cannot be known from here."""
-        return self.machine == _this_machine() and _born(self.pid) != self.born
+        return self.machine == _this_machine() and _born(self.pid) != self.born and not _may_be_hidden(self.pid)
 
     def is_alive(self) -> bool:
         """Whether the process certainly lives; False where that cannot be known from here."""
@@ -527,3 +527,14 @@ def _born(pid: int) -> int:
         return 0 if fields[0] == "Z" else int(fields[19])
     except (OSError, IndexError, ValueError):
         return 0
+
+
+def _may_be_hidden(pid: int) -> bool:
+    """Whether it may be another user's, whom /proc does not show (``hidepid``)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return not os.access(f"/proc/{pid}/stat", os.R_OK)
+    except OSError:
+        return False
+    return False

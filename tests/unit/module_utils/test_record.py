@@ -249,3 +249,31 @@ def test_appending_is_quick_enough(tmp_path: Path) -> None:
             record.append("note", {"n": number})
             took.append(time.perf_counter() - began)
     assert sorted(took)[50] < 0.02
+
+
+HIDDEN = """
+import os, sys
+from ansible_collections.balik.rollback.plugins.module_utils.record import Holder
+living = Holder.of_process("rina", int(sys.argv[1]))
+ended = Holder("rina", living.host, living.machine, 2**22 - 1, living.born)
+os.setgid(65534), os.setuid(65534)
+print(living.born > 0, os.access(f"/proc/{living.pid}/stat", os.R_OK), living.is_gone(), ended.is_gone())
+"""
+
+
+@pytest.mark.parametrize("hidepid", ["1", "2"])
+def test_a_process_that_proc_hides_may_live(hidepid: str) -> None:
+    """As where servers are hardened: only its own user sees it."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount /proc with hidepid")
+    mount = f'mount -t proc -o hidepid={hidepid} proc /proc && exec "$0" "$@"'
+    program = [sys.executable, "-c", HIDDEN, str(os.getpid())]
+    done = subprocess.run(
+        ["unshare", "--mount", "bash", "-c", mount, *program],
+        env={**os.environ, "PYTHONPATH": str(PROJECT / "collections")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.split() == ["True", "False", "False", "True"], done.stdout + done.stderr
