@@ -9,23 +9,27 @@ from typing import Any, ClassVar
 from ..module_utils import criteria
 from ..module_utils.http_probe import requests_of
 from ..module_utils.run import Run, read_statements
+from ..module_utils.units import format_duration
 from ..plugin_utils.action import LEASE, RollbackAction
 
+#: Seconds of measuring; for so long nobody need be told why nothing happens.
+TOLD_FROM = 30.0
 MARKS = {criteria.SAFE: "safe   ", criteria.UNSAFE: "UNSAFE ", criteria.UNKNOWN: "unknown"}
 
 
 def measure(
-    action: RollbackAction, since: datetime | None = None, first_back: datetime | None = None
+    action: RollbackAction, since: datetime | None = None, first_back: datetime | None = None, cut: bool = False
 ) -> criteria.Evaluation:
     """All criteria of the plan, measured now, with the people's statements of the record.
 
     :param since: samples that are older do not count.
     :param first_back: nor do statements from before that.
+    :param cut: nothing is watched for a while.
     """
     plan = action.plan
-    context: criteria.Context = {"statements": read_statements(action.entries(), plan.launched, first_back)}
+    context: criteria.Context = {"statements": lambda: read_statements(action.entries(), plan.launched, first_back)}
     asked = [each for each in plan.criteria if not (action.check_mode and writes(each.measure.get("http", {})))]
-    found = criteria.evaluate(asked, context, since=since, trigger=plan.trigger)
+    found = criteria.evaluate(asked, context, since=since, trigger=plan.trigger, cut=cut)
     if len(asked) == len(plan.criteria):
         return found
     told = {verdict.criterion: verdict for verdict in found.verdicts}
@@ -73,8 +77,15 @@ class ActionModule(RollbackAction):
         if decided := self.run_of(arguments["run"]).decided:
             says = f"decided before: {decided['reason']}"
             return {"verdict": criteria.UNSAFE, "remedy": decided["remedy"], "says": says, "ask": False}
-        self.keep_lock(criteria.longest(self.plan.criteria) + LEASE)
-        found = measure(self)
+        takes = criteria.longest(self.plan.criteria)
+        self.keep_lock(takes + LEASE)
+        # Whoever breaks the glass and says what to do waits for no criterion: they are told as they are now.
+        cut = bool(self.variables.get("rollback_break_glass")) and bool(
+            self.wished_scope() or self.variables.get("rollback_remedy")
+        )
+        if takes > TOLD_FROM and not cut:
+            self.say(f"measuring {len(self.plan.criteria)} criteria, which may take up to {format_duration(takes)}")
+        found = measure(self, cut=cut)
         for verdict in found.verdicts:
             self.say(f"{MARKS[verdict.verdict]}  {verdict.says}: {verdict.reason}")
         # Asked for without a word about what is wrong: the application, where the plan has a remedy for that.

@@ -18,6 +18,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple, TypedDict
@@ -38,6 +39,8 @@ EVERY = 60.0
 LIMIT = 10.0
 #: More than this many samples in one window is a slip of the pen, and more than Prometheus gives.
 _MOST_SAMPLES = 10_000
+#: Seconds; what is combined is no older.
+_FRESH = 5.0
 #: Samples that go into the evidence of one verdict, the newest ones.
 _EVIDENCE = 100
 
@@ -387,7 +390,18 @@ def combine(verdicts: Sequence[str], trigger: str = "any") -> str:
 
 def longest(criteria: Sequence[Criterion]) -> float:
     """Seconds after which measuring these at once has ended."""
-    return max((_patience(each) for each in criteria), default=0)
+    # What lasts may be begun once more until it could have ended, and the rest after it.
+    return sum(max((_patience(each) for each in some), default=0) for some in (criteria, *_parted(criteria)))
+
+
+def _parted(criteria: Sequence[Criterion]) -> tuple[list[Criterion], list[Criterion]]:
+    """Those that are sampled over their ``for``, and the rest, which answer at once."""
+    lasting = [each for each in criteria if MEASUREMENTS[_kind(each)].lasts(each.hold)]
+    return lasting, [each for each in criteria if each not in lasting]
+
+
+def _kind(criterion: Criterion) -> str:
+    return next(iter(criterion.measure))
 
 
 def _patience(criterion: Criterion) -> float:
@@ -401,56 +415,121 @@ def evaluate(
     now: datetime | None = None,
     since: datetime | None = None,
     trigger: str = "any",
+    cut: bool = False,
 ) -> Evaluation:
     """Measure all criteria at once and judge them.
 
     Each has its own limit: one that hangs is ``unknown`` and delays nobody beyond that. A criterion that has
     to be watched for a while (an HTTP probe with ``for``) is cut short when the others decide the whole, and it could
-    add nothing to what the release has touched, which decides the remedy.
+    add nothing to what the release has touched, which decides the remedy. While it is watched, the others are measured
+    again each ``every``, and at the end: what is combined is no older than a few seconds, or decides the whole.
 
     :param now: the end of the window; default the present.
     :param since: samples that are older do not count (the beginning of a watch).
+    :param cut: nothing is watched for a while: one sample is enough.
     """
-    started, moment = time.monotonic(), now or utc_now()
-    stops = [threading.Event() for _ in criteria]
-    asks = {
-        str(index): Ask(
-            criterion=each.name,
-            unsafe=each.unsafe,
-            hold=each.hold,
-            every=each.every,
-            limit=each.limit,
+    look = _Look(criteria, context or {}, now, since, trigger)
+    if cut:
+        look.stop_all()
+    lasting, rest = _parted(criteria)
+    if now or not lasting:
+        look.at(criteria)
+        return look.evaluation()
+    until = look.started + max(map(_patience, lasting))
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            while lasting:
+                watched = thread.submit(look.at, lasting)
+                while True:
+                    began = time.monotonic()
+                    look.at([each for each in rest if not look.is_decided_by(each)])
+                    wait([watched], min((each.every for each in rest), default=None))
+                    if watched.done() and time.monotonic() - began < _FRESH:
+                        break
+                watched.result()
+                # What was good at once while another was watched for long may have changed since.
+                old = time.monotonic() - _FRESH
+                over = time.monotonic() > until or look.is_decided()
+                lasting = [] if over else [each for each in lasting if look.measured[each.name] < old]
+        finally:
+            look.stop_all()
+    return look.evaluation()
+
+
+class _Look:
+    """One evaluation: what was found of each criterion so far. Shared by the thread that watches."""
+
+    def __init__(
+        self,
+        criteria: Sequence[Criterion],
+        context: Context,
+        now: datetime | None,
+        since: datetime | None,
+        trigger: str,
+    ) -> None:
+        self.started = time.monotonic()
+        self._criteria, self._context, self._now, self._since, self._trigger = criteria, context, now, since, trigger
+        self._stops = {each.name: threading.Event() for each in criteria}
+        self._found: dict[str, Verdict] = {}
+        #: Criterion → when it was measured, by the monotonic clock.
+        self.measured: dict[str, float] = {}
+        self._moment = now or utc_now()
+
+    def at(self, some: Sequence[Criterion]) -> None:
+        """Measure these at once."""
+        statements = self._context.get("statements", ())
+        if callable(statements):
+            # In this thread, which may own the connection that they are read by.
+            statements = statements() if any(_kind(each) == "statement" for each in some) else ()
+        moment, began = self._now or utc_now(), time.monotonic()
+        jobs = {each.name: (self._job(each, moment, statements), _patience(each)) for each in some}
+        by_name = {each.name: each for each in some}
+        for name, answer in as_done(jobs):
+            ended = time.monotonic()
+            self._found[name] = _verdict(by_name[name], answer, moment, self._since, ended - began)
+            self.measured[name] = ended
+            self._moment = max(self._moment, moment)
+            self._stop_what_is_not_needed()
+
+    def _job(self, criterion: Criterion, moment: datetime, statements: Statements) -> Callable[[], Measured]:
+        kind, spec = next(iter(criterion.measure.items()))
+        ask = Ask(
+            criterion=criterion.name,
+            unsafe=criterion.unsafe,
+            hold=criterion.hold,
+            every=criterion.every,
+            limit=criterion.limit,
             now=moment,
-            since=since,
-            statements=(context or {}).get("statements", ()),
-            stop=stops[index],
+            since=self._since,
+            statements=statements,
+            stop=self._stops[criterion.name],
         )
-        for index, each in enumerate(criteria)
-    }
-    jobs = {}
-    for key, ask in asks.items():
-        kind, spec = next(iter(criteria[int(key)].measure.items()))
-        jobs[key] = (_job(kind, spec, ask), _patience(criteria[int(key)]))
-    found: dict[str, Verdict] = {}
-    for key, answer in as_done(jobs):
-        found[key] = _verdict(criteria[int(key)], answer, moment, since, time.monotonic() - started)
-        touched = {scope for each in found.values() if each.verdict == UNSAFE for scope in each.touches}
-        decided = _decided([each.verdict for each in found.values()], trigger)
-        for stop, each in zip(stops, criteria):
-            if decided and (trigger != "any" or touched.issuperset(each.touches)):
-                stop.set()
-    verdicts = tuple(found[key] for key in asks)
-    whole = combine([each.verdict for each in verdicts], trigger)
-    took = time.monotonic() - started
-    return Evaluation(whole, summary(verdicts, whole), verdicts, trigger, moment, took)
+        return lambda: MEASUREMENTS[kind].measure(spec, ask)
 
+    def _stop_what_is_not_needed(self) -> None:
+        found = list(self._found.values())
+        touched = {scope for each in found if each.verdict == UNSAFE for scope in each.touches}
+        for each in self._criteria:
+            if self.is_decided() and (self._trigger != "any" or touched.issuperset(each.touches)):
+                self._stops[each.name].set()
 
-def _decided(verdicts: list[str], trigger: str) -> bool:
-    return (UNSAFE if trigger == "any" else SAFE) in verdicts
+    def stop_all(self) -> None:
+        for stop in self._stops.values():
+            stop.set()
 
+    def is_decided(self) -> bool:
+        """Whether one of them decides the whole."""
+        return any(map(self.is_decided_by, self._criteria))
 
-def _job(kind: str, spec: Any, ask: Ask) -> Any:
-    return lambda: MEASUREMENTS[kind].measure(spec, ask)
+    def is_decided_by(self, criterion: Criterion) -> bool:
+        found = self._found.get(criterion.name)
+        return found is not None and found.verdict == (UNSAFE if self._trigger == "any" else SAFE)
+
+    def evaluation(self) -> Evaluation:
+        verdicts = tuple(self._found[each.name] for each in self._criteria)
+        whole = combine([each.verdict for each in verdicts], self._trigger)
+        took = time.monotonic() - self.started
+        return Evaluation(whole, summary(verdicts, whole), verdicts, self._trigger, self._moment, took)
 
 
 def _verdict(

@@ -6,12 +6,14 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from ansible_collections.balik.rollback.plugins.module_utils import criteria
 from ansible_collections.balik.rollback.plugins.module_utils.criteria import (
     Criterion,
     Evaluation,
     evaluate,
     parse_criterion,
 )
+from ansible_collections.balik.rollback.plugins.module_utils.units import iso, utc_now
 
 from tests.servers.http_app import Server, http_app
 
@@ -241,6 +243,74 @@ def test_what_may_widen_the_remedy_is_watched_to_its_end(app: Server, touches: l
     assert evaluation.verdict == "unsafe"
     assert evaluation.touches == (("backend", "database") if waits else ("backend",))
     assert evaluation.verdicts[0].verdict == ("unsafe" if waits else "unknown"), evaluation.verdicts[0].reason
+
+
+def _statement(criterion: str, verdict: str = "unsafe") -> dict[str, str]:
+    return {"criterion": criterion, "verdict": verdict, "by": "rina", "role": "lead", "at": iso(utc_now())}
+
+
+def _stated(name: str, **more: object) -> Criterion:
+    return criterion({}, name=name, measure={"statement": {"by": ["lead"], "without": "safe"}}, **more)
+
+
+def test_what_is_stated_while_a_probe_is_watched_is_heard_at_once(app: Server) -> None:
+    long = criterion(get(app, "/status/500"), name="long", **{"for": "20s", "every": "100ms"})
+    began = time.monotonic()
+    said: list[dict[str, str]] = []
+
+    def statements() -> list[dict[str, str]]:
+        if time.monotonic() - began > 0.5 and not said:
+            said.append(_statement("leak"))
+        return said
+
+    evaluation = evaluate([long, _stated("leak", every="100ms")], {"statements": statements})
+    assert (evaluation.verdict, evaluation.verdicts[1].verdict) == ("unsafe", "unsafe")
+    assert 0.5 < evaluation.took < 3
+
+
+def test_when_the_watched_one_is_good_at_last_the_others_are_asked_again(
+    app: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(criteria, "_FRESH", 0.3)
+    app.failing = {"GET /ok": [500] * 8}
+    long = criterion(get(app, "/ok"), name="long", **{"for": "20s", "every": "100ms"})
+    began = time.monotonic()
+
+    def statements() -> list[dict[str, str]]:
+        return [_statement("leak")] if time.monotonic() - began > 0.4 else []
+
+    evaluation = evaluate([long, _stated("leak")], {"statements": statements})
+    assert [each.verdict for each in evaluation.verdicts] == ["safe", "unsafe"]
+    assert evaluation.verdict == "unsafe"
+
+
+def test_of_two_that_are_watched_the_one_that_was_good_long_ago_is_watched_again(
+    app: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(criteria, "_FRESH", 0.3)
+    app.failing = {"GET /ok": [500] * 8, "GET /json": [200, *[500] * 100]}
+    one = criterion(get(app, "/ok"), name="one", **{"for": "2s", "every": "100ms"})
+    other = criterion(get(app, "/json"), name="other", **{"for": "900ms", "every": "100ms"})
+    evaluation = evaluate([one, other])
+    assert [each.verdict for each in evaluation.verdicts] == ["safe", "unsafe"]
+
+
+def test_what_was_unsafe_once_is_not_asked_again_until_it_is_safe(app: Server) -> None:
+    """The remedy may be widened by what is watched; that there is one to choose stays."""
+    wide = criterion(get(app, "/status/500"), name="wide", touches=["database"], **{"for": "900ms", "every": "100ms"})
+    said = iter([[_statement("leak")]])
+    evaluation = evaluate(
+        [wide, _stated("leak", every="100ms", touches=["backend"])], {"statements": lambda: next(said, [])}
+    )
+    assert evaluation.touches == ("backend", "database")
+
+
+def test_cut_it_takes_one_sample_of_each(app: Server) -> None:
+    long = criterion(get(app, "/status/500"), name="long", **{"for": "20s", "every": "100ms"})
+    evaluation = evaluate([long, criterion(get(app, "/ok"), name="other")], cut=True)
+    assert [each.verdict for each in evaluation.verdicts] == ["unknown", "safe"]
+    assert evaluation.took < 2
+    assert len(app.requests) == 2
 
 
 # ---- secrets and trust ----------------------------------------------------------------------------

@@ -148,6 +148,20 @@ def test_a_no_of_a_role_that_is_not_asked_counts_and_its_go_decides_nothing(prod
     assert product.lines() == ALL_ON
 
 
+def test_who_breaks_the_glass_and_says_what_to_do_waits_for_no_criterion(product: Product) -> None:
+    """One that is watched for long, because nothing answers: at this speed for ten minutes."""
+    gone = {"http": {"url": "http://127.0.0.1:1/"}}
+    watched = {"name": "reached", "says": "App tidak menjawab", "measure": gone, "for": "20h", "every": "1m"}
+    product.write(rollback_criteria=[*product.plan["rollback_criteria"], watched])
+    with product.started() as rollback:
+        rollback.until(lambda: "balik: measuring 2 criteria, which may take up to 20m" in rollback.stdout())
+        rollback.kill()
+    done = product.play(*BREAK_GLASS, "-e", "rollback_scope=backend")
+    assert done.returncode == 0, done.stdout
+    assert "balik: unknown  App tidak menjawab" in done.stdout
+    assert product.lines() == ALL_ON
+
+
 def test_the_glass_is_broken_by_those_who_may(product: Product) -> None:
     refused = product.play("-e", "rollback_break_glass=terbakar")
     assert refused.returncode != 0

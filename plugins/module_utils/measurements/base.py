@@ -90,6 +90,9 @@ class Measurement(Protocol):
     def patience(self, spec: Any, hold: float, limit: float) -> float:
         """Seconds after which an answer can no longer come."""
 
+    def lasts(self, hold: float) -> bool:
+        """Whether it samples over the time of ``for``, because there is no history to ask for."""
+
     def measure(self, spec: Any, ask: Ask) -> Measured:
         """Samples of the window that ends at ``ask.now``; missing ones with the reason in their note.
 

@@ -71,6 +71,9 @@ class Http:
         once = limit + cleaning_limit(spec, limit)
         return (hold + 2 * once if hold else once) + 1
 
+    def lasts(self, hold: float) -> bool:
+        return hold > 0
+
     def measure(self, spec: Any, ask: Ask) -> Measured:
         """There is no history to ask for: with ``for`` it samples until one is good, or for that long."""
         started, begin = time.monotonic(), utc_now()

@@ -62,6 +62,9 @@ class Prometheus:
     def patience(self, spec: Any, hold: float, limit: float) -> float:
         return limit + 1
 
+    def lasts(self, hold: float) -> bool:
+        return False
+
     def measure(self, spec: Any, ask: Ask) -> Measured:
         moments = _moments(ask)
         lookback = parse_duration(spec.get("lookback", min(max(2 * ask.every, _SHORTEST_LOOKBACK), _LONGEST_LOOKBACK)))

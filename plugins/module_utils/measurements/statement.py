@@ -40,6 +40,9 @@ class Statement:
     def patience(self, spec: Any, hold: float, limit: float) -> float:
         return limit
 
+    def lasts(self, hold: float) -> bool:
+        return False
+
     def measure(self, spec: Any, ask: Ask) -> Measured:
         given = ask.statements() if callable(ask.statements) else ask.statements
         heard = []
