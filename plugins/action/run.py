@@ -227,26 +227,28 @@ class ActionModule(RollbackAction):
 
     def _never_opened(self, outcome: str, reason: str) -> dict[str, Any]:
         """The plan or the call was refused, or the lock is somebody else's. That is not for the record."""
-        held = self._somebody_runs()
+        held, page = self._left_behind()
         if not held:
-            product = self.variables.get("rollback_product")
+            summary = {"product": self.variables.get("rollback_product"), "run": None, "outcome": outcome}
             try:
-                self._write_outcome({"product": product, "run": None, "outcome": outcome, "reason": reason})
+                self._write_outcome({**summary, "reason": reason, "page": page})
             except BalikError as error:
                 reason = f"{reason}\n  - {error.what}: {error.found}"
         return {"good": False, "held": held, "says": f"{WORDS[outcome]}: {reason}"}
 
-    def _somebody_runs(self) -> bool:
-        """Whether somebody else's run is going on: what was refused is no news of it."""
+    def _left_behind(self) -> tuple[bool, str | None]:
+        """Whether somebody else's run is going on: what was refused is no news of it; and where the page was left."""
         dsn = str(self.variables.get("rollback_record_dsn") or "")
         try:
             if not (is_dsn(dsn) or (not dsn and is_there(self.record_file))):
-                return False
+                return False, None
             with Record(dsn or str(self.record_file), str(self.variables.get("rollback_product"))) as record:
                 lock = record.lock()
+                known = runs.read_runs(record.entries())
         except BalikError:
-            return False
-        return lock is not None and lock.is_held() and not lock.holder.same_process(self.holder)
+            return False, None
+        page = next((run.page_at_end for run in reversed(known) if run.page), None)
+        return lock is not None and lock.is_held() and not lock.holder.same_process(self.holder), page
 
     def _write_outcome(self, summary: dict[str, Any]) -> None:
         """Write ``outcome.json`` so that a reader sees the old or the new one, never half of it.

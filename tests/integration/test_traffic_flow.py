@@ -227,6 +227,9 @@ def test_an_unsafe_watch_puts_the_page_up_again_and_says_so(product: Entrances) 
     assert refused.returncode != 0
     assert "criterion leak: stated since the traffic was given back: " in " ".join(refused.stdout.split())
     assert product.answers() == [503, 503]
+    # Nor does a mistyped call let whoever reads its outcome forget where the page is.
+    assert product.play("-e", "rollback_scope=basisdata").returncode != 0
+    assert (product.outcome()["run"], product.outcome()["page"]) == (None, "on")
     product.decide("safe", "sudah ditutup", decide_item="leak")
     with product.started() as again:
         again.until(lambda: len(product.entries("asked")) == 2)
