@@ -25,14 +25,17 @@ class ActionModule(RollbackAction):
     """Answers two questions: where are we, and was anything changed afterwards."""
 
     ARGUMENTS: ClassVar[dict[str, Any]] = {
-        "state": {"type": "str", "required": True, "choices": ["status", "entries", "verified"]},
+        "state": {"type": "str", "required": True, "choices": ["status", "entries", "saved", "verified"]},
         "head": {"type": "str", "default": ""},
         "run": {"type": "str", "default": ""},
+        "step": {"type": "str", "default": ""},
     }
 
     def act(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if arguments["state"] == "verified":
             return self._verify(arguments["head"])
+        if arguments["state"] == "saved":
+            return self._saved(arguments["run"], arguments["step"])
         if not (self.recorded_by[1] or is_there(self.record_file) or self.outcome_kept()):
             # Looking makes no record.
             says = f"{self.plan.product} has never been rolled back: there is no record {self.record_file}"
@@ -45,8 +48,7 @@ class ActionModule(RollbackAction):
             run = arguments["run"]
             entries = list(self.record.entries(run or None))
             if run and not entries:
-                known = ", ".join(each.id for each in runs.read_runs(self.entries())[-3:]) or "none so far"
-                raise BalikError("record_run", f"found {run!r}", f"a run of this record (the newest: {known})")
+                raise self._unknown_run(run)
             for entry in entries:
                 self.say(f"{entry.seq:>6}  {entry.at[:19]}Z  {entry.kind:<13} {_told(entry)}")
             return {"entries": [vars(entry) for entry in entries], "says": f"{len(entries)} entries"}
@@ -74,6 +76,22 @@ class ActionModule(RollbackAction):
         says = f"the chain of {found.entries} entries is whole; its head is {found.head}"
         self.say(says)
         return {"entries": found.entries, "head": found.head, "says": says}
+
+    def _saved(self, run: str, step: str) -> dict[str, Any]:
+        """What stood on each host before the run first started the step."""
+        self.believe_record()
+        found = next((each for each in runs.read_runs(self.entries()) if each.id == run), None)
+        if found is None:
+            raise self._unknown_run(run)
+        if step not in found.steps:
+            begun = ", ".join(found.steps) or "none"
+            raise BalikError("step", f"found {step!r}", f"a step that run {run} has begun ({begun})")
+        saved = found.steps[step].saved
+        return {"saved": saved, "says": f"what {step} of run {run} saved on {', '.join(saved) or 'no host'}"}
+
+    def _unknown_run(self, run: str) -> BalikError:
+        known = ", ".join(each.id for each in runs.read_runs(self.entries())[-3:]) or "none so far"
+        return BalikError("record_run", f"found {run!r}", f"a run of this record (the newest: {known})")
 
     def _status(self) -> dict[str, Any]:
         entries = self.entries()

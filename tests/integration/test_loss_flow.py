@@ -20,6 +20,7 @@ from tests.servers.postgresql import Server, postgresql
 from tests.servers.sshd import sshd
 from tests.servers.webhook import Hook, webhook
 
+HOUSE = Path(__file__).parents[2]
 SECRET = "S4ng4t-r4h4sia"
 LAUNCHED = "2026-01-10T20:00:00+07:00"
 DAY_BEFORE = 1767960000  # 2026-01-09T12:00:00Z
@@ -336,6 +337,28 @@ def test_what_going_down_destroys_is_told_before_and_reported_after(
     text = report.with_suffix(".html").read_text()
     assert "was not kept" not in text
     assert f"prisma-down kept what stood there before in {folder}." in text
+
+    # As docs/prisma.md says, all of it comes back.
+    undo = documented_undo(tmp_path, going_down.entries()[-1].run)
+    unknown = documented_undo(tmp_path, "20260101T000000Z-0000")
+    refused = going_down.play(playbook=str(unknown))
+    assert refused.returncode != 0
+    assert "record_run: found '20260101T000000Z-0000'; expected a run of this record" in refused.stdout
+    assert server.psql("SELECT to_regclass('\"Score\"') IS NULL", "hub") == "t"
+    done = going_down.play(playbook=str(undo))
+    assert done.returncode == 0, done.stdout
+    assert server.psql('SELECT array_agg(id ORDER BY id) FROM "Score"', "hub") == "{1,2,3,4,5}"
+    names = "SELECT string_agg(migration_name, ' ' ORDER BY migration_name) FROM _prisma_migrations"
+    assert server.psql(names, "hub") == f"{INIT} {BOARD}"
+
+
+def documented_undo(folder: Path, run: str) -> Path:
+    """The playbook of docs/prisma.md, for a run."""
+    page = (HOUSE / "docs" / "prisma.md").read_text()
+    (written,) = (block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "tasks_from: undo" in block)
+    playbook = folder / f"undo-{run}.yml"
+    playbook.write_text(re.sub(r"rollback_run_id: \S+", f"rollback_run_id: {run}", written, count=1))
+    return playbook
 
 
 def test_with_nothing_to_ask_it_says_so(product: Product) -> None:
