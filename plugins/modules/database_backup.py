@@ -123,9 +123,9 @@ from ansible_collections.balik.rollback.plugins.module_utils.backups.fetching im
 from ansible_collections.balik.rollback.plugins.module_utils.backups.making import (  # noqa: E402
     Wanted,
     make,
-    never_stored,
     store,
 )
+from ansible_collections.balik.rollback.plugins.module_utils.backups.manifest import never_stored  # noqa: E402
 from ansible_collections.balik.rollback.plugins.module_utils.backups.places import (  # noqa: E402
     PLACE,
     Local,

@@ -225,10 +225,12 @@ def said(process: subprocess.Popen) -> bytes:
 
 
 @contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
+def small_disk(folder: Path, size: str, files: int = 0) -> Iterator[Path]:
+    """A disk in memory with room for this size and, where they are not 0, so many files and folders."""
     folder.mkdir(exist_ok=True)
+    room = f"size={size},nr_inodes={files}"
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "balik-test", folder], check=False, capture_output=True
+        ["mount", "-t", "tmpfs", "-o", room, "balik-test", folder], check=False, capture_output=True
     )
     if mounted.returncode:
         pytest.skip("a small disk needs the right to mount a tmpfs")

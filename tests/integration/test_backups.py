@@ -240,6 +240,23 @@ def test_a_disk_that_looks_too_small_can_be_ignored(server, tmp_path):
         assert make(wanted(server, folder, "x.sql.gz", ignore_space=True))["changed"]
 
 
+def test_without_room_for_its_manifest_a_backup_leaves_nothing(server, tmp_path):
+    told = ""
+    for files in range(2, 12):
+        with small_disk(tmp_path / "small", "64m", files) as folder:
+            try:
+                made = make(wanted(server, folder))
+            except BalikError as error:
+                told += f"{error}\n"
+                assert [each.name for each in folder.iterdir() if not each.name.startswith(".")] == [], files
+            else:
+                assert Path(made["path"]).exists()
+                break
+    else:
+        pytest.fail(told)
+    assert "the backup is whole, and cannot get its name or manifest: No space left on device" in told
+
+
 def test_killed_before_it_is_whole_its_name_is_free(server, tmp_path):
     """Killed while the checksum is written: no snapshot stands there without its manifest."""
     place = wanted(server, tmp_path)
@@ -433,8 +450,10 @@ def test_what_a_place_refused_is_stored_by_the_next_start(server, endpoint, tmp_
     place, name = place_of(given["place"], Options(s3=given["s3"]))
     assert fetch(place, name, LAUNCH, tmp_path / "here", limit(), "hub").path.read_bytes() == made_then.read_bytes()
     unstored.touch()
-    fetch(place, name, LAUNCH, tmp_path, limit(), "hub")
+    fetched = fetch(place, name, LAUNCH, tmp_path, limit(), "hub")
     assert not unstored.exists(), "the place has it"
+    # Whoever restores hears of it, too.
+    assert f". BEWARE: pre-golive-snapshot-20260101.sql was made in {made_then.parent}, too" in fetched.says
     # As a store leaves it that breaks off before the manifest.
     bucket_of(endpoint).delete_object(Bucket=bucket, Key=f"{made_then.name}.manifest.json")
     unstored.touch()

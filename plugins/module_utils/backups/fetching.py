@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..database.backup import kind_of, listed_sum, verify_checksum
 from ..database.space import human, whole_path
 from ..errors import BalikError
 from .choosing import Candidate, Choice, choose, is_pattern, judge_named
-from .manifest import ENDING, UNSTORED, agree, parse_manifest, verify
+from .manifest import ENDING, UNSTORED, agree, never_stored, parse_manifest, verify
 from .places import Local, Place, private
 
 _SUM = ".sha256"
@@ -91,6 +91,21 @@ def fetch(
     :param accept: ``database NAME``: it may be of that one, too.
     :raises BalikError: it is not what its manifest says, does not fit on the disk, or does not come in time.
     """
+    found = _fetched(place, pattern, golive, folder, deadline, database, dry, accept)
+    beware = "" if isinstance(place, Local) or not is_pattern(pattern) else never_stored(found.path, pattern)
+    return replace(found, says=found.says + beware)
+
+
+def _fetched(
+    place: Place,
+    pattern: str,
+    golive: str,
+    folder: Path,
+    deadline: Deadline,
+    database: str,
+    dry: bool,
+    accept: Sequence[str],
+) -> Found:
     candidate, says, warning = look(place, pattern, golive)
     folder = folder_of(place, folder)
     final = folder / candidate.name

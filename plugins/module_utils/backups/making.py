@@ -27,7 +27,7 @@ from ..errors import BalikError
 from ..loss.compare import counters, tables
 from ..loss.psql import Psql, literal, reach
 from ..units import iso, parse_time, utc_now
-from .choosing import ENDINGS, fill, shape_of, zone_of
+from .choosing import ENDINGS, fill, zone_of
 from .manifest import FORMAT, UNSTORED, manifest_of, read_text, sums, verify, write_manifest
 from .places import Place, give_name, private, taken
 
@@ -252,9 +252,15 @@ def _publish(part: Path, final: Path, manifest: dict[str, Any], elsewhere: bool 
                 part.rename(final)  # replaces an empty folder only
             else:
                 give_name(part, final)
-        except BaseException:
+        except BaseException as error:
             for beside in (manifest_of(final), _sums_of(final), _unstored(final)):
                 beside.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise BalikError(
+                    str(final.parent),
+                    f"the backup is whole, and cannot get its name or manifest: {error.strerror}",
+                    do="It is removed again. Make room, or set that right, and run again.",
+                ) from None
             raise
         _sync(final.parent)
 
@@ -399,7 +405,7 @@ def store(place: Place, path: Path, deadline: Deadline, dry: bool = False) -> st
         and there.get(path.name) in (None, path.stat().st_size)
     )
     broke_off = same and manifest.name not in there
-    if same and not broke_off and not dry:
+    if same and path.name in there and not broke_off and not dry:
         _unstored(path).unlink(missing_ok=True)  # an earlier start was killed at its very end
     if in_the_way and not broke_off:
         raise taken(in_the_way[0], place.title)
@@ -410,19 +416,3 @@ def store(place: Place, path: Path, deadline: Deadline, dry: bool = False) -> st
             place.store(each, each.name, deadline)
     _unstored(path).unlink(missing_ok=True)
     return f"stored in {place.title}"
-
-
-def never_stored(path: Path, pattern: str) -> str:
-    """A sentence about others of a pattern that were made in a backup's folder for another place, and never stored."""
-    names = sorted(each.name.removesuffix(UNSTORED) for each in path.parent.glob(f"*{UNSTORED}"))
-    others = [
-        name
-        for name in names
-        if shape_of(pattern).fullmatch(name) and name != path.name and path.with_name(name).exists()
-    ]
-    if not others:
-        return ""
-    return (
-        f". BEWARE: {', '.join(others)} was made in {path.parent}, too, and never stored: remove it, or store it with "
-        "its name as db_restore_backup"
-    )

@@ -25,6 +25,7 @@ from typing import Any
 
 from ..errors import BalikError
 from ..units import parse_time
+from .choosing import shape_of
 
 FORMAT = 1
 ENDING = ".manifest.json"
@@ -209,9 +210,29 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     place = manifest_of(path)
     part = place.with_name(place.name + f".part-{os.getpid()}")
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w") as file:
-        json.dump(manifest, file, ensure_ascii=False, indent=1, sort_keys=True)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(place)
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(manifest, file, ensure_ascii=False, indent=1, sort_keys=True)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(place)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def never_stored(path: Path, pattern: str) -> str:
+    """A sentence about others of a pattern that were made in a backup's folder for another place, and never stored."""
+    names = sorted(each.name.removesuffix(UNSTORED) for each in path.parent.glob(f"*{UNSTORED}"))
+    others = [
+        name
+        for name in names
+        if shape_of(pattern).fullmatch(name) and name != path.name and path.with_name(name).exists()
+    ]
+    if not others:
+        return ""
+    return (
+        f". BEWARE: {', '.join(others)} was made in {path.parent}, too, and never stored: remove it, or store it with "
+        "its name as db_restore_backup"
+    )
