@@ -257,15 +257,22 @@ class Revert:
 
     def resume(self, check_mode: bool) -> Json:
         """Let those act again for whom Git wants what runs."""
-        held = self._held()
-        if not check_mode and self.arguments["resume"] != "always":
-            gitops.compare_anew(self.cluster, [one for one in held if not one.acts], min(self.limit, _COMPARED))
-            held = self._held()
-        ready = [one for one in held if self._ready(one)]
-        for one in () if check_mode else ready:
-            gitops.give_back(self.cluster, one)
-        evidence = {"resumed": [one.name for one in ready], "left": [one.name for one in held if not self._ready(one)]}
-        return {"changed": bool(ready), "says": self._resumable(held), "evidence": evidence}
+        end = time.monotonic() + min(self.limit, _COMPARED)
+        resumed: list[Held] = []
+        while held := self._held():
+            if not check_mode and self.arguments["resume"] != "always":
+                gitops.compare_anew(self.cluster, [one for one in held if not one.acts], end - time.monotonic())
+                held = self._held()
+            ready = [one for one in held if self._ready(one)]
+            resumed += ready
+            if check_mode or not ready:
+                break
+            for one in ready:
+                gitops.give_back(self.cluster, one)
+            # An Application of Applications was other than Git wants it by what these lacked: it is asked again.
+        left = [one for one in held if not self._ready(one)]
+        evidence = {"resumed": [one.name for one in resumed], "left": [one.name for one in left]}
+        return {"changed": bool(resumed), "says": self._resumable([*resumed, *left]), "evidence": evidence}
 
     def verify_resume(self) -> Json:
         """Read that nobody is held off without a reason."""

@@ -97,6 +97,8 @@ def _owner(metadata: Json) -> str:
 
 
 #: Reasons whose message quotes what a container's lifecycle hook is and what it printed.
+#: What kubelet says of probes; the second of one that was redirected, the last OpenShift's.
+_PROBES = ("Unhealthy", "ProbeWarning", "ProbeError")
 _HOOKS = ("FailedPostStartHook", "FailedPreStopHook", "PostStartHookError", "PreStopHookError")
 
 
@@ -244,7 +246,7 @@ def event(raw: Json) -> str:
     """A warning of the cluster in one line. What a probe's or hook's own command printed is left out, and so is a
     hook's command: they may hold anything."""
     reason, message = raw.get("reason") or "", " ".join((raw.get("message") or "").split())
-    if reason == "Unhealthy":
+    if reason in _PROBES:
         code = re.search(r"statuscode: \d+", message)
         message = message.split(":", 1)[0] + (f": {code[0]}" if code else "")
     elif reason in _HOOKS:

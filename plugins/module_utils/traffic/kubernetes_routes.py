@@ -8,6 +8,7 @@ else stands in it (TLS, annotations, other paths, filters) is not even named.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -139,6 +140,7 @@ def misfits(route: Route, thing: Object, entries: Sequence[Route]) -> list[str]:
         on = f" on {', '.join(route.hosts)}" if route.hosts else ""
         return [f"{route}: has no path {', '.join(missing)} to a Service{on}; it has {has}"]
     found = [f"{route}: its annotation {note}; the page speaks plain HTTP" for note in _other_protocols(route, thing)]
+    found += [f"{route}: its annotation {note}; visitors would get another page" for note in _own_errors(route, thing)]
     if bare := [host for host in route.hosts if host not in hosts_of(route, thing)]:
         found.append(f"{route}: has no path {', '.join(route.paths)} to a Service on {', '.join(bare)}")
     for rule in _rule_paths(route, thing):
@@ -163,6 +165,14 @@ def _other_protocols(route: Route, thing: Object) -> list[str]:
         if plain is not None and value.strip().lower() not in ("", *plain):
             found.append(f"{key} is {value}")
     return found
+
+
+def _own_errors(route: Route, thing: Object) -> list[str]:
+    """Annotations of an Ingress by which ingress-nginx answers itself where the page says 503."""
+    annotations = (thing["metadata"].get("annotations") or {}) if route.kind == INGRESS else {}
+    key = "nginx.ingress.kubernetes.io/custom-http-errors"
+    value = annotations.get(key, "")
+    return [f"{key} is {value}"] if "503" in re.split(r"[,\s]+", value) else []
 
 
 def beside(route: Route, thing: Object, other: Object, page: str) -> list[str]:

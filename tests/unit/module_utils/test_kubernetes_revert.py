@@ -247,6 +247,8 @@ def test_what_a_probes_command_printed_is_not_told() -> None:
     assert pods.event(
         {"reason": "Unhealthy", "message": "Readiness probe failed: HTTP probe failed with statuscode: 503"}
     ) == ("Unhealthy: Readiness probe failed: statuscode: 503")
+    redirected = 'Readiness probe warning: Probe terminated redirects, Response body: <a href="/login?state=secret">'
+    assert pods.event({"reason": "ProbeWarning", "message": redirected}) == "ProbeWarning: Readiness probe warning"
 
 
 @pytest.mark.parametrize("reason", ["FailedPostStartHook", "FailedPreStopHook"])

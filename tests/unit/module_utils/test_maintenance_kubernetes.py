@@ -215,6 +215,16 @@ def test_a_controller_that_would_not_speak_http_to_the_page_is_named(
     assert routes.misfits(INGRESS, made, [INGRESS]) == ([told] if refused else [])
 
 
+@pytest.mark.parametrize(
+    ("value", "refused"), [("502,503", True), ("503", True), ("404, 503", True), ("404,5030", False)]
+)
+def test_a_controller_that_answers_503_itself_is_named(value: str, refused: bool) -> None:
+    key = "nginx.ingress.kubernetes.io/custom-http-errors"
+    made = ingress(("a", "/", service("web", number=80)), **{key: value})
+    told = f"Ingress hub/web: its annotation {key} is {value}; visitors would get another page"
+    assert routes.misfits(INGRESS, made, [INGRESS]) == ([told] if refused else [])
+
+
 def test_where_another_ingress_leads_past_the_page() -> None:
     web = service("web", number=80)
     made = ingress(("a", "/app", web), ("b", "/", web))
