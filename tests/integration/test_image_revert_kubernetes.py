@@ -67,14 +67,17 @@ class Shop:
         self, name: str = "web", kind: str = "Deployment", image: str = BAD, wait: bool = True, **spec: Any
     ) -> Json:
         """Create a workload, and wait until it has rolled out."""
-        made = manifest(self.name, name, kind, image, **spec)
+        made = manifest(self.name, name, kind, image, **spec) | {"apiVersion": self._api(kind)}
         self.cluster.apply(made)
         if wait:
             self.cluster.eventually(lambda: rolled_out(self.get(name, kind)), says=f"{kind} {name}")
         return made
 
     def get(self, name: str = "web", kind: str = "Deployment") -> Json:
-        return self.cluster.get(API[kind], kind, name, self.name)
+        return self.cluster.get(self._api(kind), kind, name, self.name)
+
+    def _api(self, kind: str) -> str:
+        return self.cluster.offered(API[kind], "batch/v1") if kind == "CronJob" else API[kind]
 
     def image(self, name: str = "web", kind: str = "Deployment") -> str:
         return str(template(self.get(name, kind))["spec"]["containers"][0]["image"])
@@ -589,7 +592,7 @@ def test_what_the_workloads_themselves_forbid_is_named_all_at_once(shop: Shop) -
                 "spec": {"hard": {"pods": "7"}},
             },
             {
-                "apiVersion": "policy/v1beta1",
+                "apiVersion": shop.cluster.offered("policy/v1", "policy/v1beta1"),
                 "kind": "PodDisruptionBudget",
                 "metadata": {"name": "all", "namespace": shop.name},
                 "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "fine"}}},
@@ -768,15 +771,21 @@ def _gitops(cluster: Cluster) -> None:
 
 
 @contextlib.contextmanager
-def argo_cd(cluster: Cluster, *names: str) -> Iterator[None]:
-    """As Argo CD's controller does, take the wish for a comparison off these Applications once it is done."""
+def argo_cd(cluster: Cluster, name: str, root: str) -> Iterator[None]:
+    """As Argo CD's controller does, take the wish for a comparison off these Applications once it is done.
+
+    :param root: the Application in whose Git ``name`` stands, with its ``automated``.
+    """
     over = threading.Event()
 
     def compare() -> None:
         while not over.wait(0.2):
-            for name in names:
-                path = cluster.api.path(ARGO, "Application", "argocd", name)
-                body = {"metadata": {"annotations": {"argocd.argoproj.io/refresh": None}}}
+            acts = "automated" in cluster.get(ARGO, "Application", name, "argocd")["spec"]["syncPolicy"]
+            for each in (name, root):
+                path = cluster.api.path(ARGO, "Application", "argocd", each)
+                body: Json = {"metadata": {"annotations": {"argocd.argoproj.io/refresh": None}}}
+                if each == root:
+                    body["status"] = {"sync": {"status": "Synced" if acts else "OutOfSync"}}
                 cluster.api.request("PATCH", path, body, "application/merge-patch+json")
 
     thread = threading.Thread(target=compare)

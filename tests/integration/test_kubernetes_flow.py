@@ -195,7 +195,7 @@ def test_what_the_check_found_without_refusing_is_told_and_kept(cluster: Cluster
             web,
             other,
             {
-                "apiVersion": "policy/v1beta1",
+                "apiVersion": cluster.offered("policy/v1", "policy/v1beta1"),
                 "kind": "PodDisruptionBudget",
                 "spec": budget,
                 "metadata": {"name": "pdb-web", "namespace": "told"},

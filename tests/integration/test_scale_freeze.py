@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +21,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.scale.kinds import 
 
 from tests.integration.roles_in_a_play import play
 from tests.servers.kubernetes import Cluster, ControlPlane, control_plane
+from tests.servers.kubernetes_aggregation import autoscaling_v2
 from tests.servers.kubernetes_nodes import Nodes, nodes
 
 ROOT = Path(__file__).parents[2]
@@ -59,19 +62,25 @@ def custom(plural: str, kind: str, group: str, version: str) -> dict[str, Any]:
     }
 
 
-def hpa(name: str, namespace: str, version: str = "v2beta2", **spec: Any) -> dict[str, Any]:
+def autoscaling(cluster: Cluster) -> str:
+    """The newest version of the API that it has."""
+    return cluster.offered("autoscaling/v2", "autoscaling/v2beta2", "autoscaling/v1")
+
+
+def hpa(cluster: Cluster, name: str, namespace: str, **spec: Any) -> dict[str, Any]:
+    version = autoscaling(cluster)
     metrics = [
         {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}}
     ]
     return {
-        "apiVersion": f"autoscaling/{version}",
+        "apiVersion": version,
         "kind": HPA,
         "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}, "annotations": {"team": "hub"}},
         "spec": {
             "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
             "minReplicas": 2,
             "maxReplicas": 6,
-            **({"metrics": metrics} if version != "v1" else {"targetCPUUtilizationPercentage": 50}),
+            **({"metrics": metrics} if version != "autoscaling/v1" else {"targetCPUUtilizationPercentage": 50}),
             **spec,
         },
     }
@@ -121,7 +130,7 @@ def settings(cluster: Cluster, namespace: str) -> dict[tuple[str, str], Any]:
     """Everything that users have written on the autoscalers of a namespace."""
     found = {}
     for version, kind in (
-        ("autoscaling/v2beta2", HPA),
+        (autoscaling(cluster), HPA),
         ("keda.sh/v1alpha1", "ScaledObject"),
         ("autoscaling.k8s.io/v1", "VerticalPodAutoscaler"),
     ):
@@ -138,8 +147,8 @@ def replicas(cluster: Cluster, name: str, namespace: str) -> int:
 def every_kind(cluster: Cluster, namespace: str) -> None:
     cluster.apply(
         [
-            hpa("plain", namespace),
-            hpa("behaved", namespace, behavior=BEHAVIOR),
+            hpa(cluster, "plain", namespace),
+            hpa(cluster, "behaved", namespace, behavior=BEHAVIOR),
             {
                 "apiVersion": "keda.sh/v1alpha1",
                 "kind": "ScaledObject",
@@ -239,6 +248,13 @@ def test_every_kind_stands_still_and_gets_exactly_its_settings_back(cluster: Clu
     assert settings(cluster, namespace) == before
 
 
+@pytest.fixture(params=["as the cluster has it", "autoscaling/v2"])
+def version(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """That of ``autoscaling`` which the roles then take: ``v2beta2`` or ``v2``."""
+    with autoscaling_v2(cluster) if request.param == "autoscaling/v2" else nullcontext():
+        yield autoscaling(cluster).partition("/")[2]
+
+
 @pytest.fixture(scope="module")
 def lab(cluster: Cluster) -> Iterator[Nodes]:
     with nodes(cluster, {IMAGE: ""}, metrics=True) as started:
@@ -246,24 +262,28 @@ def lab(cluster: Cluster) -> Iterator[Nodes]:
 
 
 def test_replicas_stand_still_under_load_while_frozen_and_move_after(
-    cluster: Cluster, lab: Nodes, namespace: str
+    cluster: Cluster, lab: Nodes, namespace: str, version: str
 ) -> None:
     """A real HPA controller looks every second at a metrics API that says 200 % of what is wanted."""
-    cluster.apply([deployment("web", namespace), hpa("web", namespace, behavior={"scaleUp": BEHAVIOR["scaleUp"]})])
+    cluster.apply(
+        [deployment("web", namespace), hpa(cluster, "web", namespace, behavior={"scaleUp": BEHAVIOR["scaleUp"]})]
+    )
     before = settings(cluster, namespace)[HPA, "web"]
 
     def looks() -> bool:
-        status = cluster.get("autoscaling/v2beta2", HPA, "web", namespace).get("status", {})
+        status = cluster.get(autoscaling(cluster), HPA, "web", namespace).get("status", {})
         return status.get("currentReplicas") == 2 and bool(status.get("currentMetrics"))
 
     lab.load({"app": "web"}, cpu=40)  # of 100 requested, 50 wanted: nothing to do
     cluster.eventually(looks, says="the autoscaler sees its two replicas")
-    freezer(cluster, namespace).freeze()
+    it = freezer(cluster, namespace)
+    assert re.search(rf"{HPA} {version}\b", it.ready()["says"])
+    it.freeze()
 
     lab.load({"app": "web"}, cpu=100)
 
     def sees() -> bool:
-        return '"averageUtilization": 100' in json.dumps(cluster.get("autoscaling/v2beta2", HPA, "web", namespace))
+        return '"averageUtilization": 100' in json.dumps(cluster.get(autoscaling(cluster), HPA, "web", namespace))
 
     cluster.eventually(sees, says="the autoscaler sees the load")
     seen, end = set(), time.monotonic() + 5
@@ -278,10 +298,10 @@ def test_replicas_stand_still_under_load_while_frozen_and_move_after(
 
 
 def test_what_was_changed_meanwhile_stays(cluster: Cluster, namespace: str) -> None:
-    cluster.apply([hpa("web", namespace, behavior=BEHAVIOR), hpa("api", namespace)])
+    cluster.apply([hpa(cluster, "web", namespace, behavior=BEHAVIOR), hpa(cluster, "api", namespace)])
     it = freezer(cluster, namespace)
     it.freeze()
-    path = cluster.api.path("autoscaling/v2beta2", HPA, namespace, "web")
+    path = cluster.api.path(autoscaling(cluster), HPA, namespace, "web")
     owners = {"spec": {"behavior": {"scaleUp": {"selectPolicy": "Max"}}}}
     cluster.api.request("PATCH", path, owners, "application/merge-patch+json")
     with pytest.raises(BalikError, match=rf"{HPA} {namespace}/web: not frozen"):
@@ -289,33 +309,33 @@ def test_what_was_changed_meanwhile_stays(cluster: Cluster, namespace: str) -> N
 
     done = it.thaw()
     assert done["evidence"] == {"thawed": 2, "changed_meanwhile": [f"{HPA} {namespace}/web"]}
-    web = cluster.get("autoscaling/v2beta2", HPA, "web", namespace)
+    web = cluster.get(autoscaling(cluster), HPA, "web", namespace)
     assert web["spec"]["behavior"]["scaleUp"]["selectPolicy"] == "Max"
     assert NOTE not in web["metadata"]["annotations"]
-    assert "behavior" not in cluster.get("autoscaling/v2beta2", HPA, "api", namespace)["spec"]
+    assert "behavior" not in cluster.get(autoscaling(cluster), HPA, "api", namespace)["spec"]
 
 
 def test_of_half_a_freeze_the_other_half_goes_back(cluster: Cluster, namespace: str) -> None:
-    cluster.apply([hpa("web", namespace)])
+    cluster.apply([hpa(cluster, "web", namespace)])
     it = freezer(cluster, namespace)
     it.freeze()
-    path = cluster.api.path("autoscaling/v2beta2", HPA, namespace, "web")
+    path = cluster.api.path(autoscaling(cluster), HPA, namespace, "web")
     owners = {"spec": {"behavior": {"scaleUp": {"selectPolicy": "Min"}}}}
     cluster.api.request("PATCH", path, owners, "application/merge-patch+json")
     it.thaw()
-    behavior = cluster.get("autoscaling/v2beta2", HPA, "web", namespace)["spec"]["behavior"]
+    behavior = cluster.get(autoscaling(cluster), HPA, "web", namespace)["spec"]["behavior"]
     assert behavior["scaleUp"]["selectPolicy"] == "Min"
     assert behavior.get("scaleDown", {}).get("selectPolicy") != "Disabled"
 
 
 def test_a_note_that_was_taken_away_is_made_up_for_by_the_record(cluster: Cluster, namespace: str) -> None:
-    cluster.apply([hpa("web", namespace, behavior=BEHAVIOR), hpa("api", namespace)])
+    cluster.apply([hpa(cluster, "web", namespace, behavior=BEHAVIOR), hpa(cluster, "api", namespace)])
     before = settings(cluster, namespace)
     recorded = freezer(cluster, namespace).ready()["before"]["autoscalers"]
     it = freezer(cluster, namespace, recorded=recorded)
 
     def lose(name: str) -> None:
-        path = cluster.api.path("autoscaling/v2beta2", HPA, namespace, name)
+        path = cluster.api.path(autoscaling(cluster), HPA, namespace, name)
         cluster.api.request("PATCH", path, {"metadata": {"annotations": {NOTE: None}}}, "application/merge-patch+json")
 
     it.freeze()
@@ -338,19 +358,19 @@ def test_a_note_that_was_taken_away_is_made_up_for_by_the_record(cluster: Cluste
 
 
 def test_frozen_again_after_a_change_it_is_the_change_that_comes_back(cluster: Cluster, namespace: str) -> None:
-    cluster.apply([hpa("web", namespace, behavior=BEHAVIOR)])
+    cluster.apply([hpa(cluster, "web", namespace, behavior=BEHAVIOR)])
     it = freezer(cluster, namespace)
     it.freeze()
-    path = cluster.api.path("autoscaling/v2beta2", HPA, namespace, "web")
+    path = cluster.api.path(autoscaling(cluster), HPA, namespace, "web")
     cluster.api.request("PATCH", path, {"spec": {"behavior": None}}, "application/merge-patch+json")
     it.freeze()
     it.verify_frozen()
     it.thaw()
-    assert "behavior" not in cluster.get("autoscaling/v2beta2", HPA, "web", namespace)["spec"]
+    assert "behavior" not in cluster.get(autoscaling(cluster), HPA, "web", namespace)["spec"]
 
 
 def test_a_hundred_at_once_while_others_write_to_them(cluster: Cluster, namespace: str) -> None:
-    cluster.apply([hpa(f"web-{number}", namespace) for number in range(100)])
+    cluster.apply([hpa(cluster, f"web-{number}", namespace) for number in range(100)])
     before = settings(cluster, namespace)
     it = freezer(cluster, namespace)
     stop = threading.Event()
@@ -358,7 +378,7 @@ def test_a_hundred_at_once_while_others_write_to_them(cluster: Cluster, namespac
     def disturb() -> None:
         while not stop.is_set():
             for number in range(0, 100, 10):
-                path = cluster.api.path("autoscaling/v2beta2", HPA, namespace, f"web-{number}")
+                path = cluster.api.path(autoscaling(cluster), HPA, namespace, f"web-{number}")
                 body = {"metadata": {"annotations": {"seen": str(time.monotonic())}}}
                 cluster.api.request("PATCH", path, body, "application/merge-patch+json")
 
@@ -378,7 +398,7 @@ def test_a_hundred_at_once_while_others_write_to_them(cluster: Cluster, namespac
 
 
 def test_the_api_killed_half_way_and_run_again_it_ends_right(cluster: Cluster, namespace: str) -> None:
-    cluster.apply([hpa(f"web-{number}", namespace) for number in range(100)])
+    cluster.apply([hpa(cluster, f"web-{number}", namespace) for number in range(100)])
     before = settings(cluster, namespace)
     it = freezer(cluster, namespace)
     it.ready()
@@ -416,7 +436,7 @@ def test_the_api_killed_half_way_and_run_again_it_ends_right(cluster: Cluster, n
 
 
 def test_by_name_and_by_label(cluster: Cluster, namespace: str) -> None:
-    cluster.apply([hpa("web", namespace), hpa("api", namespace), hpa("cron", namespace)])
+    cluster.apply([hpa(cluster, "web", namespace), hpa(cluster, "api", namespace), hpa(cluster, "cron", namespace)])
     freezer(cluster, namespace, names=["web"]).freeze()
     freezer(cluster, namespace, labels="app=api").freeze()
     still = {name: NOTE in annotations for (_kind, name), (_, annotations, _) in settings(cluster, namespace).items()}
@@ -428,7 +448,7 @@ def test_by_name_and_by_label(cluster: Cluster, namespace: str) -> None:
 def test_the_record_says_what_to_thaw_wherever_the_plan_looks_by_now(cluster: Cluster, namespace: str) -> None:
     other = f"{namespace}-b"
     cluster.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other}}])
-    cluster.apply([hpa("web", namespace), hpa("web", other)])
+    cluster.apply([hpa(cluster, "web", namespace), hpa(cluster, "web", other)])
     recorded = freezer(cluster, namespace, other).ready()["before"]["autoscalers"]
     freezer(cluster, namespace, other).freeze()
     edited = freezer(cluster, namespace, wanted=["ScaledObject"], recorded={**recorded, f"{HPA} {other}/gone": {}})
@@ -451,7 +471,7 @@ def test_the_record_says_what_to_thaw_wherever_the_plan_looks_by_now(cluster: Cl
 def test_the_same_cluster_by_another_address_is_known_and_another_one_refused(
     cluster: Cluster, namespace: str, tmp_path: Path
 ) -> None:
-    cluster.apply([hpa("web", namespace), *bound_to_the_manifest(namespace)])
+    cluster.apply([hpa(cluster, "web", namespace), *bound_to_the_manifest(namespace)])
     user = cluster.kubeconfig_for(f"system:serviceaccount:{namespace}:balik")
     by_name = tmp_path / "by-name.kubeconfig"
     by_name.write_text(user.read_text().replace("127.0.0.1", "localhost"))
@@ -520,7 +540,7 @@ def test_the_same_cluster_by_another_address_is_known_and_another_one_refused(
     ],
 )
 def test_bad_input_names_the_object(cluster: Cluster, namespace: str, options: dict[str, Any], message: str) -> None:
-    cluster.apply([hpa("web", namespace)])
+    cluster.apply([hpa(cluster, "web", namespace)])
     freezer(cluster, namespace).freeze()
     with pytest.raises(BalikError, match=message):
         freezer(cluster, namespace, **options).ready()
@@ -530,7 +550,9 @@ def test_a_namespace_without_an_autoscaler_is_named_and_one_that_is_not_there_re
     cluster: Cluster, namespace: str
 ) -> None:
     other = f"{namespace}-b"
-    cluster.apply([hpa("web", namespace), {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other}}])
+    cluster.apply(
+        [hpa(cluster, "web", namespace), {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other}}]
+    )
     assert freezer(cluster, namespace, other).ready()["says"].endswith(f"; none in namespace {other}")
     with pytest.raises(BalikError, match=r"scale_freeze_namespaces: nowhere does not exist \(.*\)\. Correct the name"):
         freezer(cluster, namespace, "nowhere").ready()
@@ -548,7 +570,7 @@ def test_a_namespace_without_an_autoscaler_is_named_and_one_that_is_not_there_re
 
 
 def test_another_products_freeze_is_not_thawed(cluster: Cluster, namespace: str) -> None:
-    cluster.apply([hpa("web", namespace)])
+    cluster.apply([hpa(cluster, "web", namespace)])
     freezer(cluster, namespace).freeze()
     other = freezer(cluster, namespace, product="other")
     assert other.thaw()["changed"] is False
@@ -558,9 +580,9 @@ def test_another_products_freeze_is_not_thawed(cluster: Cluster, namespace: str)
 
 
 def test_a_note_that_nobody_can_read_is_named(cluster: Cluster, namespace: str) -> None:
-    cluster.apply([hpa("web", namespace)])
+    cluster.apply([hpa(cluster, "web", namespace)])
     freezer(cluster, namespace).freeze()
-    path = cluster.api.path("autoscaling/v2beta2", HPA, namespace, "web")
+    path = cluster.api.path(autoscaling(cluster), HPA, namespace, "web")
     broken = {"metadata": {"annotations": {NOTE: "?"}}}
     cluster.api.request("PATCH", path, broken, "application/merge-patch+json")
     with pytest.raises(BalikError, match=r"annotation balik\.dev/frozen cannot be read"):
@@ -571,13 +593,13 @@ def test_a_note_that_nobody_can_read_is_named(cluster: Cluster, namespace: str) 
 
 @pytest.mark.parametrize("was", [{"/spec/evil": 1, "/spec/maxReplicas": 1}, {}])
 def test_a_note_of_other_settings_is_as_good_as_lost(cluster: Cluster, namespace: str, was: dict[str, Any]) -> None:
-    made = hpa("web", namespace)
+    made = hpa(cluster, "web", namespace)
     cluster.apply([made])
     it = freezer(cluster, namespace)
     before = it.ready()["before"]["autoscalers"]
-    spec = cluster.get("autoscaling/v2beta2", HPA, "web", namespace)["spec"]
+    spec = cluster.get(autoscaling(cluster), HPA, "web", namespace)["spec"]
     it.freeze()
-    path = cluster.api.path("autoscaling/v2beta2", HPA, namespace, "web")
+    path = cluster.api.path(autoscaling(cluster), HPA, namespace, "web")
     note = {"metadata": {"annotations": {NOTE: json.dumps({"product": it.product, "run": "r", "was": was})}}}
     cluster.api.request("PATCH", path, note, "application/merge-patch+json")
     for act in (it.thaw, it.freeze, it.verify_thawed):
@@ -594,7 +616,7 @@ def test_a_note_of_other_settings_is_as_good_as_lost(cluster: Cluster, namespace
     cluster.api.request("PATCH", path, note, "application/merge-patch+json")
     assert known.thaw()["changed"]
     known.verify_thawed()
-    now = cluster.get("autoscaling/v2beta2", HPA, "web", namespace)
+    now = cluster.get(autoscaling(cluster), HPA, "web", namespace)
     assert now["spec"] == spec and NOTE not in (now["metadata"].get("annotations") or {})
 
 
@@ -602,7 +624,7 @@ def test_an_autoscaler_that_keda_made_is_frozen_by_its_scaled_object(cluster: Cl
     keda: dict[str, Any] = {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject"}
     cluster.apply({**keda, "metadata": {"name": "queue", "namespace": namespace}, "spec": {"scaleTargetRef": {}}})
     uid = cluster.get("keda.sh/v1alpha1", "ScaledObject", "queue", namespace)["metadata"]["uid"]
-    owned = hpa("keda-hpa-queue", namespace)
+    owned = hpa(cluster, "keda-hpa-queue", namespace)
     owned["metadata"]["ownerReferences"] = [{**keda, "name": "queue", "uid": uid}]
     cluster.apply(owned)
     with pytest.raises(BalikError, match=f"made by ScaledObject {namespace}/queue, which would undo a freeze"):
@@ -614,7 +636,9 @@ def test_an_autoscaler_that_keda_made_is_frozen_by_its_scaled_object(cluster: Cl
 # Permissions
 
 
-def test_the_manifest_is_enough_and_without_it_all_that_is_missing_is_named(cluster: Cluster, namespace: str) -> None:
+def test_the_manifest_is_enough_and_without_it_all_that_is_missing_is_named(
+    cluster: Cluster, namespace: str, version: str
+) -> None:
     every_kind(cluster, namespace)
     account, *rights = bound_to_the_manifest(namespace)
     cluster.apply([account])
@@ -631,6 +655,7 @@ def test_the_manifest_is_enough_and_without_it_all_that_is_missing_is_named(clus
     cluster.apply(rights)
     it = freezer(cluster, namespace, user=user)
     cluster.eventually(lambda: _is_ready(it), says="the binding counts")
+    assert re.search(rf"{HPA} {version}\b", it.ready()["says"])
     it.freeze()
     it.verify_frozen()
     it.ready_to_thaw()
@@ -647,7 +672,7 @@ def _is_ready(it: Freezer) -> bool:
 
 
 def test_a_permission_that_goes_meanwhile_is_told_with_how_many_were_frozen(cluster: Cluster, namespace: str) -> None:
-    cluster.apply([hpa("web", namespace), hpa("api", namespace)])
+    cluster.apply([hpa(cluster, "web", namespace), hpa(cluster, "api", namespace)])
     user = cluster.kubeconfig_for("reader", ["system:nobody"])
     role = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -696,7 +721,9 @@ class OldControlPlane(ControlPlane):
 
     def _start(self, name: str, *options: str) -> None:
         if name == "kube-apiserver":
-            options = (*options, "--runtime-config=autoscaling/v2beta1=false,autoscaling/v2beta2=false")
+            since = {"v2beta1": range(8, 25), "v2beta2": range(12, 26), "v2": range(23, 1000)}
+            without = [f"autoscaling/{version}=false" for version, minors in since.items() if self._minor in minors]
+            options = (*options, f"--runtime-config={','.join(without)}")
         super()._start(name, *options)
 
 
@@ -704,13 +731,11 @@ def test_where_there_is_only_v1_it_has_as_few_and_as_many_as_there_are(tmp_path:
     data = tmp_path / "data"
     data.mkdir()
     old = OldControlPlane(tmp_path, data)
-    if old._minor >= 25:
-        pytest.skip("this control plane cannot be without autoscaling/v2")
     try:
         old.start()
         old.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "hub"}})
         old.apply([deployment("web", "hub", replicas=4), deployment("idle", "hub", replicas=0)])
-        old.apply([hpa("web", "hub", "v1"), hpa("idle", "hub", "v1"), hpa("orphan", "hub", "v1")])
+        old.apply([hpa(old, "web", "hub"), hpa(old, "idle", "hub"), hpa(old, "orphan", "hub")])
         old.delete({"apiVersion": "autoscaling/v1", "kind": HPA, "metadata": {"name": "orphan", "namespace": "hub"}})
         before = {one["metadata"]["name"]: one["spec"] for one in old.get("autoscaling/v1", HPA)["items"]}
         it = freezer(old, "hub")
@@ -723,7 +748,7 @@ def test_where_there_is_only_v1_it_has_as_few_and_as_many_as_there_are(tmp_path:
         it.thaw()
         assert {one["metadata"]["name"]: one["spec"] for one in old.get("autoscaling/v1", HPA)["items"]} == before
 
-        old.apply(hpa("orphan", "hub", "v1"))
+        old.apply(hpa(old, "orphan", "hub"))
         with pytest.raises(BalikError, match=r"2 of 3 autoscalers are ready, not so .*hub/orphan: its target"):
             it.ready()
     finally:
@@ -734,7 +759,7 @@ def test_where_there_is_only_v1_it_has_as_few_and_as_many_as_there_are(tmp_path:
 
 
 def test_both_roles_from_a_playbook(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
-    cluster.apply([hpa("web", namespace, behavior=BEHAVIOR), hpa("api", namespace)])
+    cluster.apply([hpa(cluster, "web", namespace, behavior=BEHAVIOR), hpa(cluster, "api", namespace)])
     before = settings(cluster, namespace)
     saved = {"frozen": [f"{HPA} {namespace}/web", f"{HPA} {namespace}/api"]}
     steps = [

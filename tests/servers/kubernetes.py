@@ -223,6 +223,12 @@ class Cluster:
                 return {}
             raise
 
+    def offered(self, *versions: str) -> str:
+        """The first of these versions of an API group (``autoscaling/v2``) that the cluster has now; ``""``: none."""
+        groups = self.api.request("GET", "/apis")["groups"]
+        there = {one["groupVersion"] for group in groups for one in group["versions"]}
+        return next((version for version in versions if version in there), "")
+
     def eventually(self, true: Callable[[], object], limit: float = 30.0, says: str = "it") -> Any:
         """What ``true`` returned when it first was true.
 

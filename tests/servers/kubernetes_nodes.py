@@ -9,7 +9,6 @@ statuses and events, it says as kubelet does.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import datetime
 import hashlib
@@ -17,7 +16,6 @@ import heapq
 import itertools
 import json
 import re
-import ssl
 import subprocess
 import sys
 import threading
@@ -26,20 +24,19 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO, Any
 
 import urllib3
 
 from tests.servers.kubernetes import Api, ApiError, Cluster, ControlPlane
+from tests.servers.kubernetes_aggregation import AggregatedApi, trusted
 
 _ROOT = Path(__file__).parents[2]
 _LIMIT = 30.0
 _RETRY = 0.3
 _WORKERS = 8
-_METRICS = "balik-metrics"
-_METRICS_API = "v1beta1.metrics.k8s.io"
+_METRICS = "metrics.k8s.io/v1beta1"
 
 #: How the containers of an image can behave. ``unready``: run, but are never ready (of a Job: never end);
 #: ``crash``: exit with 1 again and again.
@@ -122,11 +119,7 @@ def nodes(
     settings: Json = {"kubeconfig": str(cluster.kubeconfig), "count": count, "cache": cache, "image_id": image_id}
     settings |= {"delays": dict(delays or {}), "engine": dict(engine or {})}
     if metrics:
-        service = f"{_METRICS}.kube-system.svc"
-        settings["metrics"] = {
-            "certificate": str(cluster.serving_certificate(service, "localhost")),
-            "authority": base64.b64encode(cluster.authority).decode(),
-        }
+        settings["metrics"] = trusted(cluster, _METRICS)
     with (cluster.folder / "nodes.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.servers.kubernetes_pods" if engine else __name__, json.dumps(settings)],
@@ -554,83 +547,28 @@ class Kubelets:
 class Metrics:
     """``metrics.k8s.io`` behind the API server: what the containers of running pods use."""
 
-    def __init__(self, api: Api, settings: Json) -> None:
+    def __init__(self, api: Api, trust: dict[str, str]) -> None:
         self._api = api
-        self._authority = settings["authority"]
         self._loads: list[tuple[dict[str, str], int, int]] = []
-        metrics = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                try:
-                    status, content = 200, metrics.answer(self.path)
-                except KeyError:
-                    status, content = 404, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404}
-                except (ApiError, urllib3.exceptions.HTTPError) as error:
-                    status, content = 503, {"kind": "Status", "apiVersion": "v1", "message": str(error), "code": 503}
-                body = json.dumps(content).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        tls.load_cert_chain(settings["certificate"])
-        self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
-
-    def begin(self) -> None:
-        """Serves, and returns when the API server passes requests on."""
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        port = self._server.server_address[1]
-        self._api.request(
-            "POST",
-            "/api/v1/namespaces/kube-system/services",
-            {
-                "metadata": {"name": _METRICS},
-                "spec": {"type": "ExternalName", "externalName": "localhost", "ports": [{"port": port}]},
-            },
-        )
-        group, version = _METRICS_API.split(".", 1)[1], _METRICS_API.split(".", 1)[0]
-        spec = {"group": group, "version": version, "groupPriorityMinimum": 100, "versionPriority": 100}
-        spec |= {"service": {"name": _METRICS, "namespace": "kube-system", "port": port}, "caBundle": self._authority}
-        path = "/apis/apiregistration.k8s.io/v1/apiservices"
-        self._api.request("POST", path, {"metadata": {"name": _METRICS_API}, "spec": spec})
-        end = time.monotonic() + _LIMIT
-        while True:
-            shown = self._api.request("GET", f"{path}/{_METRICS_API}").get("status", {}).get("conditions", [])
-            if any(one["type"] == "Available" and one["status"] == "True" for one in shown):
-                return
-            if time.monotonic() > end:
-                raise TimeoutError(f"{_METRICS_API} is not available: {shown}")
-            time.sleep(0.05)
-
-    def end(self) -> None:
-        """An API without its server would hold up the deletion of every namespace."""
-        with contextlib.suppress(ApiError, urllib3.exceptions.HTTPError):
-            self._api.request("DELETE", f"/apis/apiregistration.k8s.io/v1/apiservices/{_METRICS_API}", limit=5)
-            self._api.request("DELETE", f"/api/v1/namespaces/kube-system/services/{_METRICS}", limit=5)
+        self._served = AggregatedApi(api, _METRICS, trust, self._answer)
+        self.begin, self.end = self._served.begin, self._served.end
 
     def load(self, labels: dict[str, str], cpu: int, memory: int) -> None:
         self._loads.insert(0, (labels, cpu, memory))
 
-    def answer(self, path: str) -> Json:
-        """:raises KeyError: there is no such path."""
-        base = "/apis/metrics.k8s.io/v1beta1"
+    def _answer(self, method: str, path: str, _content: str, _sent: bytes) -> Json:
+        """:raises KeyError: there is nothing to do at that path."""
+        base = f"/apis/{_METRICS}"
         path, _, query = path.partition("?")
+        if method != "GET":
+            raise KeyError(path)
         if path == base:
             verbs = ["get", "list"]
             pods = {"name": "pods", "singularName": "", "namespaced": True, "kind": "PodMetrics", "verbs": verbs}
             return {
                 "kind": "APIResourceList",
                 "apiVersion": "v1",
-                "groupVersion": base.removeprefix("/apis/"),
+                "groupVersion": _METRICS,
                 "resources": [pods],
             }
         wanted = re.fullmatch(base + r"((?:/namespaces/[^/]+)?/pods)(/[^/]+)?", path)
@@ -640,7 +578,7 @@ class Metrics:
         if wanted[2]:
             return self._usage(shown)
         items = [self._usage(pod) for pod in shown["items"] if pod["status"].get("phase") == "Running"]
-        return {"kind": "PodMetricsList", "apiVersion": "metrics.k8s.io/v1beta1", "metadata": {}, "items": items}
+        return {"kind": "PodMetricsList", "apiVersion": _METRICS, "metadata": {}, "items": items}
 
     def _usage(self, pod: Json) -> Json:
         labels = pod["metadata"].get("labels", {})
@@ -649,7 +587,7 @@ class Metrics:
         usage = {"cpu": f"{cpu}m", "memory": f"{memory}Mi"}
         return {
             "kind": "PodMetrics",
-            "apiVersion": "metrics.k8s.io/v1beta1",
+            "apiVersion": _METRICS,
             "metadata": {key: pod["metadata"].get(key) for key in ("name", "namespace", "labels")},
             "timestamp": _now(),
             "window": "15s",
