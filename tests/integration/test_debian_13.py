@@ -1,4 +1,5 @@
-"""On Debian 13, whose Python has the newer ansible-core: the unit and project tests, and the flow of a rollback."""
+"""On Debian 13: its Python, with the newer ansible-core, the unit and project tests and the flow of a rollback; and its
+PostgreSQL, with a restore, a way down, a loss statement and the record."""
 
 from __future__ import annotations
 
@@ -12,9 +13,18 @@ HOUSE = Path(__file__).resolve().parents[2]
 #: Of this machine: it may have to trust more than a new container does.
 BUNDLE = Path(os.environ.get("SSL_CERT_FILE") or "/etc/ssl/certs/ca-certificates.crt")
 INSIDE = "/etc/ssl/certs/ca-certificates.crt"
-CONTAINER = f"balik-newer-python-{os.getpid()}"
+CONTAINER = f"balik-debian-13-{os.getpid()}"
 LIMIT = 900
 FLOW = "question or refused_together or runner"
+DATABASE = " ".join(
+    f"tests/integration/test_{name}.py"
+    for name in ("db_restore", "db_restore_tables", "loss", "prisma_down", "record_postgresql")
+)
+ON_DATABASE = (
+    "each_format or eight_writing or carried_over or killed_while_swapping or server_dies or come_back_and"
+    " or each_row_that or lost_can_be_written or undo_puts or down_is_newest or destroys_is_counted"
+    " or read_back_by_hand or acknowledged or habits"
+)
 COMMANDS = f"""
 set -e
 mkdir /balik
@@ -28,11 +38,13 @@ export PATH=$PWD/.venv/bin:$PATH
 ansible --version | grep -E 'core|python version'
 pytest -q -m 'not docker' tests/unit tests/project
 pytest -q -m 'not docker' tests/integration/test_flow.py -k '{FLOW}'
+ls /usr/lib/postgresql
+pytest -q -m 'not docker' {DATABASE} -k '{ON_DATABASE}'
 """
 
 
 @pytest.mark.docker
-def test_python_3_13() -> None:
+def test_python_3_13_and_postgresql_17() -> None:
     subprocess.run([HOUSE / "tools" / "images", "newer"], check=True, timeout=LIMIT)
     uv = next(line for line in (HOUSE / "tools" / "setup").read_text().splitlines() if line.startswith("uv="))
     volumes = ["--volume", f"{HOUSE}:/house:ro", "--volume", f"{BUNDLE}:{INSIDE}:ro"]
@@ -47,7 +59,7 @@ def test_python_3_13() -> None:
     run = ["docker", "run", "--rm", "--name", CONTAINER, *volumes, *environment]
     try:
         done = subprocess.run(
-            [*run, "balik/debian:13", "bash", "-c", COMMANDS],
+            [*run, "balik/newer:13", "bash", "-c", COMMANDS],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -60,3 +72,4 @@ def test_python_3_13() -> None:
     assert done.returncode == 0, done.stdout[-8000:]
     assert "[core 2.21." in done.stdout, done.stdout
     assert "python version = 3.13." in done.stdout, done.stdout
+    assert "\n17\n" in done.stdout, done.stdout
