@@ -18,12 +18,11 @@ LIMIT = 900
 FLOW = "question or refused_together or runner"
 DATABASE = " ".join(
     f"tests/integration/test_{name}.py"
-    for name in ("db_restore", "db_restore_tables", "loss", "prisma_down", "record_postgresql")
+    for name in ("db_restore", "db_restore_tables", "loss", "loss_flow", "record_postgresql")
 )
 ON_DATABASE = (
     "each_format or eight_writing or carried_over or killed_while_swapping or server_dies or come_back_and"
-    " or each_row_that or lost_can_be_written or undo_puts or down_is_newest or destroys_is_counted"
-    " or read_back_by_hand or acknowledged or habits"
+    " or each_row_that or lost_can_be_written or what_going_down_destroys or acknowledged or habits"
 )
 COMMANDS = f"""
 set -e

@@ -264,9 +264,9 @@ print(living.born > 0, os.access(f"/proc/{living.pid}/stat", os.R_OK), living.is
 @pytest.mark.parametrize("hidepid", ["1", "2"])
 def test_a_process_that_proc_hides_may_live(hidepid: str) -> None:
     """As where servers are hardened: only its own user sees it."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount /proc with hidepid")
     mount = f'mount -t proc -o hidepid={hidepid} proc /proc && exec "$0" "$@"'
+    if subprocess.run(["unshare", "--mount", "bash", "-c", mount, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("/proc with hidepid needs the right to mount it")
     program = [sys.executable, "-c", HIDDEN, str(os.getpid())]
     done = subprocess.run(
         ["unshare", "--mount", "bash", "-c", mount, *program],
