@@ -390,8 +390,9 @@ def combine(verdicts: Sequence[str], trigger: str = "any") -> str:
 
 def longest(criteria: Sequence[Criterion]) -> float:
     """Seconds after which measuring these at once has ended."""
-    # What lasts may be begun once more until it could have ended, and the rest after it.
-    return sum(max((_patience(each) for each in some), default=0) for some in (criteria, *_parted(criteria)))
+    lasting, rest = _parted(criteria)
+    # In the worst case each that lasts is watched once more after another, and the rest measured after them.
+    return sum(map(_patience, lasting)) + 2 * max(map(_patience, rest), default=0)
 
 
 def _parted(criteria: Sequence[Criterion]) -> tuple[list[Criterion], list[Criterion]]:
@@ -435,22 +436,23 @@ def evaluate(
     if now or not lasting:
         look.at(criteria)
         return look.evaluation()
-    until = look.started + max(map(_patience, lasting))
+    pause = min((each.every for each in rest), default=None)
     with ThreadPoolExecutor(1) as thread:
         try:
             while lasting:
                 watched = thread.submit(look.at, lasting)
-                while True:
-                    began = time.monotonic()
+                last = False
+                while not last:
+                    last = watched.done()
                     look.at([each for each in rest if not look.is_decided_by(each)])
-                    wait([watched], min((each.every for each in rest), default=None))
-                    if watched.done() and time.monotonic() - began < _FRESH:
-                        break
+                    measured = time.monotonic()
+                    if not last:
+                        wait([watched], pause)
+                        last = watched.done() and time.monotonic() - measured < _FRESH
                 watched.result()
                 # What was good at once while another was watched for long may have changed since.
-                old = time.monotonic() - _FRESH
-                over = time.monotonic() > until or look.is_decided()
-                lasting = [] if over else [each for each in lasting if look.measured[each.name] < old]
+                old = max(look.measured[each.name] for each in lasting) - _FRESH
+                lasting = [each for each in lasting if look.measured[each.name] < old and not look.is_decided()]
         finally:
             look.stop_all()
     return look.evaluation()

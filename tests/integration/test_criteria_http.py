@@ -295,6 +295,15 @@ def test_of_two_that_are_watched_the_one_that_was_good_long_ago_is_watched_again
     assert [each.verdict for each in evaluation.verdicts] == ["safe", "unsafe"]
 
 
+def test_one_that_never_answers_keeps_none_from_the_end(app: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(criteria, "_FRESH", 0.1)
+    watched = [criterion(get(app, "/ok"), name=name, **{"for": "20s", "every": "100ms"}) for name in ("one", "two")]
+    silent = criterion({**get(app, "/hang"), "value": "status"}, name="silent", unsafe="!= 200", timeout="500ms")
+    evaluation = evaluate([*watched, silent])
+    assert [each.verdict for each in evaluation.verdicts] == ["safe", "safe", "unknown"]
+    assert evaluation.took < 3
+
+
 def test_what_was_unsafe_once_is_not_asked_again_until_it_is_safe(app: Server) -> None:
     """The remedy may be widened by what is watched; that there is one to choose stays."""
     wide = criterion(get(app, "/status/500"), name="wide", touches=["database"], **{"for": "900ms", "every": "100ms"})
