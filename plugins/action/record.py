@@ -83,10 +83,11 @@ class ActionModule(RollbackAction):
         found = next((each for each in runs.read_runs(self.entries()) if each.id == run), None)
         if found is None:
             raise self._unknown_run(run)
-        if step not in found.steps:
-            begun = ", ".join(found.steps) or "none"
-            raise BalikError("step", f"found {step!r}", f"a step that run {run} has begun ({begun})")
-        saved = found.steps[step].saved
+        begun = {name: each for name, each in found.steps.items() if each.began}
+        if step not in begun:
+            names = ", ".join(begun) or "none"
+            raise BalikError("step", f"found {step!r}", f"a step that run {run} has begun ({names})")
+        saved = begun[step].saved
         return {"saved": saved, "says": f"what {step} of run {run} saved on {', '.join(saved) or 'no host'}"}
 
     def _unknown_run(self, run: str) -> BalikError:

@@ -237,18 +237,24 @@ class ActionModule(RollbackAction):
         return {"good": False, "held": held, "says": f"{WORDS[outcome]}: {reason}"}
 
     def _left_behind(self) -> tuple[bool, str | None]:
-        """Whether somebody else's run is going on: what was refused is no news of it; and where the page was left."""
+        """Whether somebody else's run is going on: what was refused is no news of it; and where the page was left.
+
+        A record that was edited cannot say that.
+        """
         dsn = str(self.variables.get("rollback_record_dsn") or "")
+        held = False
         try:
             if not (is_dsn(dsn) or (not dsn and is_there(self.record_file))):
                 return False, None
             with Record(dsn or str(self.record_file), str(self.variables.get("rollback_product"))) as record:
                 lock = record.lock()
+                held = lock is not None and lock.is_held() and not lock.holder.same_process(self.holder)
+                if not record.verify().whole:
+                    return held, runs.UNKNOWN
                 known = runs.read_runs(record.entries())
         except BalikError:
-            return False, None
-        page = next((run.page_at_end for run in reversed(known) if run.page), None)
-        return lock is not None and lock.is_held() and not lock.holder.same_process(self.holder), page
+            return held, runs.UNKNOWN
+        return held, next((run.page_at_end for run in reversed(known) if run.page), None)
 
     def _write_outcome(self, summary: dict[str, Any]) -> None:
         """Write ``outcome.json`` so that a reader sees the old or the new one, never half of it.

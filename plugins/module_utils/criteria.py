@@ -28,7 +28,7 @@ from .concurrently import Late, as_done
 from .conditions import Condition
 from .errors import BalikError
 from .measurements import MEASUREMENTS
-from .measurements.base import Ask, Measured, Sample, Statements
+from .measurements.base import Ask, Measured, Sample, Statement, Statements
 from .units import format_duration, iso, parse_duration, utc_now
 
 SAFE, UNSAFE, UNKNOWN = "safe", "unsafe", "unknown"
@@ -472,6 +472,7 @@ class _Look:
         self.started = time.monotonic()
         self._criteria, self._context, self._now, self._since, self._trigger = criteria, context, now, since, trigger
         self._stops = {each.name: threading.Event() for each in criteria}
+        self._statements: Sequence[Statement] | None = None
         self._found: dict[str, Verdict] = {}
         #: Criterion → when it was measured, by the monotonic clock.
         self.measured: dict[str, float] = {}
@@ -479,12 +480,10 @@ class _Look:
 
     def at(self, some: Sequence[Criterion]) -> None:
         """Measure these at once."""
-        statements = self._context.get("statements", ())
-        if callable(statements):
-            # In this thread, which may own the connection that they are read by.
-            statements = statements() if any(_kind(each) == "statement" for each in some) else ()
+        if any(_kind(each) == "statement" for each in some):
+            self._listen()
         moment, began = self._now or utc_now(), time.monotonic()
-        jobs = {each.name: (self._job(each, moment, statements), _patience(each)) for each in some}
+        jobs = {each.name: (self._job(each, moment), _patience(each)) for each in some}
         by_name = {each.name: each for each in some}
         for name, answer in as_done(jobs):
             ended = time.monotonic()
@@ -493,7 +492,19 @@ class _Look:
             self._moment = max(self._moment, moment)
             self._stop_what_is_not_needed()
 
-    def _job(self, criterion: Criterion, moment: datetime, statements: Statements) -> Callable[[], Measured]:
+    def _listen(self) -> None:
+        """Read people's statements: in this thread, which may own the connection that they are read by.
+
+        :raises BalikError: they cannot be read. If they could before, what was read then stays.
+        """
+        said = self._context.get("statements", ())
+        try:
+            self._statements = said() if callable(said) else said
+        except BalikError:
+            if self._statements is None:
+                raise
+
+    def _job(self, criterion: Criterion, moment: datetime) -> Callable[[], Measured]:
         kind, spec = next(iter(criterion.measure.items()))
         ask = Ask(
             criterion=criterion.name,
@@ -503,7 +514,7 @@ class _Look:
             limit=criterion.limit,
             now=moment,
             since=self._since,
-            statements=statements,
+            statements=self._statements or (),
             stop=self._stops[criterion.name],
         )
         return lambda: MEASUREMENTS[kind].measure(spec, ask)

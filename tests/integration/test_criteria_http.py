@@ -13,6 +13,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.criteria import (
     evaluate,
     parse_criterion,
 )
+from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
 from ansible_collections.balik.rollback.plugins.module_utils.units import iso, utc_now
 
 from tests.servers.http_app import Server, http_app
@@ -266,6 +267,21 @@ def test_what_is_stated_while_a_probe_is_watched_is_heard_at_once(app: Server) -
     evaluation = evaluate([long, _stated("leak", every="100ms")], {"statements": statements})
     assert (evaluation.verdict, evaluation.verdicts[1].verdict) == ("unsafe", "unsafe")
     assert 0.5 < evaluation.took < 3
+
+
+def test_a_record_that_goes_away_meanwhile_takes_no_verdict_with_it(app: Server) -> None:
+    long = criterion(get(app, "/status/500"), name="long", **{"for": "900ms", "every": "100ms"})
+    answers: Iterator[list[dict[str, str]]] = iter([[]])
+
+    def statements() -> list[dict[str, str]]:
+        for answer in answers:
+            return answer
+        raise BalikError("the record", "is away")
+
+    evaluation = evaluate([long, _stated("leak", every="100ms")], {"statements": statements})
+    assert [each.verdict for each in evaluation.verdicts] == ["unsafe", "safe"]
+    with pytest.raises(BalikError, match="the record"):
+        evaluate([_stated("leak")], {"statements": statements})
 
 
 def test_when_the_watched_one_is_good_at_last_the_others_are_asked_again(

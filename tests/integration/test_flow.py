@@ -154,7 +154,7 @@ def test_who_breaks_the_glass_and_says_what_to_do_waits_for_no_criterion(product
     watched = {"name": "reached", "says": "App tidak menjawab", "measure": gone, "for": "20h", "every": "1m"}
     product.write(rollback_criteria=[*product.plan["rollback_criteria"], watched])
     with product.started() as rollback:
-        rollback.until(lambda: "balik: measuring 2 criteria, which may take up to 20m" in rollback.stdout())
+        rollback.until(lambda: "balik: measuring 2 criteria, which may take up to 10m" in rollback.stdout())
         rollback.kill()
     done = product.play(*BREAK_GLASS, "-e", "rollback_scope=backend")
     assert done.returncode == 0, done.stdout
@@ -391,8 +391,11 @@ def test_an_edited_record_is_not_acted_upon(product: Product, statement: str, en
     (product.folder / "revert-it" / "break-web-2").write_text("broken")
     assert product.play(*BREAK_GLASS).returncode != 0
     edit_record(product, statement)
+    rollback = product.play(*BREAK_GLASS)
+    assert any(line.startswith("balik: FAILED: ") for line in rollback.stdout.splitlines()), rollback.stdout
+    assert [product.outcome()[key] for key in ("run", "outcome", "page")] == [None, "failed", "unknown"]
     for refused in (
-        product.play(*BREAK_GLASS),
+        rollback,
         product.play(playbook="playbooks/status.yml"),
         product.decide("no-go"),
         product.play("-e", "loss_export=true", playbook="playbooks/loss.yml"),

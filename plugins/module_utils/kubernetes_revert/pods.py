@@ -96,9 +96,9 @@ def _owner(metadata: Json) -> str:
     return ""
 
 
-#: Reasons whose message quotes what a container's lifecycle hook is and what it printed.
 #: What kubelet says of probes; the second of one that was redirected, the last OpenShift's.
 _PROBES = ("Unhealthy", "ProbeWarning", "ProbeError")
+#: Reasons whose message quotes what a container's lifecycle hook is and what it printed.
 _HOOKS = ("FailedPostStartHook", "FailedPreStopHook", "PostStartHookError", "PreStopHookError")
 
 
