@@ -241,12 +241,14 @@ class ActionModule(RollbackAction):
 
         A record that was edited cannot say that.
         """
-        dsn = str(self.variables.get("rollback_record_dsn") or "")
+        product, dsn, key = (
+            str(self.variables.get(f"rollback_{name}") or "") for name in ("product", "record_dsn", "record_key")
+        )
         held = False
         try:
             if not (is_dsn(dsn) or (not dsn and is_there(self.record_file))):
                 return False, None
-            with Record(dsn or str(self.record_file), str(self.variables.get("rollback_product"))) as record:
+            with Record(dsn or str(self.record_file), product, key) as record:
                 lock = record.lock()
                 held = lock is not None and lock.is_held() and not lock.holder.same_process(self.holder)
                 if not record.verify().whole:

@@ -391,8 +391,9 @@ def combine(verdicts: Sequence[str], trigger: str = "any") -> str:
 def longest(criteria: Sequence[Criterion]) -> float:
     """Seconds after which measuring these at once has ended."""
     lasting, rest = _parted(criteria)
-    # In the worst case each that lasts is watched once more after another, and the rest measured after them.
-    return sum(map(_patience, lasting)) + 2 * max(map(_patience, rest), default=0)
+    # In the worst case each that lasts is watched once more after another, and the rest measured before and after each.
+    rounds = max(1, len(lasting))
+    return sum(map(_patience, lasting)) + 2 * rounds * max(map(_patience, rest), default=0)
 
 
 def _parted(criteria: Sequence[Criterion]) -> tuple[list[Criterion], list[Criterion]]:

@@ -202,6 +202,7 @@ def test_an_unsafe_watch_puts_the_page_up_again_and_says_so(product: Entrances) 
     with webhook() as hook:
         product.write(
             rollback_procedures=[{"name": "standard", "watch": "2h", "every": "1m"}],
+            rollback_record_key="kunci-catatan-rahasia",
             rollback_language="id",
             rollback_people={"lead": {"title": "Lead", "reach": {"webhook": hook.url}}},
             rollback_messages={"failed": {"to": ["lead"], "subject": "gagal", "says": "Belum selesai: <visitors>."}},

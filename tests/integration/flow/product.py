@@ -179,7 +179,7 @@ class Product:
         """The record's entries, of these kinds only where there are any given; none where there is no record."""
         if not (self.state / "record.sqlite").exists():
             return []
-        with Record(str(self.state / "record.sqlite"), "flow") as record:
+        with Record(str(self.state / "record.sqlite"), "flow", self.plan.get("rollback_record_key", "")) as record:
             assert record.verify().whole
             return [entry for entry in record.entries() if not kinds or entry.kind in kinds]
 
