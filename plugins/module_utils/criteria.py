@@ -39,7 +39,7 @@ EVERY = 60.0
 LIMIT = 10.0
 #: More than this many samples in one window is a slip of the pen, and more than Prometheus gives.
 _MOST_SAMPLES = 10_000
-#: Seconds; what is combined is no older.
+#: Seconds; at the end of a watch, answers of the others that are older are asked for anew.
 _FRESH = 5.0
 #: Samples that go into the evidence of one verdict, the newest ones.
 _EVIDENCE = 100
@@ -424,7 +424,7 @@ def evaluate(
     Each has its own limit: one that hangs is ``unknown`` and delays nobody beyond that. A criterion that has
     to be watched for a while (an HTTP probe with ``for``) is cut short when the others decide the whole, and it could
     add nothing to what the release has touched, which decides the remedy. While it is watched, the others are measured
-    again each ``every``, and at the end: what is combined is no older than a few seconds, or decides the whole.
+    again each ``every``, and at its end.
 
     :param now: the end of the window; default the present.
     :param since: samples that are older do not count (the beginning of a watch).

@@ -74,13 +74,14 @@ class AggregatedApi:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(trust["certificate"])
         self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        # Already here: what does not serve cannot be shut down.
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def begin(self) -> None:
-        """Serves, and returns when the API server passes requests on.
+        """Returns when the API server passes requests on.
 
         :raises TimeoutError: it does not.
         """
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
         port = self._server.server_address[1]
         service = {"type": "ExternalName", "externalName": "localhost", "ports": [{"port": port}]}
         self._api.request("POST", _SERVICES, {"metadata": {"name": self._service}, "spec": service})
