@@ -30,6 +30,7 @@ from ansible_collections.balik.rollback.plugins.module_utils.traffic.page import
 
 from tests.servers import haproxy as haproxy_server
 from tests.servers import nginx as nginx_server
+from tests.servers.loopback import hanging
 from tests.servers.upstream import Upstream, upstream
 
 SECRET = "0123456789abcdef-bypass"
@@ -227,8 +228,7 @@ def test_the_page_stays_while_the_application_is_broken(ready: Entrance) -> None
 
 def test_the_page_goes_up_before_an_application_that_hangs(ready: Entrance, app: Upstream) -> None:
     """It accepts connections and never answers: the reason to roll back, and none to stop."""
-    os.kill(app.process.pid, signal.SIGSTOP)
-    try:
+    with hanging(app.process):
         assert ready.maintenance.check(PAGE)["before"] == {"page": "off"}
         ready.maintenance.on()
         began = time.monotonic()
@@ -242,8 +242,6 @@ def test_the_page_goes_up_before_an_application_that_hangs(ready: Entrance, app:
         assert "the application gives no answer" in found["says"]
         assert ready.maintenance.check(PAGE)["before"] == {"page": "on"}
         assert ready.ask()[0] == 503
-    finally:
-        os.kill(app.process.pid, signal.SIGCONT)
     assert ready.maintenance.verify_on()["evidence"]["passing"]["/healthz"] == 200
 
 

@@ -15,7 +15,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -35,7 +34,7 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.servers.certificates import Authority, pem
-from tests.servers.loopback import WITH_PARENT, free_port
+from tests.servers.loopback import WITH_PARENT, free_port, hanging
 
 _PROGRAMS = ("kube-apiserver", "kube-controller-manager", "etcd")
 _START_LIMIT = 60.0
@@ -334,15 +333,9 @@ class ControlPlane(Cluster):
         """``kill -9`` of the API server: requests in flight are lost. The data stays."""
         self._end("kube-apiserver")
 
-    @contextmanager
-    def silent_api(self) -> Iterator[None]:
+    def silent_api(self) -> AbstractContextManager[None]:
         """Meanwhile the API server takes connections, and answers none."""
-        process = self._processes["kube-apiserver"]
-        process.send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            process.send_signal(signal.SIGCONT)
+        return hanging(self._processes["kube-apiserver"])
 
     def start_api(self) -> None:
         """Starts the API server, after :meth:`stop_api` on the port and the data it had.

@@ -52,10 +52,34 @@ def hanging(process: subprocess.Popen[bytes]) -> Iterator[None]:
     """Meanwhile the process and its children take connections and do not answer."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     pids = [process.pid, *map(int, children)]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
     try:
+        for pid in pids:
+            hold(pid)
         yield
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
+
+
+def hold(pid: int, limit: float = _START_LIMIT) -> None:
+    """Stop a process until ``SIGCONT``, and wait until each of its threads stands.
+
+    ``kill`` returns before that: one thread takes the signal, and on a busy machine another still answers meanwhile.
+
+    :raises ProcessLookupError: there is no such process.
+    :raises RuntimeError: a thread of it still runs after the limit.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    end = time.monotonic() + limit
+    while not all(_stands(thread) for thread in Path("/proc").glob(f"{pid}/task/*")):
+        if time.monotonic() > end:
+            raise RuntimeError(f"process {pid} still runs after SIGSTOP")
+        time.sleep(0.001)
+
+
+def _stands(thread: Path) -> bool:
+    """Source: ``proc_pid_stat(5)``, state; what ended meanwhile answers nobody."""
+    try:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0] in "TtZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True

@@ -22,6 +22,8 @@ from typing import Any
 import yaml
 from ansible_collections.balik.rollback.plugins.module_utils.record import Entry, Record
 
+from tests.servers.loopback import hold
+
 PROJECT = Path(__file__).resolve().parents[3]
 STEPS = ("hold-it", "revert-it", "verify-it", "restore-it")
 HOSTS = {
@@ -238,7 +240,7 @@ def kill_tree(pid: int) -> None:
     found = [pid]
     for each in found:
         try:
-            os.kill(each, signal.SIGSTOP)
+            hold(each)
         except ProcessLookupError:
             continue
         found += _children(each)
