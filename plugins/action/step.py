@@ -34,7 +34,7 @@ class ActionModule(RollbackAction):
     def secrets(self) -> set[str]:
         """Those of each host of the step: what failed there may have shown its own."""
         found = self.variables.secrets()
-        for host in self._hosts():
+        for host in self._hosts:
             found |= self.variables_of(host).secrets()
         return found
 
@@ -73,7 +73,7 @@ class ActionModule(RollbackAction):
         told = self._so_far["told"].get(self.step, {})
         if self.step in self._so_far["ready"]:
             return told
-        said = {host: says for host in self._hosts() if (says := self._result(host, "check").get("says"))}
+        said = {host: says for host in self._hosts if (says := self._result(host, "check").get("says"))}
         if news := _listed({host: says for host, says in said.items() if says != told.get(host)}):
             more = f"… (+{len(news) - LONGEST_SHOWN} characters)" if len(news) > LONGEST_SHOWN else ""
             self.say(f"{self.step}: checked. {news[:LONGEST_SHOWN]}{more}")
@@ -81,7 +81,7 @@ class ActionModule(RollbackAction):
 
     def _before(self) -> dict[str, Any]:
         """What ``check`` saw on each host."""
-        return {host: self._result(host, "check").get("before") or {} for host in self._hosts()}
+        return {host: self._result(host, "check").get("before") or {} for host in self._hosts}
 
     def _looked(self) -> dict[str, Any]:
         """What is to be done: ``do`` the step, only ``begin`` it where it was checked before the decision, ``confirm``
@@ -102,7 +102,7 @@ class ActionModule(RollbackAction):
             todo = "confirm"
         else:
             todo = "begin" if self.step in self._so_far["ready"] else "do"
-        hosts = self.step_hosts(self.step)
+        hosts = self._hosts
         if todo != "skip" and self.step in (runs.PAGE_UP, runs.PAGE_DOWN):
             self._require_all_with_page(run, hosts)
         return {
@@ -112,7 +112,7 @@ class ActionModule(RollbackAction):
             "saved": before.saved if before else {},
             "run_saved": {
                 host: {name: step.saved[host] for name, step in run.steps.items() if host in step.saved}
-                for host in self._hosts()
+                for host in self._hosts
             },
         }
 
@@ -185,7 +185,7 @@ class ActionModule(RollbackAction):
         if failures := self._failures():
             raise self._failed("main or verify", failures)
         self.keep_lock()
-        hosts = self._hosts()
+        hosts = self._hosts
         says = {host: self._result(host, "main").get("says", "") for host in hosts}
         if self.check_mode:
             told = _listed({h: s for h, s in says.items() if s})
@@ -210,7 +210,7 @@ class ActionModule(RollbackAction):
     def _failed(self, stage: str, failures: dict[str, str], so_far: str = "") -> BalikError:
         """Write *failed*; what to tell of it, also where it cannot be written."""
         body: dict[str, Any] = {"phase": self.phase, "step": self.step, "stage": stage, "failures": failures}
-        left = {host: self._result(host, "left") for host in self._hosts()}
+        left = {host: self._result(host, "left") for host in self._hosts}
         if any(left.values()):
             body["left"] = left
         found = _listed(failures) if len(set(failures.values())) > 1 else next(iter(failures.values()))
@@ -221,6 +221,7 @@ class ActionModule(RollbackAction):
             so_far = so_far or error.do
         return BalikError(f"{self.step} failed on {', '.join(failures)}", found, do=so_far)
 
+    @cached_property
     def _hosts(self) -> list[str]:
         return self.step_hosts(self.step)
 
@@ -231,7 +232,7 @@ class ActionModule(RollbackAction):
         """Each host that failed or could not be reached, with the reason."""
         alive = self.task_vars.get("ansible_play_hosts", [])
         failures = {}
-        for host in self._hosts():
+        for host in self._hosts:
             hostvars = self.task_vars["hostvars"][host]
             if host not in alive:
                 failures[host] = self._unreachable(host, hostvars)

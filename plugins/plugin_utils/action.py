@@ -163,7 +163,7 @@ class RollbackAction(ActionBase):
         name = f"{step.replace('-', '_')}_{name}"
         if name in self.variables:
             return self.variables.get(name)
-        value = read_defaults(step_roles()[step]).get(name)
+        value = read_defaults(step_role(step)).get(name)
         return self._templar.template(trust_as_template(value)) if isinstance(value, str) else value
 
     # The record
@@ -364,12 +364,31 @@ def _now_held(lock: Lock | None) -> str:
 def step_roles() -> dict[str, Path]:
     """The roles that are steps, by name: those on the roles path with a spec for each of the four entry points."""
     found: dict[str, Path] = {}
-    project = Path(__file__).resolve().parents[2] / "roles"
-    for folder in [*map(Path, C.DEFAULT_ROLES_PATH), project]:
+    for folder in _roles_path():
         for specs in folder.glob("*/meta/argument_specs.yml"):
-            if set(read_specs(specs)) >= ENTRY_POINTS:
+            if _is_step(specs):
                 found.setdefault(specs.parents[1].name, specs.parents[1])
     return found
+
+
+def step_role(step: str) -> Path:
+    """One of :func:`step_roles`, without reading the others: each task of a step asks for it.
+
+    :raises KeyError: no such role.
+    """
+    for folder in _roles_path():
+        specs = folder / step / "meta" / "argument_specs.yml"
+        if specs.exists() and _is_step(specs):
+            return folder / step
+    raise KeyError(step)
+
+
+def _roles_path() -> list[Path]:
+    return [*map(Path, C.DEFAULT_ROLES_PATH), Path(__file__).resolve().parents[2] / "roles"]
+
+
+def _is_step(specs: Path) -> bool:
+    return set(read_specs(specs)) >= ENTRY_POINTS
 
 
 def read_specs(path: Path) -> dict[str, Any]:
