@@ -191,6 +191,10 @@ def spoiled_directory(dumps: Path, to: Path) -> Path:
     return to
 
 
+#: For :func:`edited`, in the place of the first ALTER TABLE ONLY: the copy is there for two seconds before the swap.
+SLOWLY = "\nSELECT pg_sleep(2);\nALTER TABLE ONLY"
+
+
 def edited(dumps: Path, to: Path, old: str, new: str) -> Path:
     text = (dumps / "s.sql").read_text()
     assert old in text

@@ -196,7 +196,7 @@ def test_a_removed_image_can_no_longer_be_pulled(cluster: Cluster, lab: Nodes) -
 
 
 def test_delays_are_kept(cluster: Cluster, lab: Nodes) -> None:
-    lab.delays(start=0.4, ready=0.4, stop=0.4)
+    lab.delays(start=3, ready=3, stop=3)
     try:
         cluster.apply(workload("slow", f"{HUB}:1.9.4"))
         cluster.eventually(lambda: waits_for(cluster, "slow") == {"ContainerCreating"})

@@ -25,7 +25,7 @@ server, dumps, live = database_restores.server, database_restores.dumps, databas
 def replica(server: Server) -> Iterator[None]:
     """A physical replica of ``server``, called laporan."""
     folder = server.folder / "replica"
-    port = server.port + 1 if server.port < 65000 else server.port - 1
+    port = server.port + 1  # for the name of its socket only
     base = [str(server.bin / "pg_basebackup"), "-h", server.host, "-p", str(server.port), "-U", "postgres"]
     as_user = as_server_user()
     options = ["-R", "-X", "stream", "--no-sync", "-c", "fast", "-D"]
@@ -35,7 +35,7 @@ def replica(server: Server) -> Iterator[None]:
             f"primary_conninfo = 'host={server.host} port={server.port} user=postgres application_name=laporan'\n"
         )
     settings = [f"--port={port}", "--hot_standby=on", f"--unix_socket_directories={server.folder}", "--fsync=off"]
-    settings += ["--max_prepared_transactions=4", "--max_connections=60", "--wal_level=logical"]
+    settings += ["--listen_addresses=", "--max_prepared_transactions=4", "--max_connections=60", "--wal_level=logical"]
     with (server.folder / "replica.log").open("wb") as log:
         process = subprocess.Popen(
             [server.bin / "postgres", "-D", folder, *settings],
@@ -115,16 +115,18 @@ def subscriber(live: Server) -> Iterator[Server]:
         ):
             live.psql("ALTER SUBSCRIPTION news DISABLE; ALTER SUBSCRIPTION news SET (slot_name = NONE)", name)
             live.psql("DROP SUBSCRIPTION news", name)
-    live.psql(
-        "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots; SELECT pg_sleep(0.2);"
-        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
-    )
+    ended = "SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots WHERE active"
+    wait_for(lambda: live.psql(ended) == "0", "nobody uses the slots")
+    live.psql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
 
 
 def received(server: Server, n: int) -> None:
-    """What is published from now on arrives."""
+    """What is published from now on arrives, and the publisher knows that it has."""
     server.psql(f"INSERT INTO feed VALUES ({n})", "publisher")
     wait_for(lambda: server.psql(f"SELECT n FROM feed WHERE n = {n}", DATABASE), f"row {n} arrives")
+    written = server.psql("SELECT pg_current_wal_lsn()")
+    confirmed = f"SELECT confirmed_flush_lsn >= '{written}' FROM pg_replication_slots WHERE slot_name = 'news'"
+    wait_for(lambda: server.psql(confirmed) == "t", f"row {n} is confirmed")
 
 
 @pytest.mark.parametrize("kind", ["-Fp", "-Fc"])

@@ -16,6 +16,7 @@ from tests.integration.database_restores import (
     BESIDE,
     DATABASE,
     KEPT,
+    SLOWLY,
     databases,
     edited,
     said,
@@ -45,6 +46,9 @@ def test_the_server_is_killed(live, dumps, tmp_path, job, phase):
     slow = job
     if phase == "restore":
         source = edited(dumps, tmp_path / "x.sql", "\nALTER TABLE ONLY", "\nSELECT pg_sleep(60);\nALTER TABLE ONLY")
+        slow = replace(job, source=str(source))
+    elif phase == "swap":
+        source = edited(dumps, tmp_path / "x.sql", "\nALTER TABLE ONLY", SLOWLY)
         slow = replace(job, source=str(source))
     elif phase == "verification":
         slow = replace(job, checks=[{"query": "SELECT pg_sleep(60)::text", "expect": ""}])

@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 from ansible_collections.balik.rollback.plugins.module_utils.database import restore, tables
+from ansible_collections.balik.rollback.plugins.module_utils.database import task as database_task
 from ansible_collections.balik.rollback.plugins.module_utils.database.access import Access
 from ansible_collections.balik.rollback.plugins.module_utils.database.task import Task, application
 from ansible_collections.balik.rollback.plugins.module_utils.errors import BalikError
@@ -726,8 +727,9 @@ def test_killed_after_the_commit_it_is_done(live, job):
 
 
 @pytest.mark.parametrize("act", ["restore", "undo"])
-def test_what_an_earlier_start_still_finishes_is_not_done_again(live, job, act):
+def test_what_an_earlier_start_still_finishes_is_not_done_again(live, job, act, monkeypatch):
     """The playbook was killed and the module went on; the next start waits for it, and users write in between."""
+    monkeypatch.setattr(database_task, "_ENDING", 60)
     job = replace(job, lock_limit=60)
     if act == "undo":
         tables.restore(job)

@@ -127,7 +127,7 @@ def test_without_an_answer_or_with_a_no_nothing_is_done(product: Product) -> Non
 
 def test_a_no_of_a_role_that_is_not_asked_counts_and_its_go_decides_nothing(product: Product) -> None:
     people = {**product.plan["rollback_people"], "qa": {"title": "QA Lead", "reach": {"phone": "+62 812 0001"}}}
-    product.write(rollback_people=people, rollback_decision={"go": [], "wait": "2m"})
+    product.write(rollback_people=people, rollback_decision={"go": [], "wait": "2m", "valid": "20h"})
     product.decide("unsafe", "dokumen klien terlihat", decide_item="leak")
     asks_nobody = product.play("--check")
     assert "Go of " not in asks_nobody.stdout
@@ -604,7 +604,8 @@ def test_a_host_that_cannot_be_reached_is_named_with_what_to_do(
 
 
 def test_of_two_operators_the_second_is_told_and_the_first_is_not_disturbed(product: Product) -> None:
-    (product.folder / "revert-it" / "slow").write_text("15")
+    held = product.folder / "revert-it" / "hold"
+    held.touch()
     with product.started(*BREAK_GLASS, "-e", "rollback_by=rina") as first:
         first.until(lambda: product.line("revert-it") == "half")
         before, outcome = record_dump(product), product.outcome()
@@ -615,6 +616,7 @@ def test_of_two_operators_the_second_is_told_and_the_first_is_not_disturbed(prod
         assert "What to do" not in second.stdout, "nothing is to be mended, and to run again at once is wrong"
         assert re.search(r"has held the lock since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \(.* ago\)", told)
         assert (record_dump(product), product.outcome()) == (before, outcome)
+        held.unlink()
         assert first.wait() == 0, first.stdout()
     assert product.lines() == ALL_ON
     assert {product.times(step) for step in STEPS} == {1}

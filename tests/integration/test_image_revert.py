@@ -214,7 +214,7 @@ def test_one_that_does_not_come_up_gives_the_service_back(lab: Lab, app: str, ki
     with pytest.raises(
         BalikError, match=f"{app}: the new one did not come up .{reason}.; the old one is in service"
     ) as told:
-        step("main", app, image=sick, limit="3s")
+        step("main", app, image=sick, limit="30s" if kind == "unhealthy" else "3s")
     assert "secret" not in str(told.value) and f"docker logs --tail 50 {failed(app)}" in str(told.value)
     not_reverted(app)
     assert inspect(app)["Id"] == was and family(app) == {"": "running", f"--failed-{RUN}": "exited"}

@@ -345,9 +345,9 @@ def test_it_is_done_when_the_last_pod_of_before_has_ended(shop: Shop, lab: Nodes
         pods = shop.cluster.get("v1", "Pod", namespace=shop.name)["items"]
         return {one["spec"]["containers"][0]["image"] for one in pods}
 
-    lab.delays(stop=5)
+    lab.delays(stop=20)
     try:
-        says = refused(lambda: shop.step("main", "web", limit="3s"))
+        says = refused(lambda: shop.step("main", "web", limit="10s"))
         assert (
             f"which runs {BAD} in migrate, has been told to end and has not yet. If its node is lost: kubectl -n"
             in says

@@ -466,14 +466,19 @@ def test_tables_without_columns_or_with_any_names_of_columns_are_exported(small,
     assert (files["public.a", "inserted"], files["public.a", "deleted"]) == ("h,n\n1,3\n", "h,n\n1,2\n")
 
 
+#: After what was written: its counts are there before psql is back, and not some time after the session's end.
+COUNTED = "SELECT pg_stat_force_next_flush()"
+
+
 def test_writes_into_partitions_are_their_tables(small):
     then = (
         "CREATE TABLE ev (id int, day date, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);"
         "CREATE TABLE ev1 PARTITION OF ev FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')"
     )
-    wanted = small(then, "INSERT INTO ev SELECT n, '2026-01-05' FROM generate_series(1, 500) n", exact="never")
+    wanted = small(
+        then, f"INSERT INTO ev SELECT n, '2026-01-05' FROM generate_series(1, 500) n; {COUNTED}", exact="never"
+    )
     os.utime(wanted.backup)  # the counters begin before it
-    time.sleep(1.1)  # which the server hears of at the sessions' end
     (found,) = statement(wanted)["tables"]
     assert (found["table"], found["how"], found["inserted"]) == ("public.ev", "statistics", 500), found
 
@@ -580,7 +585,7 @@ def test_counters_that_a_crash_threw_away_prove_nothing(tmp_path):
         path = tmp_path / "hub.sql"
         subprocess.run([server.bin / "pg_dump", "-d", server.dsn("hub"), "-f", path], check=True, timeout=60)
         wanted = replace(asked(server, path, exact="never"), database="hub")
-        server.psql("INSERT INTO docs SELECT n, 'b' FROM generate_series(1, 1000) n; CHECKPOINT", "hub")
+        server.psql(f"INSERT INTO docs SELECT n, 'b' FROM generate_series(1, 1000) n; CHECKPOINT; {COUNTED}", "hub")
         before = statement(wanted)
         assert counts(before)["public.docs"] == ("statistics", 1000, 0, 0)
         assert "at most" in before["tables"][0]["note"]
@@ -590,7 +595,7 @@ def test_counters_that_a_crash_threw_away_prove_nothing(tmp_path):
         assert set(found["total"]["unknown"]) == {"public.docs", "public.quiet"}, found["says"]
         assert found["total"]["lost"] is None
         assert "would lose an UNKNOWN number of rows" in found["says"][0]
-        server.psql("INSERT INTO docs VALUES (2001)", "hub")
+        server.psql(f"INSERT INTO docs VALUES (2001); {COUNTED}", "hub")
         later = statement(wanted)
         assert "would lose at least 1 row" in later["says"][0]
         assert "at least" in next(each for each in later["tables"] if each["table"] == "public.docs")["note"]

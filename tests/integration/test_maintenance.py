@@ -184,8 +184,8 @@ def test_the_page_survives_reload_and_restart(ready: Entrance) -> None:
     assert ready.ask()[2] == "application"
 
 
-def test_no_request_is_dropped_and_a_post_in_flight_finishes(ready: Entrance) -> None:
-    page = ready.maintenance
+def test_no_request_is_dropped_and_a_post_in_flight_finishes(ready: Entrance, app: Upstream) -> None:
+    page, before = ready.maintenance, app.arrived()
     load = subprocess.Popen(
         ["wrk", "-t1", "-c50", "-d3s", "--timeout", "5s", ready.server.url], stdout=subprocess.PIPE, text=True
     )
@@ -195,7 +195,9 @@ def test_no_request_is_dropped_and_a_post_in_flight_finishes(ready: Entrance) ->
         body = b"x" * 10_000
         post = threading.Thread(target=lambda: answers.append(ready.ask("/slow", "POST", body)))
         post.start()
-        time.sleep(0.2)
+        while app.arrived() == before:
+            assert post.is_alive(), answers
+            time.sleep(0.02)
         times = []
         for _ in range(3):
             times.append(page.on()["evidence"]["served_after_ms"])
@@ -212,7 +214,7 @@ def test_no_request_is_dropped_and_a_post_in_flight_finishes(ready: Entrance) ->
     assert "Socket errors" not in printed
     requests = int(re.search(r"(\d+) requests in", printed)[1])  # type: ignore[index]
     pages = int(re.search(r"Non-2xx or 3xx responses: (\d+)", printed)[1])  # type: ignore[index]
-    assert requests >= 20_000
+    assert requests >= 1_000, "there was load"
     assert 0 < pages < requests
 
 

@@ -641,7 +641,7 @@ def test_a_page_that_somebody_has_scaled_to_nothing_is_there_again_after_prepare
 
 
 def test_an_api_that_is_away_for_a_moment_is_waited_for_between_two_steps(cluster: Cluster, namespace: str) -> None:
-    it = both(cluster, namespace, within=30.0)
+    it = both(cluster, namespace, within=120.0)
     it.prepare(PAGE)
     it.on()
     cluster.stop_api()

@@ -1549,7 +1549,10 @@ def test_a_lock_that_is_held_for_ever_has_a_limit_and_a_name(product: Product) -
 def test_a_deadlock_says_to_run_again(product: Product) -> None:
     product.write(INDEX, UP[INDEX], 'ALTER TABLE "User" ADD "a" INT; ALTER TABLE "Score" ADD "a" INT')
     task = product.task(BOARD, lock_timeout=20)
+    # Each looks for a deadlock once: it is there when the first does, and the other's look comes much later.
+    product.sql(f"ALTER DATABASE {product.name} SET deadlock_timeout = '5s'")
     with psycopg.connect(product.server.dsn(product.name)) as other, ThreadPoolExecutor() as pool:
+        other.execute("SET deadlock_timeout = '1min'")
         other.execute('LOCK TABLE "Score"')
         going = pool.submit(why, task, lambda task: down.main(task, check_mode=False))
         wait_for(lambda: product.sql("SELECT count(*) FROM pg_locks WHERE NOT granted") == "1", "it waits")
@@ -1662,13 +1665,7 @@ def test_a_killed_server_has_lost_nothing_and_the_next_run_goes_on(tmp_path: Pat
         runs.join(30)
         assert "the connection was lost" in words[0] and "Run again" in words[0]
         holder.close()
-        end = time.monotonic() + 20
-        while True:
-            try:
-                server.start()
-                break
-            except RuntimeError:
-                assert time.monotonic() < end
+        server.start()
         assert product.applied() == [INIT, BOARD]
         assert before == {name: product.sql(f'TABLE "{name}"') for name in before}
         done = down.main(task, check_mode=False)

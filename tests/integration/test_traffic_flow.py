@@ -35,7 +35,9 @@ class Entrances(Product):
             rollback_hold=["maintenance-page"],
             rollback_restore=["traffic-restore"],
             rollback_procedures=[{"name": "standard", "watch": "10m", "every": "1m"}],
-            rollback_sign_offs=[{"name": "looked", "role": "lead", "phase": "verify", "says": "It is well"}],
+            rollback_sign_offs=[
+                {"name": "looked", "role": "lead", "phase": "verify", "says": "It is well", "wait": "2h"}
+            ],
             maintenance_page_hosts="balancers",
             maintenance_page_bypass="0123456789abcdef-bypass",
             maintenance_page_within="1s",
@@ -145,7 +147,7 @@ def test_what_is_said_between_two_calls_is_heard_by_the_second(product: Entrance
 
 
 def test_what_is_said_after_a_safe_watch_is_heard_too(product: Entrances) -> None:
-    asked = {"name": "looked", "role": "lead", "phase": "restore", "says": "It is well"}
+    asked = {"name": "looked", "role": "lead", "phase": "restore", "says": "It is well", "wait": "2h"}
     watch = [{"name": "standard", "watch": "1m", "every": "1m"}]
     restore = ["traffic-restore", "restore-it"]
     product.write(rollback_sign_offs=[], rollback_restore=restore, rollback_procedures=watch)
@@ -289,7 +291,7 @@ def test_criteria_that_turn_unsafe_put_the_page_up_though_nothing_can_be_written
         )
         with watching(product, every="16m") as rollback:
             rollback.until(lambda: "watch: safe" in rollback.stdout())
-            time.sleep(1)  # it has said so, and holds the record no more
+            time.sleep(3)  # it has said so, keeps its lock, and holds the record no more for 8 s
             with closing(sqlite3.connect(product.state / "record.sqlite", isolation_level=None)) as another:
                 another.execute("BEGIN IMMEDIATE")
                 app.failing = {"GET /status/200": [500] * 9}

@@ -141,7 +141,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, b"start " + b"x" * (10 << 20))
 
     def get_slow(self) -> None:
-        time.sleep(0.4)
+        time.sleep(0.25)
         self.get_ok()
 
     def get_hang(self) -> None:

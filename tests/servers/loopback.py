@@ -71,15 +71,31 @@ def hold(pid: int, limit: float = _START_LIMIT) -> None:
     """
     os.kill(pid, signal.SIGSTOP)
     end = time.monotonic() + limit
-    while not all(_stands(thread) for thread in Path("/proc").glob(f"{pid}/task/*")):
+    while not all(_state(thread) in _STOPPED + _ENDED for thread in Path("/proc").glob(f"{pid}/task/*")):
         if time.monotonic() > end:
             raise RuntimeError(f"process {pid} still runs after SIGSTOP")
         time.sleep(0.001)
 
 
-def _stands(thread: Path) -> bool:
-    """Source: ``proc_pid_stat(5)``, state; what ended meanwhile answers nobody."""
+def wait_for_end(pid: int, limit: float = _START_LIMIT) -> None:
+    """Wait for a process that was killed and may be nobody's to wait for.
+
+    :raises RuntimeError: it is still there after the limit.
+    """
+    end = time.monotonic() + limit
+    while _state(Path(f"/proc/{pid}")) not in _ENDED:
+        if time.monotonic() > end:
+            raise RuntimeError(f"process {pid} has not ended within {limit:g} s")
+        time.sleep(0.001)
+
+
+#: States in ``proc_pid_stat(5)``.
+_STOPPED, _ENDED = "Tt", "ZX"
+
+
+def _state(process: Path) -> str:
+    """One letter of a process or thread in ``/proc``."""
     try:
-        return (thread / "stat").read_text().rpartition(")")[2].split()[0] in "TtZX"
+        return (process / "stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return True
+        return "X"

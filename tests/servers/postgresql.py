@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.servers.loopback import free_port
+from tests.servers.loopback import free_port, hold, wait_for_end
 
 SUPERUSER = "postgres"
 _ROOM = 2 * 1024**3
@@ -137,16 +137,21 @@ class Server:
         self._end(signal.SIGQUIT if immediate else signal.SIGINT)
 
     def kill(self) -> None:
-        """``kill -9`` of the postmaster, and of its children, which might answer once more before they notice."""
+        """``kill -9`` of the postmaster, and of its children, which might answer once more before they notice.
+
+        A child that has not ended yet keeps the shared memory, and the next start is refused.
+        """
         children: list[int] = []
         if self._process:
-            with suppress(OSError):
-                own = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
-                children = [int(child) for child in own.split()]
+            hold(self.pid)  # it starts no other
+            own = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+            children = [int(child) for child in own.split()]
         self._end(signal.SIGKILL)
         for child in children:
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
+        for child in children:
+            wait_for_end(child)
 
     def _end(self, number: signal.Signals) -> None:
         process, self._process = self._process, None

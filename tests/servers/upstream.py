@@ -1,7 +1,7 @@
 """A small application on loopback, in a process of its own: keep-alive, and slow where it is asked to be.
 
 ``with upstream() as app: app.url``. ``/healthz`` says ok, ``/slow`` takes a second and gives back the body's length,
-``/broken`` says 500, all else says ``application`` and ``200``.
+``/broken`` says 500, ``/arrived`` how often ``/slow`` was asked, all else says ``application`` and ``200``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import urlopen
 
 from tests.servers.loopback import free_port, wait_for_port
 
@@ -27,6 +28,11 @@ class Upstream:
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    def arrived(self) -> int:
+        """How often ``/slow`` was asked so far."""
+        with urlopen(f"http://{self.address}/arrived", timeout=10) as answer:
+            return int(answer.read())
 
 
 @contextmanager
@@ -44,6 +50,8 @@ def upstream() -> Iterator[Upstream]:
 
 class _Application(asyncio.Protocol):
     """One keep-alive connection; requests come one after the other."""
+
+    arrived = 0
 
     def __init__(self) -> None:
         self._got = b""
@@ -66,9 +74,12 @@ class _Application(asyncio.Protocol):
         self._got = body[length:]
         path = head.split(b" ", 2)[1]
         if path == b"/slow":
+            _Application.arrived += 1
             asyncio.get_running_loop().call_later(1.0, self._answer, 200, str(length).encode())
         elif path == b"/broken":
             self._answer(500, b"broken")
+        elif path == b"/arrived":
+            self._answer(200, str(self.arrived).encode())
         else:
             self._answer(200, b"ok" if path == b"/healthz" else b"application")
 

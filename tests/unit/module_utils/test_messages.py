@@ -195,7 +195,7 @@ def test_a_port_where_somebody_else_answers_does_not_stop_the_rollback(greeting:
 
 @pytest.mark.parametrize("every", [None, 0.1], ids=["says nothing", "never comes to an end"])
 def test_a_server_that_hangs_is_left_at_the_limit(every: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"{MODULE}.LIMIT", 0.6)
+    monkeypatch.setattr(f"{MODULE}.LIMIT", 3.0)
     with talker(b"", every) as port, webhook() as hook:
         began = time.monotonic()
         lines, bodies = send(
@@ -207,10 +207,10 @@ def test_a_server_that_hangs_is_left_at_the_limit(every: float | None, monkeypat
             )
         )
         took = time.monotonic() - began
-    assert took < 4, "all at once, and none for longer than the limit"
+    assert took < 12, "all at once, and none for longer than the limit"
     assert lines[2] == "told Qa by webhook"
-    assert "0.6 s" in bodies[0]["ways"]["email"] or "timed out" in bodies[0]["ways"]["email"]
-    assert "0.6 s" in bodies[1]["ways"]["webhook"] or "timed out" in bodies[1]["ways"]["webhook"]
+    assert "3 s" in bodies[0]["ways"]["email"] or "timed out" in bodies[0]["ways"]["email"]
+    assert "3 s" in bodies[1]["ways"]["webhook"] or "timed out" in bodies[1]["ways"]["webhook"]
 
 
 def test_a_server_whose_certificate_nobody_knows_gets_no_password() -> None:
