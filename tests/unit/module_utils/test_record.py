@@ -241,7 +241,7 @@ def test_a_dsns_password_is_not_shown(dsn: str) -> None:
 
 
 def test_appending_is_quick_enough(tmp_path: Path) -> None:
-    """Under 5 ms, with room for a disk that others use; benchmarks/record.py has figures."""
+    """The quickest tenth: a disk that others use slows some, a slow program all; benchmarks/record.py has figures."""
     with Record(str(tmp_path / "record.sqlite"), "shop") as record:
         took = []
         for number in range(100):
